@@ -1,0 +1,21 @@
+"""What can go wrong other than bad arguments, which are `ValueError` and `TypeError`."""
+
+
+class DiffVQAError(Exception):
+    """The base of every error of this package that is not a bad argument."""
+
+
+class VideoDecodeError(DiffVQAError):
+    """A video cannot be opened, is not a video, or holds no frame that decodes."""
+
+
+class EngineBuildError(DiffVQAError):
+    """An engine could not be exported or built."""
+
+
+class EngineMismatchError(DiffVQAError):
+    """An engine folder disagrees with its manifest, or with what it is asked to run on."""
+
+
+class ParityError(DiffVQAError):
+    """An engine's outputs are further from the reference's than its tolerance."""

@@ -1,0 +1,161 @@
+"""Weights in and out: our own safetensors files, a Stable Diffusion 2.1-base folder, a VideoMamba checkpoint."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.models.diffusion import DiffusionFeatureExtractor
+from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.models.tcab import TemporalCoherenceBlock
+
+Weights = dict[str, Tensor]
+
+# The names that diffusers gave the VAE's attention before 0.18, as Stable Diffusion 2.1-base was published.
+_OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def save_weights(network: DiffVQA, path: Path, *, is_trained: bool) -> None:
+    """One safetensors file with every weight and, in its metadata, the network's description."""
+    metadata = {"config": json.dumps(network.config.as_dict()), "is_trained": json.dumps(is_trained)}
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
+
+
+def load_weights(path: Path) -> tuple[DiffVQA, bool]:
+    """The network of a file that `save_weights` wrote, in evaluation mode, and whether it was trained.
+
+    Raises:
+        ValueError: the file is no safetensors file of a DiffVQA network, or a tensor is missing or of another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such weights file") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); weights are never read from pickles") from error
+    if "config" not in metadata:
+        raise ValueError(f"{path} does not describe a DiffVQA network; expected a file that diffvqa_rt saved")
+    network = DiffVQA(DiffVQAConfig.from_dict(json.loads(metadata["config"])))
+    _load(network, load_file(path), path)
+    return network.eval(), json.loads(metadata.get("is_trained", "false"))
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 over the names, dtypes, shapes and values of a network's state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def load_stable_diffusion(extractor: DiffusionFeatureExtractor, folder: Path) -> None:
+    """Fills the VAE, the UNet and the null prompt from a folder in diffusers' layout; the Controller starts as the UNet.
+
+    Reads `vae/` and `unet/` (diffusion_pytorch_model.safetensors), `text_encoder/` and `tokenizer/`.
+
+    Raises:
+        ValueError: a part of the folder is missing, or does not have this network's shapes.
+    """
+    vae_file, unet_file = (_diffusers_file(folder, part) for part in ("vae", "unet"))
+    encoder = {
+        _current_name(name): tensor
+        for name, tensor in load_file(vae_file).items()
+        if name.startswith(("encoder.", "quant_conv."))
+    }
+    # The old layout kept the attention's projections as 1×1 convolutions.
+    own_shapes = {name: tensor.shape for name, tensor in extractor.vae.state_dict().items()}
+    encoder = {name: t.reshape(own_shapes.get(name, t.shape)) for name, t in encoder.items()}
+    _load(extractor.vae, encoder, vae_file)
+    _load(extractor.unet, load_file(unet_file), unet_file)
+    states = null_prompt_states(folder, tokens=extractor.null_prompt.shape[0])
+    if states.shape != extractor.null_prompt.shape:
+        raise ValueError(f"{folder}/text_encoder gives states {tuple(states.shape)}; expected {tuple(extractor.null_prompt.shape)}")
+    extractor.null_prompt.copy_(states)
+    extractor.controller.copy_from_unet(extractor.unet)
+
+
+@torch.inference_mode()
+def null_prompt_states(folder: Path, tokens: int) -> Tensor:
+    """The text encoder's last hidden states for the empty prompt, [tokens, text_width] float32."""
+    try:
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError as error:
+        raise ValueError("reading a Stable Diffusion folder needs transformers: pip install 'diffvqa-rt[train]'") from error
+    for part in ("tokenizer", "text_encoder"):
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder} has no {part}/; expected a Stable Diffusion 2.1-base folder in diffusers' layout")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+    ids = tokenizer("", padding="max_length", max_length=tokens, return_tensors="pt").input_ids
+    return encoder(ids).last_hidden_state[0]
+
+
+def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
+    """Fills a TCAB from a VideoMamba checkpoint (safetensors, or a .pth that holds tensors alone).
+
+    The classifier head is left out; position embeddings of another resolution or clip length are interpolated, as
+    VideoMamba's own fine-tuning does.
+
+    Raises:
+        ValueError: the file can't be read, or is of another width or depth.
+    """
+    try:
+        weights: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load documents no exception type for a file that is not its own
+        raise ValueError(f"{path} is not a VideoMamba checkpoint: {error}") from error
+    weights = weights.get("model", weights)
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    if {"pos_embed", "temporal_pos_embedding"} <= kept.keys():
+        kept["pos_embed"] = _resize_grid(kept["pos_embed"], block.pos_embed.shape[1])
+        kept["temporal_pos_embedding"] = _resize_line(
+            kept["temporal_pos_embedding"], block.temporal_pos_embedding.shape[1]
+        )
+    _load(block, kept, path)
+
+
+def _load(module: nn.Module, weights: Weights, path: Path) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit this network: {reason[:400]}") from error
+
+
+def _diffusers_file(folder: Path, part: str) -> Path:
+    path = folder / part / "diffusion_pytorch_model.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; expected a Stable Diffusion 2.1-base folder in diffusers' layout")
+    return path
+
+
+def _current_name(name: str) -> str:
+    parts = name.split(".")
+    if "attentions" in parts:
+        parts = [_OLD_ATTENTION_NAMES.get(part, part) for part in parts]
+    return ".".join(parts)
+
+
+def _resize_grid(embedding: Tensor, tokens: int) -> Tensor:
+    """[1, 1 + side², C] to [1, tokens, C]: bicubic over the grid, the class token's own embedding kept."""
+    if embedding.shape[1] == tokens:
+        return embedding
+    old, new = (round((count - 1) ** 0.5) for count in (embedding.shape[1], tokens))
+    grid = embedding[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _resize_line(embedding: Tensor, frames: int) -> Tensor:
+    """[1, T, C] to [1, frames, C], linearly."""
+    if embedding.shape[1] == frames:
+        return embedding
+    return F.interpolate(embedding.transpose(1, 2), size=frames, mode="linear").transpose(1, 2)

@@ -1,0 +1,80 @@
+"""The adapted diffusion feature extractor (SPEC §2): VAE encoder, UNet, Controller and the K-step sampler around them."""
+
+import torch
+from torch import Tensor, nn
+
+from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.models.unet import Controller, UNet
+from diffvqa_rt.models.vae import VaeEncoder
+from diffvqa_rt.sampler import coefficient_table, noise_table, timesteps
+
+
+class DiffusionFeatureExtractor(nn.Module):
+    """The weights: `vae`, `unet`, `controller` and `null_prompt`, the null text's hidden states."""
+
+    null_prompt: Tensor
+
+    def __init__(self, config: DiffVQAConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vae = VaeEncoder(config.vae)
+        self.unet = UNet(config.unet)
+        self.controller = Controller(config.unet)
+        self.register_buffer("null_prompt", torch.zeros(config.unet.text_tokens, config.unet.text_width))
+
+    def predict_noise(self, z: Tensor, z0: Tensor, timestep: Tensor) -> Tensor:
+        """ε_θ(z_t, t, z0) of eq. (10): z, z0 [B, C, h, w], timestep [B] int64 → [B, C, h, w]. What adaptation trains."""
+        control = self.controller(z, z0, self.controller.conditioning(timestep, self.null_prompt))
+        return self.unet(z, self.unet.conditioning(timestep, self.null_prompt), control)[0]
+
+
+class DenoisingStep(nn.Module):
+    """One of the K steps, with all that depends on the step alone folded into tables. The `unet_controller` engine.
+
+    Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step int64 scalar, 0 … K−1. Step 0 starts from the noise table and
+    does not read z. Returns z_next (same shape; at the last step F_Latent = ẑ0) and the four decoder blocks' outputs
+    [V, 2N, C_i, h_i, w_i], coarse to fine.
+    """
+
+    coefficients: Tensor
+    initial_noise: Tensor
+    step_noise: Tensor
+
+    @torch.no_grad()
+    def __init__(self, extractor: DiffusionFeatureExtractor) -> None:
+        super().__init__()
+        config = extractor.config
+        self.unet = extractor.unet
+        self.controller = extractor.controller
+        self.latent_clamp = config.sampler.latent_clamp
+        device = extractor.null_prompt.device
+        steps = torch.from_numpy(timesteps(config.sampler)).to(device)
+        self._unet_tables = self.unet.conditioning(steps, extractor.null_prompt)
+        self._controller_tables = self.controller.conditioning(steps, extractor.null_prompt)
+        noise = torch.from_numpy(noise_table(config.sampler, config.latent_shape))
+        self.register_buffer("coefficients", torch.from_numpy(coefficient_table(config.sampler)).to(device))
+        self.register_buffer("initial_noise", noise[0].to(device))
+        # Row k is what step k adds: the noise table's next row, and nothing after the last step.
+        self.register_buffer("step_noise", torch.cat([noise[1:], torch.zeros_like(noise[:1])]).to(device))
+
+    def forward(self, z: Tensor, z0: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        latents, references = torch.where(step == 0, self.initial_noise, z).flatten(0, 1), z0.flatten(0, 1)
+        control = self.controller(latents, references, self._controller_tables.at_step(step))
+        epsilon, features = self.unet(latents, self._unet_tables.at_step(step), control)
+        next_latents = self.advance(latents, epsilon.float(), step)
+        return tuple(x.unflatten(0, z.shape[:2]) for x in (next_latents, *features))
+
+    def advance(self, z: Tensor, epsilon: Tensor, step: Tensor) -> Tensor:
+        """z_t and ε [B, C, h, w] → z_{t−1}; `diffvqa_rt.sampler` has the equation."""
+        row = self.coefficients.index_select(0, step.reshape(1))[0]
+        z_to_z0, eps_to_z0, z0_to_next, z_to_next, noise_to_next = row.unbind()
+        z0_hat = (z_to_z0 * z + eps_to_z0 * epsilon).clamp(-self.latent_clamp, self.latent_clamp)
+        return z0_to_next * z0_hat + z_to_next * z + noise_to_next * self.step_noise.index_select(0, step.reshape(1))
+
+
+def reconstruct(step: DenoisingStep, z0: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
+    """Plays all `steps` towards z0 [V, 2N, C, h, w]. Returns (F_Latent, F_MS) of SPEC §2, what the last step gives."""
+    z, features = torch.zeros_like(z0), []
+    for index in range(steps):
+        z, *features = step(z, z0, torch.tensor(index, device=z0.device))
+    return z, features

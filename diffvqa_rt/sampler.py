@@ -1,0 +1,70 @@
+"""The spaced DDPM sampler as two constant tables (SPEC §2). NumPy alone, so training, export and tests share them.
+
+Eq. (2) of the paper, written through the clamped estimate of z0 (Nichol & Dhariwal 2021, `clip_denoised`):
+
+    ẑ0      = clamp((z_t − √(1−ᾱ_t) ε) / √ᾱ_t, ±latent_clamp)
+    z_{t−1} = √ᾱ_{t−1} β_t/(1−ᾱ_t) · ẑ0 + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) · z_t + √β_t n
+
+While the clamp is inactive this is eq. (2) exactly. The last step adds no noise and returns ẑ0.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.config import SamplerConfig
+
+COEFFICIENTS = ("z_to_z0", "eps_to_z0", "z0_to_next", "z_to_next", "noise_to_next")
+"""The columns of `coefficient_table`."""
+
+
+def alphas_cumprod(config: SamplerConfig) -> NDArray[np.float64]:
+    """ᾱ of every training step, [train_steps] float64.
+
+    `cosine`: Nichol & Dhariwal 2021, eq. 17, β capped at 0.999. `scaled_linear`: Stable Diffusion's own schedule.
+    """
+    if config.schedule == "cosine":
+        t = np.arange(config.train_steps + 1) / config.train_steps
+        alpha_bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    else:
+        betas = np.linspace(0.00085**0.5, 0.012**0.5, config.train_steps) ** 2
+    return np.cumprod(1 - betas)
+
+
+def timesteps(config: SamplerConfig) -> NDArray[np.int64]:
+    """The `steps` timesteps that run, from the last of the schedule to 0: 999, 888, …, 111, 0 for 10 of 1000."""
+    return np.linspace(0, config.train_steps - 1, config.steps).round()[::-1].astype(np.int64)
+
+
+def coefficient_table(config: SamplerConfig) -> NDArray[np.float32]:
+    """The sampler's constants, [steps, 5] float32, columns as in `COEFFICIENTS`, β recomputed from the kept ᾱ."""
+    kept = alphas_cumprod(config)[timesteps(config)]
+    previous = np.append(kept[1:], 1.0)
+    alpha = kept / previous
+    beta = 1 - alpha
+    table = np.stack(
+        [
+            1 / np.sqrt(kept),
+            -np.sqrt((1 - kept) / kept),
+            np.sqrt(previous) * beta / (1 - kept),
+            np.sqrt(alpha) * (1 - previous) / (1 - kept),
+            np.where(previous < 1, np.sqrt(beta), 0.0),
+        ],
+        axis=1,
+    )
+    return table.astype(np.float32)
+
+
+def noise_table(config: SamplerConfig, latent_shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """The initial noise and the noise of every step but the last, [steps, C, h, w] float32.
+
+    Row 0 is the starting z_T; row k is what step k−1 adds. One table serves all frames, views and videos, so that a
+    difference of frames sees only the video. Drawn from the raw 64-bit outputs of the counter-based Philox generator by
+    Box–Muller: NumPy guarantees that stream, and not that of its own `standard_normal`.
+    """
+    count = config.steps * int(np.prod(latent_shape))
+    raw = np.random.Philox(key=config.noise_seed).random_raw(2 * count)
+    uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius = np.sqrt(-2 * np.log(uniform[:count]))
+    noise = radius * np.cos(2 * np.pi * uniform[count:])
+    return noise.astype(np.float32).reshape(config.steps, *latent_shape)

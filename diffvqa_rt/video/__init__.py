@@ -1,0 +1,13 @@
+"""From a video to the network's input: decode a few frames, then cut the two views (SPEC §1).
+
+    sampled = sample_frames("clip.mp4", count=8)
+    views = make_views(sampled.frames, size=384)
+
+Needs PyAV, NumPy and Pillow. `container` opens the file, `timeline` finds when each frame is on screen, `decode`
+fetches the sampled ones, `color` makes each an upright RGB picture, `views` cuts what the network sees.
+"""
+
+from diffvqa_rt.video.decode import SampledFrames, VideoInfo, sample_frames
+from diffvqa_rt.video.views import make_views
+
+__all__ = ["SampledFrames", "VideoInfo", "make_views", "sample_frames"]

@@ -1,0 +1,131 @@
+"""Opening a video that may come from a stranger: only known formats, no other file, no network, bounded frames."""
+
+import io
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+
+from diffvqa_rt.errors import VideoDecodeError
+
+MAX_FRAME_PIXELS = 8192 * 8192
+"""The largest picture that is decoded: 8K video twice over. A few header bytes can ask for far more memory."""
+
+# Files that hold their own frames. Playlists (hls, dash, concat), session descriptions (sdp) and file patterns (image2)
+# are missing on purpose: they make ffmpeg open whatever they name.
+_DEMUXERS = (
+    "apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vvc,yuv4mpegpipe,"
+    "bmp_pipe,j2k_pipe,jpeg_pipe,jpegxl_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """An open container and its one video stream; `name` is what messages call it."""
+
+    name: str
+    container: InputContainer
+    stream: VideoStream
+
+    def packets(self) -> Iterator[Packet[VideoStream]]:
+        """The stream's packets from here on; a file that breaks off ends where it breaks off."""
+        try:
+            for packet in self.container.demux(self.stream):
+                # An empty packet is a repeated frame in AVI, and the order to flush to the decoder.
+                if packet.size:
+                    yield packet
+        except av.FFmpegError:
+            return
+
+
+@contextmanager
+def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[str, BinaryIO]]:
+    """The name and the seekable bytes of a video given as a path or as its content.
+
+    Raises:
+        VideoDecodeError: the path cannot be read, or there are no bytes.
+    """
+    if isinstance(source, bytes):
+        name, file = "<bytes>", io.BytesIO(source)
+        if not source:
+            raise VideoDecodeError(f"{name} is empty (0 bytes); give an encoded video or image")
+        with file:
+            yield name, file
+        return
+    name = os.fspath(source)
+    try:
+        with open(name, "rb") as named, _seekable(named) as anonymous:
+            if os.fstat(anonymous.fileno()).st_size == 0:
+                raise VideoDecodeError(f"{name} is empty (0 bytes); give a video or image file")
+            yield name, anonymous
+    except OSError as error:
+        reason = error.strerror or error
+        raise VideoDecodeError(f"{name} cannot be read ({reason}); give the path of a local video or image file") from error
+
+
+def _seekable(file: BinaryIO) -> BinaryIO:
+    """The same bytes without a name, on disk if they came through a pipe.
+
+    Without a name, since ffmpeg acts on a name's extension and on patterns such as `%d` in it.
+    """
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return open(file.fileno(), "rb", closefd=False)
+    if not stat.S_ISFIFO(mode):
+        raise OSError("neither a file nor a pipe")
+    spool = tempfile.TemporaryFile()
+    shutil.copyfileobj(file, spool)
+    spool.seek(0)
+    return spool
+
+
+@contextmanager
+def open_video(name: str, file: BinaryIO, threads: int = 1) -> Iterator[VideoFile]:
+    """The video in `file`, read from its start, to be decoded by `threads` threads.
+
+    Raises:
+        VideoDecodeError: not in a known format, no video stream, no decoder for it, or frames that are too large.
+    """
+    file.seek(0)
+    limits = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    try:
+        container = av.open(
+            file,
+            mode="r",
+            options=limits,
+            container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": ""},
+            metadata_errors="replace",
+        )
+    except av.FFmpegError as error:
+        raise VideoDecodeError(
+            f"{name} is not a video or image that can be read (ffmpeg: {error.strerror}); check that it is complete and "
+            "not a playlist"
+        ) from error
+    with container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            raise VideoDecodeError(f"{name} has no video stream; give a file with pictures that move, or an image")
+        if stream.codec_context is None:
+            raise VideoDecodeError(f"{name} is in a codec that this ffmpeg cannot decode; convert it, to H.264 for example")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_FRAME_PIXELS:
+            raise VideoDecodeError(
+                f"{name} has frames of {width}x{height} pixels, over the limit of {MAX_FRAME_PIXELS:,}; scale it down"
+            )
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        stream.codec_context.options = limits
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        yield VideoFile(name, container, stream)

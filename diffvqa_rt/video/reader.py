@@ -1,0 +1,101 @@
+"""Decoding one video stream from a chosen keyframe on."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import av
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from diffvqa_rt.video.container import VideoFile
+from diffvqa_rt.video.timeline import NO_TIME, Timeline
+
+
+class SeekMissedError(Exception):
+    """The container does not lead to a keyframe that its own packets showed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TimedFrame:
+    """A decoded frame and its time on the video's timeline."""
+
+    time: int
+    frame: VideoFrame
+
+
+class FrameReader:
+    """Good frames in order of time, holding on to two at most.
+
+    Attributes:
+        position: of the packet that is decoded next, as in `Timeline`.
+        decoded_frames: how many frames the decoder gave, corrupt ones included.
+        corrupt_frames: how many did not decode, or only with errors.
+    """
+
+    def __init__(self, video: VideoFile, timeline: Timeline) -> None:
+        """Reads from the start of a freshly opened video."""
+        self.position = 0
+        self.decoded_frames = 0
+        self.corrupt_frames = 0
+        self._video = video
+        self._timeline = timeline
+        self._start(0, video.packets())
+
+    def _start(self, position: int, packets: Iterable[Packet[VideoStream]]) -> None:
+        self.position = position
+        self._good_frames = self._decode(packets)
+        self._current: TimedFrame | None = None
+        self._ahead: TimedFrame | None = None
+
+    def seek(self, position: int) -> None:
+        """Makes the keyframe at `position` the next packet to decode.
+
+        Raises:
+            SeekMissedError: the container goes elsewhere; what is read next is then undefined.
+        """
+        time = int(self._timeline.pts[position])
+        decoding_time = int(self._timeline.dts[position])
+        try:
+            self._video.container.seek(time if decoding_time == NO_TIME else decoding_time, stream=self._video.stream)
+        except av.FFmpegError as error:
+            raise SeekMissedError from error
+        packets = self._video.packets()
+        for packet in packets:
+            found = NO_TIME if packet.pts is None else packet.pts
+            # Containers go to a keyframe or to any packet before the one asked for; reading on costs little.
+            if found == time:
+                return self._start(position, chain([packet], packets))
+            if packet.is_keyframe and found > time:
+                break
+        raise SeekMissedError
+
+    def last_until(self, time: int) -> TimedFrame | None:
+        """The last good frame not later than `time`, None if there is none since the seek; decodes one frame further."""
+        while (ahead := self.first_after()) is not None and ahead.time <= time:
+            self._current, self._ahead = ahead, None
+        return self._current
+
+    def first_after(self) -> TimedFrame | None:
+        """The good frame after those that `last_until` went through, None at the end of the video."""
+        if self._ahead is None:
+            self._ahead = next(self._good_frames, None)
+        return self._ahead
+
+    def _decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[TimedFrame]:
+        # The closing None makes the decoder give out the frames that it still holds.
+        for packet in chain(packets, [None]):
+            self.position += packet is not None
+            try:
+                frames = self._video.stream.decode(packet)
+            except av.FFmpegError:
+                self.corrupt_frames += 1
+                continue
+            for frame in frames:
+                time = frame.pts if self._timeline.has_clock else self.decoded_frames
+                self.decoded_frames += 1
+                if frame.is_corrupt:
+                    self.corrupt_frames += 1
+                elif time is not None:
+                    yield TimedFrame(time, frame)

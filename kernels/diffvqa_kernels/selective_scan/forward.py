@@ -1,0 +1,305 @@
+"""The selective scan's forward as Triton kernels: three launches for all directions, nothing flipped or padded.
+
+    h_k = exp(Δ_k A) ∘ h_{k−1} + (Δ_k u_k) B_k        y_k = C_k · h_k + D u_k        out = Σ_directions y ∘ silu(z)
+
+The sequence is cut into chunks of CHUNK tokens so that a small batch still fills the GPU:
+
+    1. `_chunk_states`   each chunk's state after it, starting from zero, and its ΣΔ: all chunks in parallel;
+    2. `_carry_states`   the same states with what earlier chunks carry in: h ← exp(ΣΔ A) ∘ h + chunk state;
+    3. `_chunk_outputs`  each chunk's outputs from its carried state: one program runs both directions, adds and gates.
+
+A state tile is [TILE, BLOCK_N, BLOCK_D] with channels across lanes and the other axes within a thread, so the scan over
+TILE and the sum over d_state are plain register arithmetic. The backward direction reads the same natural order with
+reversed addresses. Only CHUNK changes the order of the arithmetic, so it is fixed and results don't depend on tuning.
+
+Shapes as in `chunked.py`; any strides, fastest with the channel axis contiguous. State and arithmetic are float32.
+"""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHUNK = 64
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def advance(a_first, x_first, a_second, x_second):
+    """Two steps h ← a h + x after one another, as one."""
+    return a_first * a_second, x_first * a_second + x_second
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)) to float32's precision, also where it is small: log1p(t) = 2 atanh(t / (2 + t)) as a series."""
+    t = tl.exp(-tl.abs(x))
+    s = t / (2.0 + t)
+    s2 = s * s
+    series = 1.0 / 13.0
+    series = series * s2 + 1.0 / 11.0
+    series = series * s2 + 1.0 / 9.0
+    series = series * s2 + 1.0 / 7.0
+    series = series * s2 + 1.0 / 5.0
+    series = series * s2 + 1.0 / 3.0
+    series = series * s2 + 1.0
+    return tl.maximum(x, 0.0) + 2.0 * s * series
+
+
+@triton.jit
+def last_step(x, TILE: tl.constexpr):
+    """Row TILE − 1 of [TILE, …]; within a thread the mask is a constant and nothing is left to compute."""
+    is_last = (tl.arange(0, TILE) == TILE - 1)[:, None, None]
+    return tl.sum(tl.where(is_last, x, 0.0), axis=0)
+
+
+@triton.jit
+def load_step(delta_ptrs, mask, bias):
+    """Δ after bias and softplus, [TILE, BLOCK_D]; 0 where masked, which leaves the state as it is."""
+    raw = tl.load(delta_ptrs, mask=mask, other=0.0).to(tl.float32)
+    return tl.where(mask, softplus(raw + bias[None, :]), 0.0)
+
+
+@triton.jit
+def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS: tl.constexpr):
+    """A · log2(e), [BLOCK_N, BLOCK_D], and the bias of Δ, [BLOCK_D]."""
+    mask = (n < d_state)[:, None] & (channels < dim)[None, :]
+    offsets = (direction * dim + channels)[None, :] * d_state + n[:, None]
+    A = tl.load(A_ptr + offsets, mask=mask, other=0.0).to(tl.float32) * LOG2_E
+    bias = tl.zeros(channels.shape, tl.float32)
+    if HAS_BIAS:
+        bias = tl.load(delta_bias_ptr + direction * dim + channels, mask=channels < dim, other=0.0).to(tl.float32)
+    return A, bias
+
+
+@triton.jit
+def _chunk_states(
+    u_ptr,
+    delta_ptr,
+    A_ptr,
+    B_ptr,
+    delta_bias_ptr,
+    states_ptr,
+    step_sums_ptr,
+    directions,
+    dim,
+    d_state,
+    length,
+    u_batch,
+    u_direction,
+    u_dim,
+    u_length,
+    delta_batch,
+    delta_direction,
+    delta_dim,
+    delta_length,
+    B_batch,
+    B_direction,
+    B_state,
+    B_length,
+    REVERSE_FIRST: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """states [batch, directions, chunks, d_state, dim] and step_sums [batch, directions, chunks, dim], float32."""
+    chunk = tl.program_id(0)
+    row = (tl.program_id(2) // directions).to(tl.int64)
+    direction = (tl.program_id(2) % directions).to(tl.int64)
+    reverse = REVERSE_FIRST or direction == 1
+    channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
+    n = tl.arange(0, BLOCK_N)
+    t = tl.arange(0, TILE)
+    in_dim = channels < dim
+    in_state = n < d_state
+    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
+
+    u_ptr += row * u_batch + direction * u_direction
+    delta_ptr += row * delta_batch + direction * delta_direction
+    B_ptr += row * B_batch + direction * B_direction
+    h = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    step_sum = tl.zeros((BLOCK_D,), tl.float32)
+    for start in range(0, CHUNK, TILE):
+        position = tl.where(reverse, CHUNK - 1 - start - t, start + t)
+        token = chunk.to(tl.int64) * CHUNK + position
+        in_length = token < length
+        mask = in_length[:, None] & in_dim[None, :]
+        step = load_step(delta_ptr + token[:, None] * delta_length + channels[None, :] * delta_dim, mask, bias)
+        u_ptrs = u_ptr + token[:, None] * u_length + channels[None, :] * u_dim
+        u = tl.load(u_ptrs, mask=mask, other=0.0).to(tl.float32)
+        B_ptrs = B_ptr + token[:, None] * B_length + n[None, :] * B_state
+        B = tl.load(B_ptrs, mask=in_length[:, None] & in_state[None, :], other=0.0).to(tl.float32)
+
+        decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
+        added = (step * u)[:, None, :] * B[:, :, None]
+        added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
+        _, states = tl.associative_scan((decay, added), 0, advance)
+        h = last_step(states, TILE)
+        step_sum += tl.sum(step, axis=0)
+
+    chunk_index = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + chunk
+    state_ptrs = states_ptr + (chunk_index * d_state + n[:, None]) * dim + channels[None, :]
+    tl.store(state_ptrs, h, mask=in_state[:, None] & in_dim[None, :])
+    tl.store(step_sums_ptr + chunk_index * dim + channels, step_sum, mask=in_dim)
+
+
+@triton.jit
+def _carry_states(
+    states_ptr,
+    step_sums_ptr,
+    A_ptr,
+    directions,
+    chunks,
+    dim,
+    d_state,
+    REVERSE_FIRST: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """In place: each chunk's own state becomes the state after it with everything that came before."""
+    group = tl.program_id(2).to(tl.int64)
+    direction = group % directions
+    reverse = REVERSE_FIRST or direction == 1
+    n = tl.program_id(1)
+    channels = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
+    in_dim = channels < dim
+    A_ptrs = A_ptr + (direction * dim + channels) * d_state + n
+    A = tl.load(A_ptrs, mask=in_dim, other=0.0).to(tl.float32) * LOG2_E
+
+    c = tl.arange(0, BLOCK_CHUNKS)
+    h = tl.zeros((BLOCK_D,), tl.float32)
+    for start in range(0, chunks, BLOCK_CHUNKS):
+        order = start + c
+        chunk = group * chunks + tl.where(reverse, chunks - 1 - order, order)
+        mask = (order < chunks)[:, None] & in_dim[None, :]
+        state_ptrs = states_ptr + (chunk[:, None] * d_state + n) * dim + channels[None, :]
+        state = tl.load(state_ptrs, mask=mask, other=0.0)
+        step_sum = tl.load(step_sums_ptr + chunk[:, None] * dim + channels[None, :], mask=mask, other=0.0)
+        decay = tl.exp2(step_sum * A[None, :])
+        state += tl.where((c == 0)[:, None], decay * h[None, :], 0.0)
+        _, carried = tl.associative_scan((decay, state), 0, advance)
+        tl.store(state_ptrs, carried, mask=mask)
+        h = tl.sum(tl.where((c == BLOCK_CHUNKS - 1)[:, None], carried, 0.0), axis=0)
+
+
+@triton.jit
+def load_carried(states_ptr, row, direction, directions, chunk, chunks, channels, n, dim, d_state, REVERSE: tl.constexpr):
+    """The state before this chunk, [BLOCK_N, BLOCK_D]: the state after its predecessor in scan order, or zero."""
+    before = chunk + 1 if REVERSE else chunk - 1
+    mask = (n < d_state)[:, None] & (channels < dim)[None, :] & (before >= 0) & (before < chunks)
+    index = (row * directions + direction) * chunks + before
+    return tl.load(states_ptr + (index * d_state + n[:, None]) * dim + channels[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _chunk_outputs(
+    u_ptr,
+    delta_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    z_ptr,
+    delta_bias_ptr,
+    states_ptr,
+    partial_ptr,
+    out_ptr,
+    dim,
+    d_state,
+    length,
+    u_batch,
+    u_direction,
+    u_dim,
+    u_length,
+    delta_batch,
+    delta_direction,
+    delta_dim,
+    delta_length,
+    B_batch,
+    B_direction,
+    B_state,
+    B_length,
+    C_batch,
+    C_direction,
+    C_state,
+    C_length,
+    z_batch,
+    z_dim,
+    z_length,
+    out_batch,
+    out_dim,
+    out_length,
+    DIRECTIONS: tl.constexpr,
+    REVERSE_FIRST: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """out [batch, dim, length]; the first of two directions leaves its y in float32 `partial`, strides as `out`."""
+    chunk = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(2).to(tl.int64)
+    channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
+    n = tl.arange(0, BLOCK_N)
+    t = tl.arange(0, TILE)
+    in_dim = channels < dim
+    in_state = n < d_state
+
+    for direction in tl.static_range(DIRECTIONS):
+        reverse: tl.constexpr = REVERSE_FIRST or direction == 1
+        is_last_direction: tl.constexpr = direction == DIRECTIONS - 1
+        A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
+        if HAS_D:
+            D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
+        h = load_carried(
+            states_ptr, row, direction, DIRECTIONS, chunk, tl.num_programs(0), channels, n, dim, d_state, reverse
+        )
+        u_row = u_ptr + row * u_batch + direction * u_direction
+        delta_row = delta_ptr + row * delta_batch + direction * delta_direction
+        B_row = B_ptr + row * B_batch + direction * B_direction
+        C_row = C_ptr + row * C_batch + direction * C_direction
+        for start in range(0, CHUNK, TILE):
+            position = CHUNK - 1 - start - t if reverse else start + t
+            token = chunk * CHUNK + position
+            in_length = token < length
+            mask = in_length[:, None] & in_dim[None, :]
+            state_mask = in_length[:, None] & in_state[None, :]
+            step = load_step(delta_row + token[:, None] * delta_length + channels[None, :] * delta_dim, mask, bias)
+            u_ptrs = u_row + token[:, None] * u_length + channels[None, :] * u_dim
+            u = tl.load(u_ptrs, mask=mask, other=0.0).to(tl.float32)
+            B_ptrs = B_row + token[:, None] * B_length + n[None, :] * B_state
+            B = tl.load(B_ptrs, mask=state_mask, other=0.0).to(tl.float32)
+            C_ptrs = C_row + token[:, None] * C_length + n[None, :] * C_state
+            C = tl.load(C_ptrs, mask=state_mask, other=0.0).to(tl.float32)
+
+            decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
+            added = (step * u)[:, None, :] * B[:, :, None]
+            added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
+            _, states = tl.associative_scan((decay, added), 0, advance)
+            h = last_step(states, TILE)
+            y = tl.sum(states * C[:, :, None], axis=1)  # [TILE, BLOCK_D]
+            if HAS_D:
+                y += D[None, :] * u
+
+            out_offsets = row * out_batch + token[:, None] * out_length + channels[None, :] * out_dim
+            if direction == 1:
+                y += tl.load(partial_ptr + out_offsets, mask=mask, other=0.0)
+            if is_last_direction:
+                if HAS_Z:
+                    z_ptrs = z_ptr + row * z_batch + token[:, None] * z_length + channels[None, :] * z_dim
+                    z = tl.load(z_ptrs, mask=mask, other=0.0).to(tl.float32)
+                    y *= z / (1.0 + tl.exp(-z))
+                tl.store(out_ptr + out_offsets, y.to(out_ptr.dtype.element_ty), mask=mask)
+            else:
+                tl.store(partial_ptr + out_offsets, y, mask=mask)
+        if not is_last_direction:
+            # The other direction meets the same tokens in the other order, maybe in another thread of this program.
+            tl.debug_barrier()

@@ -1,0 +1,137 @@
+"""`diffvqa::selective_scan` and `diffvqa::bidirectional_selective_scan` as torch operators.
+
+`torch.compile`, `torch.export` and the ONNX exporter see one node; which backend runs is decided when it runs.
+"""
+
+import torch
+from torch import Tensor
+
+from diffvqa_kernels.selective_scan import chunked
+
+_BOTH = (False, True)
+
+
+def _implementation(backend: str, device: torch.device):
+    return chunked
+
+
+@torch.library.custom_op("diffvqa::selective_scan", mutates_args=())
+def selective_scan_op(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    run = _implementation(backend, u.device)
+    return run.forward(*_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,)).contiguous()
+
+
+@torch.library.custom_op("diffvqa::bidirectional_selective_scan", mutates_args=())
+def bidirectional_selective_scan_op(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    backend: str = "auto",
+) -> Tensor:
+    run = _implementation(backend, u.device)
+    return run.forward(u, delta, A, B, C, D, z, delta_bias, _BOTH).contiguous()
+
+
+@torch.library.custom_op("diffvqa::selective_scan_backward", mutates_args=())
+def selective_scan_backward_op(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> list[Tensor]:
+    """The gradients of the tensors that were given, in the order of the forward's arguments."""
+    run = _implementation(backend, u.device)
+    gradients = run.backward(grad_out, *_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,))
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    return [g.reshape(t.shape).contiguous() for g, t in zip(gradients, inputs) if t is not None]
+
+
+@torch.library.custom_op("diffvqa::bidirectional_selective_scan_backward", mutates_args=())
+def bidirectional_selective_scan_backward_op(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    backend: str,
+) -> list[Tensor]:
+    """The gradients of all eight inputs, in the order of the forward's arguments."""
+    run = _implementation(backend, u.device)
+    gradients = run.backward(grad_out, u, delta, A, B, C, D, z, delta_bias, _BOTH)
+    return [g.contiguous() for g in gradients]
+
+
+def _grouped(u, delta, A, B, C, D):
+    """One direction in the layout of the backends: a directions axis of size 1."""
+    return u[:, None], delta[:, None], A[None], B[:, None], C[:, None], _row(D)
+
+
+def _row(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x[None]
+
+
+@selective_scan_op.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, reverse=False, backend="auto"):
+    return u.new_empty(u.shape)
+
+
+@bidirectional_selective_scan_op.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, backend="auto"):
+    return u.new_empty(z.shape)
+
+
+@selective_scan_backward_op.register_fake
+@bidirectional_selective_scan_backward_op.register_fake
+def _(grad_out, *inputs_and_options):
+    return [t.new_empty(t.shape) for t in inputs_and_options if isinstance(t, Tensor)]
+
+
+def _save(ctx, inputs, output):
+    tensors, ctx.options = inputs[:8], inputs[8:]
+    ctx.given = [t is not None for t in tensors]
+    ctx.save_for_backward(*(t for t in tensors if t is not None))
+
+
+def _saved(ctx) -> list[Tensor | None]:
+    saved = iter(ctx.saved_tensors)
+    return [next(saved) if given else None for given in ctx.given]
+
+
+def _backward(ctx, grad_out):
+    gradients = iter(selective_scan_backward_op(grad_out, *_saved(ctx), *ctx.options))
+    return (*(next(gradients) if given else None for given in ctx.given), None, None)
+
+
+def _bidirectional_backward(ctx, grad_out):
+    return (*bidirectional_selective_scan_backward_op(grad_out, *_saved(ctx), *ctx.options), None)
+
+
+selective_scan_op.register_autograd(_backward, setup_context=_save)
+bidirectional_selective_scan_op.register_autograd(_bidirectional_backward, setup_context=_save)

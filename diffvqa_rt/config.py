@@ -41,7 +41,7 @@ class VaeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UNetConfig:
-    """Diffusers' `UNet2DConditionModel` as Stable Diffusion 2.1-base uses it: three levels with attention, one without."""
+    """Diffusers' `UNet2DConditionModel` as in Stable Diffusion 2.1-base: three levels with attention, one without."""
 
     channels: tuple[int, int, int, int]
     layers_per_block: int
@@ -76,7 +76,9 @@ class SamplerConfig:
     noise_seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.schedule in get_args(NoiseSchedule), "schedule", self.schedule, f"one of {get_args(NoiseSchedule)}")
+        _require(
+            self.schedule in get_args(NoiseSchedule), "schedule", self.schedule, f"one of {get_args(NoiseSchedule)}"
+        )
         _require(2 <= self.steps <= self.train_steps, "steps", self.steps, f"2 … train_steps ({self.train_steps})")
         _require(self.latent_clamp > 0, "latent_clamp", self.latent_clamp, "a positive number")
 
@@ -170,7 +172,7 @@ class DiffVQAConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DiffVQAConfig":
-        """The inverse of `as_dict`, also after a trip through JSON. Raises ValueError on an unknown or missing field."""
+        """The inverse of `as_dict`, also by way of JSON. Raises ValueError on an unknown or missing field."""
         try:
             head = dict(values["head"])
             return cls(

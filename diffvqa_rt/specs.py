@@ -1,9 +1,11 @@
 """The engines' contracts: names, dtypes and shapes. Export, runtime and server all read them from here.
 
-The leading axis of every tensor is the video batch V (`videos`). Axis 1 of the two extractor engines counts frames of both
-views, interleaved frame by frame; those engines treat every frame alone, so the axis is dynamic and a runtime may cut it.
+The leading axis of every tensor is the video batch V (`videos`). Axis 1 of the two extractor engines counts frames of
+both views, interleaved frame by frame; those engines treat every frame alone, so the axis is dynamic and a runtime may
+cut it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +39,7 @@ class EngineSpec:
     outputs: tuple[TensorSpec, ...]
     is_per_frame: bool
 
-    def check_inputs(self, arrays: dict[str, NDArray]) -> None:
+    def check_inputs(self, arrays: Mapping[str, NDArray]) -> None:
         """Raises ValueError where the arrays are not this engine's inputs: by name, dtype, rank or fixed dimension."""
         expected = {spec.name: spec for spec in self.inputs}
         if arrays.keys() != expected.keys():
@@ -49,7 +51,9 @@ class EngineSpec:
             for size, dimension in zip(array.shape, spec.shape, strict=False):
                 fits = fits and size == (sizes.setdefault(dimension, size) if isinstance(dimension, str) else dimension)
             if not fits:
-                raise ValueError(f"{self.name} takes {name} as {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}")
+                raise ValueError(
+                    f"{self.name} takes {name} as {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}"
+                )
 
 
 def engine_specs(config: DiffVQAConfig) -> dict[str, EngineSpec]:

@@ -32,20 +32,19 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert error < RELATIVE, f"relative error {error:.2e}"
 
 
-def diffusers_unet_arguments(config):
-    return dict(
-        sample_size=config.latent_size,
-        block_out_channels=config.unet.channels,
-        layers_per_block=config.unet.layers_per_block,
-        attention_head_dim=config.unet.attention_heads,
-        cross_attention_dim=config.unet.text_width,
-        norm_num_groups=config.unet.norm_groups,
-        use_linear_projection=True,
-    )
+def diffusers_unet_arguments(config) -> dict:
+    return {
+        "block_out_channels": config.unet.channels,
+        "layers_per_block": config.unet.layers_per_block,
+        "attention_head_dim": config.unet.attention_heads,
+        "cross_attention_dim": config.unet.text_width,
+        "norm_num_groups": config.unet.norm_groups,
+        "use_linear_projection": True,
+    }
 
 
 def diffusers_unet(config) -> UNet2DConditionModel:
-    return UNet2DConditionModel(**diffusers_unet_arguments(config)).eval()
+    return UNet2DConditionModel(sample_size=config.latent_size, **diffusers_unet_arguments(config)).eval()
 
 
 @pytest.mark.parametrize("config", [SMALL, TWO_LAYERS], ids=["one_layer", "two_layers"])
@@ -72,10 +71,7 @@ def test_unet_equals_diffusers(config):
 def test_controller_and_steered_unet_equal_diffusers_controlnet():
     # A ControlNet whose hint embedding gives 0 is the Controller without one; 8 channels are [z, z0].
     oracle_unet = diffusers_unet(TWO_LAYERS)
-    oracle = ControlNetModel(
-        **{k: v for k, v in diffusers_unet_arguments(TWO_LAYERS).items() if k != "sample_size"},
-        in_channels=8,
-    ).eval()
+    oracle = ControlNetModel(in_channels=8, **diffusers_unet_arguments(TWO_LAYERS)).eval()
     for name, parameter in oracle.named_parameters():
         if name.startswith("controlnet_"):
             torch.nn.init.normal_(parameter, std=0.0 if "cond_embedding" in name else 0.1)
@@ -116,7 +112,7 @@ def test_vae_encoder_equals_diffusers(config):
     assert_close(vae(frames), 0.18215 * oracle.encode(frames).latent_dist.mean)
 
 
-SCHEDULERS = {"cosine": dict(beta_schedule="squaredcos_cap_v2"), "scaled_linear": dict(beta_schedule="scaled_linear")}
+SCHEDULERS = {"cosine": "squaredcos_cap_v2", "scaled_linear": "scaled_linear"}
 
 
 @pytest.mark.parametrize("clamp", [8.0, 1e9], ids=["clamped", "unclamped"])
@@ -125,7 +121,7 @@ SCHEDULERS = {"cosine": dict(beta_schedule="squaredcos_cap_v2"), "scaled_linear"
 def test_sampler_equals_diffusers_ddpm_at_every_step(schedule, clamp):
     config = dataclasses.replace(SMALL, sampler=SamplerConfig(schedule=schedule, latent_clamp=clamp))
     oracle = DDPMScheduler(
-        **SCHEDULERS[schedule],
+        beta_schedule=SCHEDULERS[schedule],
         beta_start=0.00085,
         beta_end=0.012,
         clip_sample_range=clamp,
@@ -234,7 +230,9 @@ def test_sd21_has_the_papers_sizes():
         stacked = [f.expand(2 * SD21.frames, -1, -1, -1)[None] for f in features]
         prediction = network.head(latent[None], stacked, frames)
     assert count(extractor.unet) == 865_910_724
-    zero_convolutions = count(extractor.controller.controlnet_down_blocks) + count(extractor.controller.controlnet_mid_block)
+    zero_convolutions = count(extractor.controller.controlnet_down_blocks) + count(
+        extractor.controller.controlnet_mid_block
+    )
     assert count(extractor.controller) - zero_convolutions == 351_662_080 + 320 * 4 * 9  # the z0 half of conv_in
     assert count(extractor.vae) == 34_163_664
     assert [tuple(f.shape[1:]) for f in features] == [(1280, 12, 12), (1280, 24, 24), (640, 48, 48), (320, 48, 48)]

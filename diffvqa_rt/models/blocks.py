@@ -14,8 +14,8 @@ from torch.nn import functional as F
 class ResnetBlock(nn.Module):
     """Two 3×3 convolutions with GroupNorm and SiLU, and a shortcut; diffusers' `ResnetBlock2D`.
 
-    Args of `forward`: x [B, in_channels, h, w]; time_shift [B or 1, out_channels] from `time_emb_proj`, or None where the
-    block was made without `time_width`. Returns [B, out_channels, h, w].
+    Args of `forward`: x [B, in_channels, h, w]; time_shift [B or 1, out_channels] from `time_emb_proj`, or None where
+    the block was made without `time_width`. Returns [B, out_channels, h, w].
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class TextAttention(nn.Module):
     """Multi-head attention of tokens [B · L, width] over a text that is the same for all of them.
 
     Because the keys and values are constants, so are the products with the projections around them:
-    q k^T = x (W_q k^T) and softmax(…) v W_out = softmax(…) (v W_out). `fold` makes the two products, exactly; no query, no
-    attention operator and no head split remain.
+    q k^T = x (W_q k^T) and softmax(…) v W_out = softmax(…) (v W_out). `fold` makes the two products, exactly; no query,
+    no attention operator and no head split remain.
     """
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
@@ -153,7 +153,7 @@ def image_from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
 
 
 class SpatialTransformer(nn.Module):
-    """One transformer block over the h·w positions of x [B, C, h, w]; diffusers' `Transformer2DModel`, linear projections."""
+    """One transformer block over the positions of x [B, C, h, w]; diffusers' `Transformer2DModel`, linear."""
 
     def __init__(self, channels: int, heads: int, *, text_width: int, norm_groups: int) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ def weights_sha256(network: nn.Module) -> str:
 
 
 def load_stable_diffusion(extractor: DiffusionFeatureExtractor, folder: Path) -> None:
-    """Fills the VAE, the UNet and the null prompt from a folder in diffusers' layout; the Controller starts as the UNet.
+    """Fills VAE, UNet and null prompt from a folder in diffusers' layout; the Controller starts as the UNet.
 
     Reads `vae/` and `unet/` (diffusion_pytorch_model.safetensors), `text_encoder/` and `tokenizer/`.
 
@@ -78,7 +78,9 @@ def load_stable_diffusion(extractor: DiffusionFeatureExtractor, folder: Path) ->
     _load(extractor.unet, load_file(unet_file), unet_file)
     states = null_prompt_states(folder, tokens=extractor.null_prompt.shape[0])
     if states.shape != extractor.null_prompt.shape:
-        raise ValueError(f"{folder}/text_encoder gives states {tuple(states.shape)}; expected {tuple(extractor.null_prompt.shape)}")
+        raise ValueError(
+            f"{folder}/text_encoder gives states {tuple(states.shape)}; expected {tuple(extractor.null_prompt.shape)}"
+        )
     extractor.null_prompt.copy_(states)
     extractor.controller.copy_from_unet(extractor.unet)
 
@@ -89,10 +91,14 @@ def null_prompt_states(folder: Path, tokens: int) -> Tensor:
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as error:
-        raise ValueError("reading a Stable Diffusion folder needs transformers: pip install 'diffvqa-rt[train]'") from error
+        raise ValueError(
+            "reading a Stable Diffusion folder needs transformers: pip install 'diffvqa-rt[train]'"
+        ) from error
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():
-            raise ValueError(f"{folder} has no {part}/; expected a Stable Diffusion 2.1-base folder in diffusers' layout")
+            raise ValueError(
+                f"{folder} has no {part}/; expected a Stable Diffusion 2.1-base folder in diffusers' layout"
+            )
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
     ids = tokenizer("", padding="max_length", max_length=tokens, return_tensors="pt").input_ids

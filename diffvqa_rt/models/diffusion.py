@@ -1,4 +1,4 @@
-"""The adapted diffusion feature extractor (SPEC §2): VAE encoder, UNet, Controller and the K-step sampler around them."""
+"""The adapted diffusion feature extractor (SPEC §2): VAE encoder, UNet, Controller and the K-step sampler."""
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class DiffusionFeatureExtractor(nn.Module):
         self.register_buffer("null_prompt", torch.zeros(config.unet.text_tokens, config.unet.text_width))
 
     def predict_noise(self, z: Tensor, z0: Tensor, timestep: Tensor) -> Tensor:
-        """ε_θ(z_t, t, z0) of eq. (10): z, z0 [B, C, h, w], timestep [B] int64 → [B, C, h, w]. What adaptation trains."""
+        """ε_θ(z_t, t, z0) of eq. (10), which adaptation trains: z, z0 [B, C, h, w] and timestep [B] int64 → like z."""
         control = self.controller(z, z0, self.controller.conditioning(timestep, self.null_prompt))
         return self.unet(z, self.unet.conditioning(timestep, self.null_prompt), control)[0]
 
@@ -31,9 +31,9 @@ class DiffusionFeatureExtractor(nn.Module):
 class DenoisingStep(nn.Module):
     """One of the K steps, with all that depends on the step alone folded into tables. The `unet_controller` engine.
 
-    Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step int64 scalar, 0 … K−1. Step 0 starts from the noise table and
-    does not read z. Returns z_next (same shape; at the last step F_Latent = ẑ0) and the four decoder blocks' outputs
-    [V, 2N, C_i, h_i, w_i], coarse to fine.
+    Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step int64 scalar, 0 … K−1. Step 0 starts from the noise table
+    and does not read z. Returns z_next (same shape; at the last step F_Latent = ẑ0) and the four decoder blocks'
+    outputs [V, 2N, C_i, h_i, w_i], coarse to fine.
     """
 
     coefficients: Tensor

@@ -65,7 +65,11 @@ class Head(nn.Module):
 
     def forward(self, z0_hat: Tensor, features: list[Tensor], frames: Tensor) -> Prediction:
         outputs = [
-            view(z0_hat[:, index :: len(VIEWS)], [f[:, index :: len(VIEWS)] for f in features], frames[:, index :: len(VIEWS)])
+            view(
+                z0_hat[:, index :: len(VIEWS)],
+                [f[:, index :: len(VIEWS)] for f in features],
+                frames[:, index :: len(VIEWS)],
+            )
             for index, view in enumerate((self.semantic, self.distortion))
         ]
         low, high = self.score_range
@@ -96,8 +100,8 @@ class DiffVQA(nn.Module):
 def random_network(config: DiffVQAConfig, seed: int = 0) -> DiffVQA:
     """The network with seeded random weights, in evaluation mode: untrained, but the same on every machine.
 
-    The Controller starts as the paper's does, a copy of the UNet, and its zero convolutions then get small random weights:
-    left at zero they would hide the Controller from every check that these weights serve.
+    The Controller starts as the paper's does, a copy of the UNet, and its zero convolutions then get small random
+    weights: left at zero they would hide the Controller from every check that these weights serve.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

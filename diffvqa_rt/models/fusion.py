@@ -33,7 +33,9 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         squeezed = max(channels // 16, 4)
-        self.excite = nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid())
+        self.excite = nn.Sequential(
+            nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.excite(x.mean(dim=(2, 3)))[:, :, None, None]
@@ -62,7 +64,9 @@ class DiffusionFeatureFusion(nn.Module):
             DimensionAdjustment(width, channels, height // side) for width, height, _ in config.feature_shapes
         )
         # Space to depth keeps every value of the latent, where pooling would blur what the crop is there to show.
-        self.reduce_latent = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16 * config.unet.latent_channels, channels, 1))
+        self.reduce_latent = nn.Sequential(
+            nn.PixelUnshuffle(4), nn.Conv2d(16 * config.unet.latent_channels, channels, 1)
+        )
         total = channels * (len(self.adjust) + 1)
         self.channel_attention = ChannelAttention(total)
         self.spatial_attention = SpatialAttention()
@@ -107,5 +111,3 @@ class ScoreMLP(nn.Sequential):
         super().__init__(
             nn.Dropout(dropout), nn.Linear(in_width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, frames)
         )
-
-

@@ -1,4 +1,4 @@
-"""The network cut at the engines' borders: one module per engine, tensors in and out as `diffvqa_rt.specs` names them."""
+"""The network cut at the engines' borders: one module per engine, tensors as `diffvqa_rt.specs` names them."""
 
 from torch import Tensor, nn
 

@@ -14,7 +14,7 @@ NORM_EPS = 1e-5
 
 
 class BidirectionalMamba(nn.Module):
-    """Mamba's mixer run in both directions over x [B, L, C]; the directions share `in_proj`, the gate and `out_proj`."""
+    """Mamba's mixer in both directions over x [B, L, C]; the directions share `in_proj`, the gate and `out_proj`."""
 
     def __init__(self, config: TcabConfig) -> None:
         super().__init__()
@@ -68,9 +68,7 @@ class BidirectionalMamba(nn.Module):
         """The two depthwise causal convolutions of x [B, D, L] → [B, 2, D, L]; the backward one looks to the right."""
         margin = self.d_conv - 1
         forward = F.conv1d(F.pad(x, (margin, 0)), self.conv1d.weight, self.conv1d.bias, groups=x.shape[1])
-        backward = F.conv1d(
-            F.pad(x, (0, margin)), self.conv1d_b.weight.flip(2), self.conv1d_b.bias, groups=x.shape[1]
-        )
+        backward = F.conv1d(F.pad(x, (0, margin)), self.conv1d_b.weight.flip(2), self.conv1d_b.bias, groups=x.shape[1])
         return torch.stack([forward, backward], dim=1)
 
 
@@ -96,7 +94,7 @@ class PatchEmbedding(nn.Module):
 
 
 class TemporalCoherenceBlock(nn.Module):
-    """Args of `forward`: a view's frames [V, N, 3, S, S] in [−1, 1]. Returns F_TCAB [V, C], the VQA token after `norm_f`."""
+    """Args of `forward`: a view's frames [V, N, 3, S, S] in [−1, 1]. Returns F_TCAB [V, C], the normed VQA token."""
 
     def __init__(self, config: DiffVQAConfig) -> None:
         super().__init__()

@@ -28,8 +28,8 @@ NORM_EPS = 1e-5
 class Conditioning(NamedTuple):
     """What the timestep and the text give a UNet, in the order in which its blocks run.
 
-    time_shifts: per residual block, [B or 1 or K, out_channels]. text_weights: per transformer block, its cross-attention
-    folded over the text.
+    time_shifts: per residual block, [B or 1 or K, out_channels]. text_weights: per transformer block, its
+    cross-attention folded over the text.
     """
 
     time_shifts: tuple[Tensor, ...]
@@ -76,7 +76,7 @@ class Level(nn.Module):
             for _ in in_channels
             if heads is not None
         )
-        # Diffusers leaves these names out of the blocks that do not resample; an empty list adds nothing to a state dict.
+        # Diffusers leaves these names out where a block does not resample; an empty list adds none to a state dict.
         self.downsamplers = nn.ModuleList([Downsample(out_channels)] if has_downsampler else [])
         self.upsamplers = nn.ModuleList([Upsample(out_channels)] if has_upsampler else [])
 
@@ -158,9 +158,7 @@ class UNetEncoder(nn.Module):
         """The stages that hold blocks, in the order in which they run."""
         return [*self.down_blocks, self.mid_block]
 
-    def encode(
-        self, x: Tensor, shifts: Iterator[Tensor], texts: Iterator[TextWeights]
-    ) -> tuple[list[Tensor], Tensor]:
+    def encode(self, x: Tensor, shifts: Iterator[Tensor], texts: Iterator[TextWeights]) -> tuple[list[Tensor], Tensor]:
         """The skip connections, fine to coarse, and the middle block's output."""
         x = self.conv_in(x)
         skips = [x]
@@ -172,8 +170,8 @@ class UNetEncoder(nn.Module):
 class Controller(UNetEncoder):
     """The trainable copy of the UNet's encoder that sees [z_t, z0] (SPEC §2; Zhang et al. 2023, without hint encoder).
 
-    Args of `forward`: z, z0 [B, latent_channels, h, w] and the conditioning. Returns what to add to the UNet's skips and
-    to its middle: all zero until the zero convolutions have been trained.
+    Args of `forward`: z, z0 [B, latent_channels, h, w] and the conditioning. Returns what to add to the UNet's skips
+    and to its middle: all zero until the zero convolutions have been trained.
     """
 
     def __init__(self, config: UNetConfig) -> None:

@@ -1,16 +1,19 @@
 """A decoded frame as an upright 8-bit RGB picture, by the matrix, range and orientation that the video declares.
 
-Where nothing is declared, the convention of players (mpv, and ffmpeg's for the range): BT.709 for pictures over 576 lines
-or at least 1280 wide, BT.601 below; limited range, except for yuvj formats, grey and RGB. Not done: tone mapping of PQ
-and HLG (`VideoInfo.color_transfer` reports them), blending of transparency (alpha is ignored), stretching of non-square
-pixels.
+Where nothing is declared, players' convention holds: mpv's for the matrix (BT.709 from 1280 pixels across or above
+576 down, else BT.601), ffmpeg's for the range (limited, but full for yuvj formats, grey and RGB). Not done: tone
+mapping of PQ and HLG (`VideoInfo.color_transfer` tells of them), blending (alpha is ignored), stretching of
+non-square pixels.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import av
 import numpy as np
+from av.buffer import Buffer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, ColorTrc, Interpolation
 from numpy.typing import NDArray
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from diffvqa_rt.errors import VideoDecodeError
 
 # ISO/IEC 23091-2 code of a frame's matrix: its name, and swscale's code for it.
+_BT709, _BT601 = 1, 6
 _MATRICES = {
     1: ("bt709", 1),
     4: ("fcc", 4),
@@ -45,7 +49,6 @@ class FrameColor:
     range: str
     transfer: str
     swscale_matrix: int
-    is_gray: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +63,47 @@ class Orientation:
         return np.ascontiguousarray(np.rot90(mirrored, -self.rotation_degrees // 90))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """`pixels`, [H, W, 3] uint8 RGB, upright, and what they were made from."""
+
+    pixels: NDArray[np.uint8]
+    color: FrameColor
+    orientation: Orientation
+    pixel_format: str
+    bit_depth: int
+
+
 def color_of(frame: VideoFrame, name: str) -> FrameColor:
     """What the frame declares of its colour, completed by convention.
 
     Raises:
         VideoDecodeError: it declares a matrix that is not converted (YCgCo, ICtCp, ...).
     """
-    components = len(frame.format.components)
-    is_gray = components <= 2 and frame.format.name not in ("pal8",)
-    is_rgb = frame.format.is_rgb or frame.format.name == "pal8"
-    is_full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-    is_limited = frame.color_range == ColorRange.MPEG and not is_full
-    is_declared = frame.colorspace not in _UNDECLARED_MATRICES
-    if is_rgb or is_gray:
-        matrix, swscale_matrix = ("gray" if is_gray else "rgb"), 1
-        is_declared = True
-    elif not is_declared:
-        is_large = frame.width >= 1280 or frame.height > 576
-        matrix, swscale_matrix = _MATRICES[1 if is_large else 6]
-    elif frame.colorspace in _MATRICES:
-        matrix, swscale_matrix = _MATRICES[frame.colorspace]
+    pixel_format = frame.format
+    if pixel_format.is_rgb or pixel_format.name == "pal8":
+        matrix, swscale_matrix, is_declared, range_ = "rgb", 1, True, "full"
+    elif len(pixel_format.components) <= 2:
+        matrix, swscale_matrix, is_declared = "gray", 1, True
+        range_ = "limited" if frame.color_range == ColorRange.MPEG else "full"
     else:
-        raise VideoDecodeError(
-            f"{name} declares colour matrix {frame.colorspace} of ISO/IEC 23091-2, which is not converted; re-encode it as BT.709"
-        )
+        is_declared = frame.colorspace not in _UNDECLARED_MATRICES
+        is_large = frame.width >= 1280 or frame.height > 576
+        code = frame.colorspace if is_declared else _BT709 if is_large else _BT601
+        if code not in _MATRICES:
+            raise VideoDecodeError(
+                f"{name} declares colour matrix {code} of ISO/IEC 23091-2, which is not converted; "
+                "re-encode it as BT.709"
+            )
+        matrix, swscale_matrix = _MATRICES[code]
+        is_full = frame.color_range == ColorRange.JPEG or pixel_format.name.startswith("yuvj")
+        range_ = "full" if is_full else "limited"
     return FrameColor(
         matrix=matrix,
         is_matrix_declared=is_declared,
-        range="full" if is_rgb or is_full or (is_gray and not is_limited) else "limited",
+        range=range_,
         transfer=_transfer_name(frame.color_trc),
         swscale_matrix=swscale_matrix,
-        is_gray=is_gray,
     )
 
 
@@ -104,7 +117,9 @@ def _transfer_name(code: int) -> str:
 def orientation_of(frame: VideoFrame) -> Orientation:
     """The orientation of the frame's display matrix, to the nearest quarter turn."""
     try:
-        matrix = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)
+        # PyAV's type stubs know only one kind of side data.
+        side_data = cast("Mapping[str, Buffer]", frame.side_data)
+        matrix = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)
     except KeyError:
         return Orientation(0, False)
     except ValueError:
@@ -117,13 +132,14 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     return Orientation(round(turn / (math.pi / 2)) * 90 % 360, is_mirrored)
 
 
-def rgb_from_frame(frame: VideoFrame, name: str) -> NDArray[np.uint8]:
-    """The frame as it is meant to be seen, [H, W, 3] uint8 RGB, upright.
+def picture_from_frame(frame: VideoFrame, name: str) -> Picture:
+    """The frame as it is meant to be seen.
 
     Raises:
         VideoDecodeError: its colours or its pixel format cannot be converted.
     """
     color = color_of(frame, name)
+    orientation = orientation_of(frame)
     try:
         converted = frame.reformat(
             format="rgb24",
@@ -139,7 +155,13 @@ def rgb_from_frame(frame: VideoFrame, name: str) -> NDArray[np.uint8]:
             "re-encode it as yuv420p"
         ) from error
     pixels = np.asarray(converted.to_ndarray(), dtype=np.uint8)
-    if color.is_gray and color.range == "limited":
+    if color.matrix == "gray" and color.range == "limited":
         # swscale takes every grey format for full range.
         pixels = _LIMITED_TO_FULL[pixels]
-    return orientation_of(frame).upright(pixels)
+    return Picture(
+        pixels=orientation.upright(pixels),
+        color=color,
+        orientation=orientation,
+        pixel_format=frame.format.name,
+        bit_depth=frame.format.components[0].bits,
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import av
+from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
@@ -21,12 +22,16 @@ from diffvqa_rt.errors import VideoDecodeError
 MAX_FRAME_PIXELS = 8192 * 8192
 """The largest picture that is decoded: 8K video twice over. A few header bytes can ask for far more memory."""
 
-# Files that hold their own frames. Playlists (hls, dash, concat), session descriptions (sdp) and file patterns (image2)
-# are missing on purpose: they make ffmpeg open whatever they name.
+# Files that hold their own frames. Missing on purpose: playlists (hls, dash, concat), session descriptions (sdp)
+# and file patterns (image2), which make ffmpeg open whatever they name.
 _DEMUXERS = (
-    "apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vvc,yuv4mpegpipe,"
-    "bmp_pipe,j2k_pipe,jpeg_pipe,jpegxl_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
+    "apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vvc,"
+    "yuv4mpegpipe,bmp_pipe,j2k_pipe,jpeg_pipe,jpegxl_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
 )
+
+# With H.264 and older codecs, threads make it a matter of luck whether a damaged frame is reported as such.
+_THREADED_CODECS = ("av1", "hevc", "vp9", "vvc")
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class VideoFile:
     container: InputContainer
     stream: VideoStream
 
-    def packets(self) -> Iterator[Packet[VideoStream]]:
+    def packets(self) -> "Iterator[Packet[VideoStream]]":
         """The stream's packets from here on; a file that breaks off ends where it breaks off."""
         try:
             for packet in self.container.demux(self.stream):
@@ -70,7 +75,9 @@ def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[str, B
             yield name, anonymous
     except OSError as error:
         reason = error.strerror or error
-        raise VideoDecodeError(f"{name} cannot be read ({reason}); give the path of a local video or image file") from error
+        raise VideoDecodeError(
+            f"{name} cannot be read ({reason}); give the path of a local video or image file"
+        ) from error
 
 
 def _seekable(file: BinaryIO) -> BinaryIO:
@@ -90,11 +97,11 @@ def _seekable(file: BinaryIO) -> BinaryIO:
 
 
 @contextmanager
-def open_video(name: str, file: BinaryIO, threads: int = 1) -> Iterator[VideoFile]:
-    """The video in `file`, read from its start, to be decoded by `threads` threads.
+def open_video(name: str, file: BinaryIO, *, is_threaded: bool = False) -> Iterator[VideoFile]:
+    """The video in `file`, read from its start; decoded by several threads if that is wanted and safe.
 
     Raises:
-        VideoDecodeError: not in a known format, no video stream, no decoder for it, or frames that are too large.
+        VideoDecodeError: not in a known format, no video stream, no decoder for it, or too large a picture.
     """
     file.seek(0)
     limits = {"max_pixels": str(MAX_FRAME_PIXELS)}
@@ -108,24 +115,25 @@ def open_video(name: str, file: BinaryIO, threads: int = 1) -> Iterator[VideoFil
         )
     except av.FFmpegError as error:
         raise VideoDecodeError(
-            f"{name} is not a video or image that can be read (ffmpeg: {error.strerror}); check that it is complete and "
-            "not a playlist"
+            f"{name} is not a video or image that can be read (ffmpeg: {error.strerror}); "
+            "check that it is complete and not a playlist"
         ) from error
     with container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-            raise VideoDecodeError(f"{name} has no video stream; give a file with pictures that move, or an image")
-        if stream.codec_context is None:
-            raise VideoDecodeError(f"{name} is in a codec that this ffmpeg cannot decode; convert it, to H.264 for example")
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > MAX_FRAME_PIXELS:
+            raise VideoDecodeError(f"{name} has no video stream; give a video or an image")
+        context = stream.codec_context
+        if context is None:
+            raise VideoDecodeError(f"{name} is in a codec that has no decoder here; convert it to H.264")
+        if context.width * context.height > MAX_FRAME_PIXELS:
             raise VideoDecodeError(
-                f"{name} has frames of {width}x{height} pixels, over the limit of {MAX_FRAME_PIXELS:,}; scale it down"
+                f"{name} has pictures of {context.width}x{context.height} pixels, over the limit of "
+                f"{MAX_FRAME_PIXELS:,}; scale it down"
             )
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
-        stream.codec_context.options = limits
-        stream.codec_context.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
+        context.options = limits
+        context.thread_type = ThreadType.AUTO
+        context.thread_count = _THREADS if is_threaded and context.codec.canonical_name in _THREADED_CODECS else 1
         yield VideoFile(name, container, stream)

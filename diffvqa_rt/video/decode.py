@@ -1,40 +1,30 @@
 """A few frames of a video, spread evenly over its duration, without decoding what lies between."""
 
 import os
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import av
 import numpy as np
-from av.packet import Packet
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import VideoDecodeError
-from diffvqa_rt.video.color import color_of, orientation_of, rgb_from_frame
+from diffvqa_rt.video.color import Picture, picture_from_frame
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, VideoFile, open_source, open_video
-from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
+from diffvqa_rt.video.reader import FrameReader, SeekMissedError, TimedFrame
+from diffvqa_rt.video.timeline import Timeline, read_timeline
 
-# More threads cost memory, a frame each; a sound video decodes to the same bits with any number.
-_THREADS = 4
-
-# Decoding this many frames costs about as much as a seek, which empties the decoder's pipeline.
-_FRAMES_WORTH_A_SEEK = 8
-
-# How many keyframes to go back, in turn, when the right one leads to no decodable frame.
+# Where the right keyframe leads to no good frame: how many keyframes to go further back, in turn.
 _STEPS_BACK = (1, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
-    """What the decoder found. Sizes are in stored pixels, upright; colour is that of the first sampled frame.
+    """What the decoder found. Sizes are in stored pixels, upright; size and colour are the first sampled frame's.
 
-    `frame_rate_hz` is the average, None where time means nothing (a still, an array). `rotation_degrees` is the clockwise
-    turn that was applied, after mirroring left to right where `is_mirrored`. `decoded_frames` counts all that had to be
-    decoded, `corrupt_frames` those of them that did not decode and were passed over.
+    `frame_rate_hz` is the average, None where a frame has no duration of its own (a still, an array).
+    `rotation_degrees` is the clockwise turn that was applied, after mirroring left to right if `is_mirrored`.
+    `decoded_frames` counts what the decoder gave on the way to the samples, `corrupt_frames` what did not decode or
+    only with errors, and was passed over.
     """
 
     width: int
@@ -57,9 +47,10 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampledFrames:
-    """The sampled frames, [H, W, 3] uint8 RGB each, upright; sizes differ if the video's does. Repeats share memory.
+    """The sampled frames, [H, W, 3] uint8 RGB each, upright, of several sizes if the video is; repeats share memory.
 
-    `timestamps_seconds` are those of the frames used, from the start of the video; an array has one frame a second.
+    `timestamps_seconds` are those of the frames used, from the start of the video. An array counts as one frame a
+    second.
     """
 
     frames: tuple[NDArray[np.uint8], ...]
@@ -67,15 +58,21 @@ class SampledFrames:
     info: VideoInfo
 
 
-def sample_frames(source: str | os.PathLike[str] | bytes | NDArray[np.uint8], count: int) -> SampledFrames:
-    """`count` frames of `source`: those on screen at the centres of `count` equal spans of its duration (SPEC §1).
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sample:
+    time: int
+    picture: Picture
 
-    A frame that does not decode gives way to the last good one before it, or else to the nearest good one that was
-    sampled. The same source gives the same frames on any number of cores.
+
+def sample_frames(source: str | os.PathLike[str] | bytes | NDArray[np.uint8], count: int) -> SampledFrames:
+    """The `count` frames on screen at the centres of as many equal spans of the video's duration (SPEC §1).
+
+    In place of a frame that does not decode comes the last good one before it, or else the first after it. Memory
+    does not grow with the video's length, and the same source gives the same frames on any number of cores.
 
     Args:
         source: a path, the bytes of a video or image file, or RGB frames, uint8 [T, H, W, 3] or [H, W, 3].
-        count: how many frames, at least 1; a video of fewer repeats the nearest.
+        count: at least 1; a video of fewer frames repeats the nearest.
 
     Raises:
         VideoDecodeError: the source cannot be read, or nothing in it decodes.
@@ -86,7 +83,7 @@ def sample_frames(source: str | os.PathLike[str] | bytes | NDArray[np.uint8], co
     if isinstance(source, np.ndarray):
         return _sample_array(source, count)
     if not isinstance(source, (str, os.PathLike, bytes)):
-        raise TypeError(f"source is a {type(source).__name__}; expected a path, the bytes of a video, or a uint8 array")
+        raise TypeError(f"source is a {type(source).__name__}; expected a path, bytes or a uint8 array")
     with open_source(source) as (name, file):
         return _sample_video(name, file, count)
 
@@ -95,9 +92,12 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     if array.dtype != np.uint8:
         raise TypeError(f"source is an array of {array.dtype}; expected uint8, RGB from 0 to 255")
     if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-        raise ValueError(f"source is an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], none of them 0")
+        raise ValueError(
+            f"source is an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], not empty"
+        )
     clip = array if array.ndim == 4 else array[None]
     length, height, width, _ = clip.shape
+    pictures = list(clip)
     chosen = [(2 * i + 1) * length // (2 * count) for i in range(count)]
     info = VideoInfo(
         width=width,
@@ -117,7 +117,6 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
         decoded_frames=0,
         corrupt_frames=0,
     )
-    pictures = {index: clip[index] for index in chosen}
     return SampledFrames(
         frames=tuple(pictures[index] for index in chosen),
         timestamps_seconds=tuple(float(index) for index in chosen),
@@ -129,43 +128,86 @@ def _sample_video(name: str, file: BinaryIO, count: int) -> SampledFrames:
     with open_video(name, file) as video:
         timeline = read_timeline(video)
     targets = timeline.span_centres(count)
-    seeks, threads = timeline.has_clock, _THREADS
+    sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
+    seeks, is_fast = timeline.has_clock, True
     while True:
-        with open_video(name, file, threads) as video:
-            sampler = _Sampler(video, timeline)
+        with open_video(name, file, is_threaded=is_fast) as video:
+            reader = FrameReader(video, timeline, leaps=is_fast)
             try:
-                sampler.sample(targets, seeks)
-            except _SeekMissedError:
+                samples = _collect(name, reader, timeline, targets, seeks)
+            except SeekMissedError:
                 seeks = False
                 continue
-            # How damage spreads can depend on the number of threads, and then only one is reproducible.
-            if threads == 1 or not sampler.is_damaged(targets):
-                return sampler.result()
-            threads = 1
+            is_damaged = reader.corrupt_frames > 0 or [sample.time for sample in samples] != sound_times
+            if is_damaged and is_fast:
+                is_fast = False
+                continue
+            if not samples:
+                raise VideoDecodeError(
+                    f"{name} has {timeline.frame_count} frames and not one of them decodes; check that it is undamaged "
+                    f"and within {MAX_FRAME_PIXELS:,} pixels a frame"
+                )
+            # What comes after the last good frame is that frame.
+            samples += samples[-1:] * (count - len(samples))
+            return SampledFrames(
+                frames=tuple(sample.picture.pixels for sample in samples),
+                timestamps_seconds=tuple(timeline.seconds(sample.time) for sample in samples),
+                info=_describe(video, timeline, reader, samples[0].picture),
+            )
 
 
-class _SeekMissedError(Exception):
-    """The container cannot go to a keyframe that its own packets showed."""
+def _collect(
+    name: str, reader: FrameReader, timeline: Timeline, targets: list[int], seeks: bool
+) -> list[_Sample]:
+    """One sample for each of the ascending times `targets`, up to where nothing decodes any more."""
+    samples: list[_Sample] = []
+    for target in targets:
+        found = _frame_on_screen(reader, timeline, target, seeks)
+        if found is None:
+            break
+        if samples and samples[-1].time == found.time:
+            samples.append(samples[-1])
+        else:
+            samples.append(_Sample(found.time, picture_from_frame(found.frame, name)))
+    return samples
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    time: int
-    pixels: NDArray[np.uint8]
+def _frame_on_screen(reader: FrameReader, timeline: Timeline, time: int, seeks: bool) -> TimedFrame | None:
+    """The last good frame not later than `time` if one is near, else the first good one after it."""
+    position = timeline.position_at(time)
+    keyframe = timeline.keyframe_before(position)
+    if seeks and keyframe > reader.position:
+        reader.seek(keyframe)
+    found = reader.last_until(time)
+    for steps in _STEPS_BACK if seeks else ():
+        if found is not None or keyframe == 0:
+            break
+        keyframe = timeline.keyframe_before(position, steps)
+        reader.seek(keyframe)
+        found = reader.last_until(time)
+    return found if found is not None else reader.first_after()
 
 
-class _Sampler:
-    """Walks a video once from front to back and keeps the frames on screen at given times."""
-
-    def __init__(self, video: VideoFile, timeline: Timeline) -> None:
-        self._timeline = timeline
-        self._reader = _FrameReader(video, timeline)
-        self._samples: list[_Sample | None] = []
-        self._first: VideoFrame | None = None
-
-    def sample(self, targets: list[int], seeks: bool) -> None:
-        """Fills in one sample per target; targets ascend."""
-        latest = None
-        for target in targets:
-            frame = self._frame_at(target, seeks)
-        ...
+def _describe(video: VideoFile, timeline: Timeline, reader: FrameReader, first: Picture) -> VideoInfo:
+    # ffmpeg gives a still the duration of one frame at 25 Hz.
+    is_still = video.container.format.name.endswith("_pipe")
+    duration_seconds = 0.0 if is_still else timeline.duration_seconds
+    height, width, _ = first.pixels.shape
+    return VideoInfo(
+        width=width,
+        height=height,
+        frame_count=timeline.frame_count,
+        duration_seconds=duration_seconds,
+        frame_rate_hz=timeline.frame_count / duration_seconds if duration_seconds else None,
+        codec=video.stream.codec_context.codec.canonical_name,
+        pixel_format=first.pixel_format,
+        bit_depth=first.bit_depth,
+        rotation_degrees=first.orientation.rotation_degrees,
+        is_mirrored=first.orientation.is_mirrored,
+        color_matrix=first.color.matrix,
+        is_color_matrix_declared=first.color.is_matrix_declared,
+        color_range=first.color.range,
+        color_transfer=first.color.transfer,
+        decoded_frames=reader.decoded_frames,
+        corrupt_frames=reader.corrupt_frames,
+    )

@@ -25,6 +25,10 @@ class TimedFrame:
     frame: VideoFrame
 
 
+# Before a wanted frame this many packets are decoded in full: interlaced pictures come as two.
+_PACKETS_IN_FULL = 8
+
+
 class FrameReader:
     """Good frames in order of time, holding on to two at most.
 
@@ -34,16 +38,23 @@ class FrameReader:
         corrupt_frames: how many did not decode, or only with errors.
     """
 
-    def __init__(self, video: VideoFile, timeline: Timeline) -> None:
-        """Reads from the start of a freshly opened video."""
+    def __init__(self, video: VideoFile, timeline: Timeline, *, leaps: bool) -> None:
+        """Reads from the start of a freshly opened video.
+
+        With `leaps`, frames that no other frame refers to are left out before the wanted one. H.264 only: in its
+        successors, such frames of one temporal layer may be referred to by the next layer.
+        """
         self.position = 0
         self.decoded_frames = 0
         self.corrupt_frames = 0
         self._video = video
         self._timeline = timeline
+        is_h264 = video.stream.codec_context.codec.canonical_name == "h264"
+        self._leaps = leaps and is_h264 and timeline.has_clock
+        self._wanted_position = 0
         self._start(0, video.packets())
 
-    def _start(self, position: int, packets: Iterable[Packet[VideoStream]]) -> None:
+    def _start(self, position: int, packets: "Iterable[Packet[VideoStream]]") -> None:
         self.position = position
         self._good_frames = self._decode(packets)
         self._current: TimedFrame | None = None
@@ -58,7 +69,9 @@ class FrameReader:
         time = int(self._timeline.pts[position])
         decoding_time = int(self._timeline.dts[position])
         try:
-            self._video.container.seek(time if decoding_time == NO_TIME else decoding_time, stream=self._video.stream)
+            self._video.container.seek(
+                time if decoding_time == NO_TIME else decoding_time, stream=self._video.stream
+            )
         except av.FFmpegError as error:
             raise SeekMissedError from error
         packets = self._video.packets()
@@ -72,7 +85,8 @@ class FrameReader:
         raise SeekMissedError
 
     def last_until(self, time: int) -> TimedFrame | None:
-        """The last good frame not later than `time`, None if there is none since the seek; decodes one frame further."""
+        """The last good frame not later than `time`, None if there is none since the seek. Decodes one further."""
+        self._wanted_position = self._timeline.position_at(time)
         while (ahead := self.first_after()) is not None and ahead.time <= time:
             self._current, self._ahead = ahead, None
         return self._current
@@ -83,12 +97,15 @@ class FrameReader:
             self._ahead = next(self._good_frames, None)
         return self._ahead
 
-    def _decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[TimedFrame]:
+    def _decode(self, packets: "Iterable[Packet[VideoStream]]") -> Iterator[TimedFrame]:
+        context = self._video.stream.codec_context
         # The closing None makes the decoder give out the frames that it still holds.
         for packet in chain(packets, [None]):
+            is_far = self._wanted_position - self.position > _PACKETS_IN_FULL
+            context.skip_frame = "NONREF" if self._leaps and is_far else "DEFAULT"
             self.position += packet is not None
             try:
-                frames = self._video.stream.decode(packet)
+                frames = context.decode(packet)
             except av.FFmpegError:
                 self.corrupt_frames += 1
                 continue

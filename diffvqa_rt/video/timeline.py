@@ -20,8 +20,8 @@ _GUESSED_RATE_HZ = 25
 class Timeline:
     """The packets of a video in decoding order; a packet's index here is its position.
 
-    Times are integers in units of `time_base` seconds. A stream that carries none (raw H.264) has no clock: its time is
-    the number of the frame, as its players have it.
+    Times are integers in units of `time_base` seconds. A stream that carries none (raw H.264) has no clock: its time
+    is the number of the frame.
     """
 
     pts: NDArray[np.int64]
@@ -40,13 +40,6 @@ class Timeline:
     @property
     def duration_seconds(self) -> float:
         return float((self.end - self.start) * self.time_base)
-
-    @property
-    def reorder_depth(self) -> int:
-        """How many frames a decoder must hold back to give them out in order of time."""
-        timed = self.pts[self.pts != NO_TIME]
-        decoded_at = np.argsort(timed, kind="stable")
-        return int((np.maximum.accumulate(decoded_at) - np.arange(len(timed))).max(initial=0))
 
     def seconds(self, time: int) -> float:
         return float((time - self.start) * self.time_base)
@@ -89,7 +82,9 @@ def read_timeline(video: VideoFile) -> Timeline:
         if is_shown[-1] and time > last:
             last, last_duration = time, packet.duration or 0
     if not pts:
-        raise VideoDecodeError(f"{video.name} has a video stream without a frame; check that the file is complete")
+        raise VideoDecodeError(
+            f"{video.name} has a video stream without a frame; check that the file is complete"
+        )
 
     # AVI carries decoding times only: with reordered frames (B-frames) they say nothing about the screen.
     is_reordered_avi = video.container.format.name == "avi" and video.stream.codec_context.has_b_frames

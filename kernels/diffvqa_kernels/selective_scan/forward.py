@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 CHUNK = 64
+CARRY_BLOCK_CHUNKS, CARRY_BLOCK_D = 64, 32
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -57,10 +58,10 @@ def last_step(x, TILE: tl.constexpr):
 
 
 @triton.jit
-def load_step(delta_ptrs, mask, bias):
-    """Δ after bias and softplus, [TILE, BLOCK_D]; 0 where masked, which leaves the state as it is."""
-    raw = tl.load(delta_ptrs, mask=mask, other=0.0).to(tl.float32)
-    return tl.where(mask, softplus(raw + bias[None, :]), 0.0)
+def load_tile(ptr, token, columns, stride_length, stride_column, mask):
+    """[TILE, columns] in float32, 0 where masked."""
+    ptrs = ptr + token[:, None] * stride_length + columns[None, :] * stride_column
+    return tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -75,6 +76,33 @@ def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HA
     return A, bias
 
 
+def configs(*tile_block_d_warps: tuple[int, int, int]) -> list[triton.Config]:
+    """Tile shapes to choose from. The interpreter, which pays for every element of a scan, takes one small tile."""
+    chosen = [(4, 8, 1)] if INTERPRETED else tile_block_d_warps
+    return [triton.Config({"TILE": t, "BLOCK_D": d}, num_warps=w) for t, d, w in chosen]
+
+
+def prune(candidates: list[triton.Config], named_args: dict, **meta) -> list[triton.Config]:
+    """Only the configurations whose tile leaves a thread at most 64 elements: more of them spill."""
+    elements = {c: c.kwargs["TILE"] * meta["BLOCK_N"] * c.kwargs["BLOCK_D"] // (32 * c.num_warps) for c in candidates}
+    fitting = [c for c in candidates if elements[c] <= 64]
+    return fitting or [min(candidates, key=elements.get)]
+
+
+def autotuned(*tile_block_d_warps: tuple[int, int, int]):
+    """Times the configurations once per (dim, d_state, dtype) and GPU, and keeps the choice in Triton's disk cache.
+
+    Batch and length are not part of the key: the same video scores the same whatever it is batched with.
+    """
+    return triton.autotune(
+        configs(*tile_block_d_warps),
+        key=["dim", "BLOCK_N"],
+        prune_configs_by={"early_config_prune": prune},
+        cache_results=not INTERPRETED,
+    )
+
+
+@autotuned((4, 32, 1), (2, 32, 1), (4, 64, 2), (4, 128, 4), (4, 16, 1), (4, 8, 1), (2, 8, 1))
 @triton.jit
 def _chunk_states(
     u_ptr,
@@ -100,6 +128,7 @@ def _chunk_states(
     B_direction,
     B_state,
     B_length,
+    ADJOINT: tl.constexpr,
     REVERSE_FIRST: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -107,11 +136,14 @@ def _chunk_states(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """states [batch, directions, chunks, d_state, dim] and step_sums [batch, directions, chunks, dim], float32."""
+    """states [batch, directions, chunks, d_state, dim] and step_sums [batch, directions, chunks, dim], float32.
+
+    With ADJOINT, `u` is the gradient of y and `B` is C, and the recurrence is the adjoint's, μ ← exp(Δ A) ∘ (C g + μ).
+    """
     chunk = tl.program_id(0)
     row = (tl.program_id(2) // directions).to(tl.int64)
     direction = (tl.program_id(2) % directions).to(tl.int64)
-    reverse = REVERSE_FIRST or direction == 1
+    reverse = (direction == 1) ^ REVERSE_FIRST
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     t = tl.arange(0, TILE)
@@ -129,14 +161,14 @@ def _chunk_states(
         token = chunk.to(tl.int64) * CHUNK + position
         in_length = token < length
         mask = in_length[:, None] & in_dim[None, :]
-        step = load_step(delta_ptr + token[:, None] * delta_length + channels[None, :] * delta_dim, mask, bias)
-        u_ptrs = u_ptr + token[:, None] * u_length + channels[None, :] * u_dim
-        u = tl.load(u_ptrs, mask=mask, other=0.0).to(tl.float32)
-        B_ptrs = B_ptr + token[:, None] * B_length + n[None, :] * B_state
-        B = tl.load(B_ptrs, mask=in_length[:, None] & in_state[None, :], other=0.0).to(tl.float32)
+        # Δ = 0 where masked: such a step leaves the state as it is.
+        raw = load_tile(delta_ptr, token, channels, delta_length, delta_dim, mask) + bias[None, :]
+        step = tl.where(mask, softplus(raw), 0.0)
+        u = load_tile(u_ptr, token, channels, u_length, u_dim, mask)
+        B = load_tile(B_ptr, token, n, B_length, B_state, in_length[:, None] & in_state[None, :])
 
         decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
-        added = (step * u)[:, None, :] * B[:, :, None]
+        added = u[:, None, :] * B[:, :, None] * (decay if ADJOINT else step[:, None, :])
         added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
         _, states = tl.associative_scan((decay, added), 0, advance)
         h = last_step(states, TILE)
@@ -164,7 +196,7 @@ def _carry_states(
     """In place: each chunk's own state becomes the state after it with everything that came before."""
     group = tl.program_id(2).to(tl.int64)
     direction = group % directions
-    reverse = REVERSE_FIRST or direction == 1
+    reverse = (direction == 1) ^ REVERSE_FIRST
     n = tl.program_id(1)
     channels = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     in_dim = channels < dim
@@ -188,14 +220,16 @@ def _carry_states(
 
 
 @triton.jit
-def load_carried(states_ptr, row, direction, directions, chunk, chunks, channels, n, dim, d_state, REVERSE: tl.constexpr):
-    """The state before this chunk, [BLOCK_N, BLOCK_D]: the state after its predecessor in scan order, or zero."""
-    before = chunk + 1 if REVERSE else chunk - 1
-    mask = (n < d_state)[:, None] & (channels < dim)[None, :] & (before >= 0) & (before < chunks)
-    index = (row * directions + direction) * chunks + before
-    return tl.load(states_ptr + (index * d_state + n[:, None]) * dim + channels[None, :], mask=mask, other=0.0)
+def load_carried(states_ptr, group, chunk, chunks, channels, n, dim, d_state):
+    """The state after a chunk, [BLOCK_N, BLOCK_D]; zero for a chunk that does not exist, before the first or last."""
+    # A comparison of vectors: the interpreter does not take the conjunction with a scalar as a mask.
+    existing_d_state = tl.where((chunk >= 0) & (chunk < chunks), d_state, 0)
+    mask = (n < existing_d_state)[:, None] & (channels < dim)[None, :]
+    offsets = ((group * chunks + chunk) * d_state + n[:, None]) * dim + channels[None, :]
+    return tl.load(states_ptr + offsets, mask=mask, other=0.0)
 
 
+@autotuned((4, 32, 1), (2, 32, 1), (4, 64, 2), (4, 128, 4), (4, 16, 1), (4, 8, 1), (2, 8, 1))
 @triton.jit
 def _chunk_outputs(
     u_ptr,
@@ -254,31 +288,27 @@ def _chunk_outputs(
     in_state = n < d_state
 
     for direction in tl.static_range(DIRECTIONS):
-        reverse: tl.constexpr = REVERSE_FIRST or direction == 1
-        is_last_direction: tl.constexpr = direction == DIRECTIONS - 1
         A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
         if HAS_D:
             D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
-        h = load_carried(
-            states_ptr, row, direction, DIRECTIONS, chunk, tl.num_programs(0), channels, n, dim, d_state, reverse
-        )
+        before = chunk + 1 if (direction == 1) != REVERSE_FIRST else chunk - 1
+        group = row * DIRECTIONS + direction
+        h = load_carried(states_ptr, group, before, tl.num_programs(0), channels, n, dim, d_state)
         u_row = u_ptr + row * u_batch + direction * u_direction
         delta_row = delta_ptr + row * delta_batch + direction * delta_direction
         B_row = B_ptr + row * B_batch + direction * B_direction
         C_row = C_ptr + row * C_batch + direction * C_direction
         for start in range(0, CHUNK, TILE):
-            position = CHUNK - 1 - start - t if reverse else start + t
+            position = CHUNK - 1 - start - t if (direction == 1) != REVERSE_FIRST else start + t
             token = chunk * CHUNK + position
             in_length = token < length
             mask = in_length[:, None] & in_dim[None, :]
             state_mask = in_length[:, None] & in_state[None, :]
-            step = load_step(delta_row + token[:, None] * delta_length + channels[None, :] * delta_dim, mask, bias)
-            u_ptrs = u_row + token[:, None] * u_length + channels[None, :] * u_dim
-            u = tl.load(u_ptrs, mask=mask, other=0.0).to(tl.float32)
-            B_ptrs = B_row + token[:, None] * B_length + n[None, :] * B_state
-            B = tl.load(B_ptrs, mask=state_mask, other=0.0).to(tl.float32)
-            C_ptrs = C_row + token[:, None] * C_length + n[None, :] * C_state
-            C = tl.load(C_ptrs, mask=state_mask, other=0.0).to(tl.float32)
+            raw = load_tile(delta_row, token, channels, delta_length, delta_dim, mask) + bias[None, :]
+            step = tl.where(mask, softplus(raw), 0.0)
+            u = load_tile(u_row, token, channels, u_length, u_dim, mask)
+            B = load_tile(B_row, token, n, B_length, B_state, state_mask)
+            C = load_tile(C_row, token, n, C_length, C_state, state_mask)
 
             decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
             added = (step * u)[:, None, :] * B[:, :, None]
@@ -292,14 +322,88 @@ def _chunk_outputs(
             out_offsets = row * out_batch + token[:, None] * out_length + channels[None, :] * out_dim
             if direction == 1:
                 y += tl.load(partial_ptr + out_offsets, mask=mask, other=0.0)
-            if is_last_direction:
+            if direction == DIRECTIONS - 1:
                 if HAS_Z:
-                    z_ptrs = z_ptr + row * z_batch + token[:, None] * z_length + channels[None, :] * z_dim
-                    z = tl.load(z_ptrs, mask=mask, other=0.0).to(tl.float32)
+                    z = load_tile(z_ptr + row * z_batch, token, channels, z_length, z_dim, mask)
                     y *= z / (1.0 + tl.exp(-z))
                 tl.store(out_ptr + out_offsets, y.to(out_ptr.dtype.element_ty), mask=mask)
             else:
                 tl.store(partial_ptr + out_offsets, y, mask=mask)
-        if not is_last_direction:
+        if direction < DIRECTIONS - 1:
             # The other direction meets the same tokens in the other order, maybe in another thread of this program.
             tl.debug_barrier()
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    reverse: tuple[bool, ...],
+) -> Tensor:
+    """The sum over directions of the scan's output, gated by silu(z); strides as `z` (or `u`), dtype as `u`."""
+    batch, directions, dim, length = u.shape
+    A, D, delta_bias = (t if t is None else t.contiguous() for t in (A, D, delta_bias))
+    d_state = A.shape[2]
+    out = torch.empty_like(u[:, 0] if z is None else z, dtype=u.dtype)
+    partial = out if out.dtype == torch.float32 or directions == 1 else torch.empty_like(out, dtype=torch.float32)
+    with torch.device(u.device):
+        states = chunk_states(u, delta, A, B, delta_bias, reverse[0], CHUNK)
+        grid = lambda meta: (triton.cdiv(length, CHUNK), triton.cdiv(dim, meta["BLOCK_D"]), batch)  # noqa: E731
+        _chunk_outputs[grid](
+            *(u, delta, A, B, C, D, z, delta_bias, states, partial, out),
+            *(dim, d_state, length),
+            *(*u.stride(), *delta.stride(), *B.stride(), *C.stride()),
+            *(*(z.stride() if z is not None else (0, 0, 0)), *out.stride()),
+            DIRECTIONS=directions,
+            REVERSE_FIRST=reverse[0],
+            HAS_D=D is not None,
+            HAS_Z=z is not None,
+            HAS_BIAS=delta_bias is not None,
+            CHUNK=CHUNK,
+            BLOCK_N=triton.next_power_of_2(d_state),
+        )
+    return out
+
+
+def chunk_states(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    reverse_first: bool,
+    chunk_length: int,
+    *,
+    adjoint: bool = False,
+) -> Tensor:
+    """The state after each chunk, everything before it carried in: [batch, directions, chunks, d_state, dim] float32."""
+    batch, directions, dim, length = delta.shape
+    d_state = A.shape[2]
+    chunks = triton.cdiv(length, chunk_length)
+    states = u.new_empty(batch, directions, chunks, d_state, dim, dtype=torch.float32)
+    step_sums = u.new_empty(batch, directions, chunks, dim, dtype=torch.float32)
+    grid = lambda meta: (chunks, triton.cdiv(dim, meta["BLOCK_D"]), batch * directions)  # noqa: E731
+    _chunk_states[grid](
+        *(u, delta, A, B, delta_bias, states, step_sums),
+        *(directions, dim, d_state, length),
+        *(*u.stride(), *delta.stride(), *B.stride()),
+        ADJOINT=adjoint,
+        REVERSE_FIRST=reverse_first,
+        HAS_BIAS=delta_bias is not None,
+        CHUNK=chunk_length,
+        BLOCK_N=triton.next_power_of_2(d_state),
+    )
+    _carry_states[triton.cdiv(dim, CARRY_BLOCK_D), d_state, batch * directions](
+        *(states, step_sums, A),
+        *(directions, chunks, dim, d_state),
+        REVERSE_FIRST=reverse_first,
+        BLOCK_CHUNKS=CARRY_BLOCK_CHUNKS,
+        BLOCK_D=CARRY_BLOCK_D,
+        num_warps=1,
+    )
+    return states

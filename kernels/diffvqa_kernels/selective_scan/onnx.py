@@ -223,6 +223,8 @@ def attach_functions(program: torch.onnx.ONNXProgram) -> None:
     for proto in (bidirectional_function(), forward_function()):
         if proto.name in used:
             function = onnx_ir.from_proto(proto)
+            # The body's operators mean the same in every opset from 18 on, and a checker wants one opset in a model.
+            function.opset_imports[""] = program.model.opset_imports[""]
             program.model.functions[function.identifier()] = function
     if used:
         program.model.opset_imports[DOMAIN] = DOMAIN_VERSION

@@ -1,0 +1,34 @@
+# `make demo` and `make test` do all the set-up on a fresh machine; a second run re-uses what is there.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+ENGINES := build/tiny/manifest.json
+SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
+
+.PHONY: demo test lint slow clean
+
+demo: $(ENGINES)
+	$(BIN)/diffvqa score examples/frog.mp4
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# What needs minutes or gigabytes: one step of the full-size network among others.
+slow: $(READY)
+	$(BIN)/pytest -m slow
+
+$(ENGINES): $(READY) $(SOURCES)
+	$(BIN)/python export/build_engines.py --preset tiny --out build/tiny
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,export,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,43 @@
+"""An engine folder's manifest for a person to read."""
+
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest
+
+UNTRAINED_NOTE = "These weights are untrained: the scores show that the engines run, and nothing about a video."
+
+
+def describe(manifest: Manifest) -> str:
+    """Some lines of text: the network, its weights, where it was built, and each backend's parity with torch."""
+    config, build = manifest.config, manifest.build
+    low, high = config.score_range
+    trained = "" if manifest.weights.is_trained else " (untrained)"
+    lines = [
+        f"network   {config.name}{trained}: {config.frames} frames, views of {config.view_size}×{config.view_size} "
+        f"pixels, {config.sampler.steps} denoising steps ({config.sampler.schedule}), scores {low:g} … {high:g}",
+        f"weights   {manifest.weights.sha256[:16]}…  ({manifest.weights.source})",
+        f"built     {build.date} on {build.machine}" + (f", commit {build.commit}" if build.commit else ""),
+        f"          {', '.join(f'{name} {version}' for name, version in build.versions.items())}",
+    ]
+    for name, record in manifest.backends.items():
+        lines += ["", *_describe_backend(name, record)]
+    if not manifest.weights.is_trained:
+        lines += ["", UNTRAINED_NOTE]
+    return "\n".join(lines)
+
+
+def _describe_backend(name: str, record: BackendRecord) -> list[str]:
+    lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}"]
+    lines += [f"  {file}  sha256 {sha256[:16]}…" for file, sha256 in record.files.items()]
+    if record.parity is None:
+        return [*lines, "  the reference itself; nothing to compare"]
+    parity = record.parity
+    lines.append(f"  against float32 torch on {parity.clip}:")
+    lines.append(f"    {'engine':<16} {'output':<14} {'max error':>10} {'relative':>10} {'tolerance':>10}")
+    lines += [
+        f"    {o.engine:<16} {o.output:<14} {o.max_error:>10.1e} {o.relative_error:>10.1e} {o.tolerance:>10.0e}"
+        for o in parity.outputs
+    ]
+    lines.append(
+        f"    score {parity.score:.6f}, torch {parity.reference_score:.6f}: "
+        f"difference {parity.score_difference:.1e} (tolerance {parity.score_tolerance:.0e})"
+    )
+    return lines

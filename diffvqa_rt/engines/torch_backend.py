@@ -1,0 +1,46 @@
+"""Eager torch: the reference that the engines are compared with, and the baseline that they are measured against."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_safetensors
+from torch import nn
+
+from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.engines.manifest import BackendRecord, read_verified
+from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.models.stages import stage_modules
+from diffvqa_rt.specs import EngineSpec, engine_specs
+
+
+class TorchEngine:
+    """A stage's module behind the engine protocol."""
+
+    def __init__(self, spec: EngineSpec, module: nn.Module) -> None:
+        self.spec = spec
+        self._module = module
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
+        self.spec.check_inputs(inputs)
+        # `from_numpy` warns about read-only arrays, and the network never writes to its inputs.
+        tensors = [torch.from_numpy(inputs[spec.name].copy(order="K")) for spec in self.spec.inputs]
+        results = {spec.name: t.numpy() for spec, t in zip(self.spec.outputs, self._module(*tensors), strict=True)}
+        return {name: results[name] for name in outputs} if outputs is not None else results
+
+
+def torch_engines(network: DiffVQA) -> dict[str, TorchEngine]:
+    """A network's three stages as engines."""
+    modules = stage_modules(network)
+    return {name: TorchEngine(spec, modules[name]) for name, spec in engine_specs(network.config).items()}
+
+
+def open_torch(folder: Path, config: DiffVQAConfig, record: BackendRecord, threads: int) -> dict[str, TorchEngine]:
+    """The folder's weights in the torch network. Raises EngineMismatchError if they aren't what the manifest says."""
+    torch.set_num_threads(threads)
+    (name, sha256), *_ = record.files.items()
+    network = DiffVQA(config)
+    network.load_state_dict(load_safetensors(read_verified(folder, name, sha256)))
+    return torch_engines(network.eval())

@@ -1,0 +1,84 @@
+"""What scoring a video gives back: one schema in Python, JSON and CSV."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from diffvqa_rt.video import VideoInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoScore:
+    """The score of a video, and what it takes to trust and repeat it.
+
+    `score` lies on `score_range` for what training has seen (0 bad … 100 good by default); it is Σ frame_weights ·
+    frame_scores. `stage_seconds`: wall time per stage; in a batch, the batch's time divided by its videos.
+    """
+
+    source: str
+    score: float
+    score_range: tuple[float, float]
+    crop_scores: tuple[float, ...]
+    crop_spread: float
+    frame_scores: tuple[float, ...]
+    frame_weights: tuple[float, ...]
+    timestamps_seconds: tuple[float, ...]
+    seed: int
+    video: VideoInfo
+    stage_seconds: dict[str, float]
+    model: str
+    is_trained: bool
+    weights_sha256: str
+    backend: str
+
+    @property
+    def model_label(self) -> str:
+        """The network's name, marked where its scores mean nothing."""
+        return self.model if self.is_trained else f"{self.model} (untrained)"
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringFailure:
+    """A video that could not be scored, and the sentence that says why."""
+
+    source: str
+    error: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+CSV_COLUMNS = (
+    "source",
+    "score",
+    "crop_spread",
+    "frame_scores",
+    "frame_weights",
+    "timestamps_seconds",
+    "seed",
+    "width",
+    "height",
+    "duration_seconds",
+    "decoded_frames",
+    "corrupt_frames",
+    "model",
+    "is_trained",
+    "weights_sha256",
+    "error",
+)
+
+
+def csv_row(result: VideoScore | ScoringFailure) -> dict[str, Any]:
+    """A result under `CSV_COLUMNS`; sequences are joined by spaces, what a result lacks is empty."""
+    values = result.as_dict()
+    flat = {**values.get("video", {}), **values}
+    return {name: _cell(flat.get(name)) for name in CSV_COLUMNS}
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, tuple | list):
+        return " ".join(repr(item) for item in value)
+    return "" if value is None else value

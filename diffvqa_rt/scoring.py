@@ -1,0 +1,180 @@
+"""Video in, `VideoScore` out: the views, the K-step loop over the engines, the result. Runs without torch.
+
+scorer = Scorer.open("build/tiny")
+print(scorer.score("clip.mp4").score)
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.engines import BackendName, Engine, open_engines
+from diffvqa_rt.engines.manifest import Manifest
+from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.results import ScoringFailure, VideoScore
+from diffvqa_rt.specs import FEATURES
+from diffvqa_rt.video import SampledFrames, make_views, sample_frames
+
+VideoSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+
+
+class StageClock:
+    """Seconds spent in each stage, by the stage's name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def play(
+    engines: Mapping[str, Engine], frames: NDArray[np.float32], steps: int, clock: StageClock | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """The whole chain of engines on views [V, 2N, 3, S, S]: score [V], frame_scores and frame_weights [V, N]."""
+    clock = clock or StageClock()
+    with clock.measure("vae_encoder"):
+        z0 = engines["vae_encoder"]({"frames": frames})["z0"]
+    with clock.measure("denoise"):
+        # Step 0 starts from the engine's own noise table and does not read z.
+        z = np.zeros_like(z0)
+        for step in range(steps - 1):
+            z = engines["unet_controller"]({"z": z, "z0": z0, "step": np.array(step)}, ["z_next"])["z_next"]
+        last = engines["unet_controller"]({"z": z, "z0": z0, "step": np.array(steps - 1)})
+    with clock.measure("head"):
+        features = {name: last[name] for name in FEATURES}
+        return engines["head"]({"z0_hat": last["z_next"], **features, "frames": frames})
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A video that has become the network's input."""
+
+    source: str
+    sampled: SampledFrames
+    views: NDArray[np.float32]
+    seconds: dict[str, float]
+
+
+class Scorer:
+    """A network ready to score, on verified engines."""
+
+    def __init__(self, manifest: Manifest, engines: Mapping[str, Engine], backend: BackendName) -> None:
+        self.manifest = manifest
+        self._engines = engines
+        self._backend = backend
+
+    @classmethod
+    def open(
+        cls, folder: str | os.PathLike[str], *, backend: BackendName = "onnx", threads: int | None = None
+    ) -> "Scorer":
+        """A scorer on an engine folder that `export/build_engines.py` wrote.
+
+        Args:
+            folder: the engine folder.
+            backend: `onnx` (ONNX Runtime), or `torch` for comparison.
+            threads: CPU threads; all that this process may use by default.
+
+        Raises:
+            EngineMismatchError: the folder, or a file in it, is not what its manifest says.
+        """
+        manifest, engines = open_engines(Path(folder), backend, threads)
+        return cls(manifest, engines, backend)
+
+    def score(self, source: VideoSource, *, seed: int = 0, crops: int = 1) -> VideoScore:
+        """The score of one video: a path, an encoded video's bytes, or RGB frames uint8 [T, H, W, 3].
+
+        Args:
+            source: the video.
+            seed: where the distortion view is cropped; the same seed gives the same score.
+            crops: how many crop positions to score; the result is their mean, with their spread beside it.
+
+        Raises:
+            VideoDecodeError: no frame of the video can be had.
+            ValueError, TypeError: an array of another shape or dtype.
+        """
+        return self._score_batch([self._prepare(source, seed, crops)], seed)[0]
+
+    def score_many(
+        self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1, batch: int = 1
+    ) -> Iterator[VideoScore | ScoringFailure]:
+        """The scores of many videos in their order, `batch` of them at a time through the engines.
+
+        A video that cannot be scored gives a `ScoringFailure` in its place; the others are not affected. The batch and
+        the order change no bit of any score.
+        """
+        if batch < 1:
+            raise ValueError(f"batch is {batch}; expected at least 1")
+        remaining = iter(sources)
+        while group := list(islice(remaining, batch)):
+            prepared: list[_Prepared | ScoringFailure] = []
+            for source in group:
+                try:
+                    prepared.append(self._prepare(source, seed, crops))
+                except DiffVQAError as error:
+                    prepared.append(ScoringFailure(source=source_name(source), error=str(error)))
+            good = [item for item in prepared if isinstance(item, _Prepared)]
+            scores = iter(self._score_batch(good, seed) if good else ())
+            for item in prepared:
+                yield item if isinstance(item, ScoringFailure) else next(scores)
+
+    def _prepare(self, source: VideoSource, seed: int, crops: int) -> _Prepared:
+        config = self.manifest.config
+        clock = StageClock()
+        with clock.measure("decode"):
+            sampled = sample_frames(source, config.frames)
+        with clock.measure("views"):
+            views = make_views(sampled.frames, config.view_size, seed, crops)
+        return _Prepared(source_name(source), sampled, views, clock.seconds)
+
+    def _score_batch(self, videos: list[_Prepared], seed: int) -> list[VideoScore]:
+        config = self.manifest.config
+        clock = StageClock()
+        views = np.concatenate([video.views for video in videos])
+        outputs = play(self._engines, views, config.sampler.steps, clock)
+        # The engines ran for all at once: a video's share is that of its rows.
+        share = {stage: seconds / len(videos) for stage, seconds in clock.seconds.items()}
+        scores, row = [], 0
+        for video in videos:
+            rows = slice(row, row := row + len(video.views))
+            crop_scores = outputs["score"][rows].astype(np.float64)
+            scores.append(
+                VideoScore(
+                    source=video.source,
+                    score=float(crop_scores.mean()),
+                    score_range=config.score_range,
+                    crop_scores=tuple(crop_scores.tolist()),
+                    crop_spread=float(crop_scores.max() - crop_scores.min()),
+                    # The semantic view, and with it the weights, is the same in every crop's row.
+                    frame_scores=tuple(outputs["frame_scores"][rows].astype(np.float64).mean(axis=0).tolist()),
+                    frame_weights=tuple(outputs["frame_weights"][rows.start].astype(np.float64).tolist()),
+                    timestamps_seconds=video.sampled.timestamps_seconds,
+                    seed=seed,
+                    video=video.sampled.info,
+                    stage_seconds={**video.seconds, **share},
+                    model=config.name,
+                    is_trained=self.manifest.weights.is_trained,
+                    weights_sha256=self.manifest.weights.sha256,
+                    backend=self._backend,
+                )
+            )
+        return scores
+
+
+def source_name(source: VideoSource) -> str:
+    """What to call a source in results and messages."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    if isinstance(source, np.ndarray):
+        return "<array>"
+    return os.fspath(source)

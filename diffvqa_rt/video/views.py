@@ -1,0 +1,75 @@
+"""The two views of each frame that the network sees: all of it, small; and a piece of it, untouched (SPEC §1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Bytes = NDArray[np.uint8]
+
+
+def make_views(frames: Sequence[Bytes], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
+    """The views of a video's frames, [crops, 2N, 3, size, size] float32 in [-1, 1].
+
+    Frame i's semantic view (the whole frame, resized, aspect not kept) is at 2i of the second axis, its distortion
+    view (a square at native resolution) at 2i + 1. A frame with a side under `size` is first scaled up until its
+    short side is `size`. All frames share the crop's place, a pair of fractions that `seed` alone decides, so frames
+    may differ in size; crop 0 is the same whatever `crops` is.
+
+    Args:
+        frames: N arrays [H, W, 3] uint8 RGB.
+
+    Raises:
+        TypeError, ValueError: a frame is of the wrong dtype or shape, or a number is out of range.
+    """
+    for name, value, least in [("size", size, 1), ("seed", seed, 0), ("crops", crops, 1)]:
+        if value < least:
+            raise ValueError(f"{name} is {value!r}; expected at least {least}")
+    if not len(frames):
+        raise ValueError("frames is empty; expected at least one [H, W, 3] array")
+    places = _crop_places(seed, crops)
+    pixels = np.empty((crops, 2 * len(frames), size, size, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        both = slice(2 * index, 2 * index + 2)
+        if index and frame is frames[index - 1]:
+            pixels[:, both] = pixels[:, 2 * index - 2 : 2 * index]
+            continue
+        image = Image.fromarray(_checked(frame, index))
+        pixels[:, 2 * index] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+        for crop, place in enumerate(places):
+            pixels[crop, 2 * index + 1] = np.asarray(_crop(image, size, place))
+    views = np.ascontiguousarray(np.moveaxis(pixels, -1, 2)).astype(np.float32)
+    views /= 127.5
+    views -= 1
+    return views
+
+
+def _checked(frame: Bytes, index: int) -> Bytes:
+    if frame.dtype != np.uint8:
+        raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
+    if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
+        raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
+    return frame
+
+
+def _crop_places(seed: int, crops: int) -> NDArray[np.float64]:
+    """Where each crop lies in the room it has, [crops, 2] as fractions (x, y) in [0, 1).
+
+    From the raw 64-bit outputs of the counter-based Philox generator: NumPy guarantees that stream, and not that of its
+    own `uniform`.
+    """
+    raw = np.random.Philox(key=seed).random_raw(2 * crops)
+    return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(crops, 2)
+
+
+def _crop(image: Image.Image, size: int, place: NDArray[np.float64]) -> Image.Image:
+    short = min(image.size)
+    scaled = [side if short >= size else round(side * size / short) for side in image.size]
+    left, top = (int(fraction * (side - size + 1)) for fraction, side in zip(place, scaled, strict=True))
+    if short >= size:
+        return image.crop((left, top, left + size, top + size))
+    # Only the piece of the scaled-up frame that is wanted: a sliver of a picture scaled whole could fill the memory.
+    across, down = (side / target for side, target in zip(image.size, scaled, strict=True))
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)

@@ -1,0 +1,19 @@
+"""`head`: the last step's features and the frames to the score."""
+
+from torch import Tensor
+
+from diffvqa_export.stage import ExportStage, Tolerance, random_frames
+from diffvqa_rt.config import VIEWS, DiffVQAConfig
+
+
+def example_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:
+    count = len(VIEWS) * config.frames
+    shapes = (config.latent_shape, *config.feature_shapes, (3, config.view_size, config.view_size))
+    return tuple(random_frames(shape, count) for shape in shapes)
+
+
+STAGE = ExportStage(
+    name="head",
+    tolerance=Tolerance(relative=1e-4, reason="float32 sums in another order, over thousands of scan steps"),
+    example_inputs=example_inputs,
+)

@@ -41,18 +41,18 @@ class EngineSpec:
 
     def check_inputs(self, arrays: Mapping[str, NDArray]) -> None:
         """Raises ValueError where the arrays are not this engine's inputs: by name, dtype, rank or fixed dimension."""
-        expected = {spec.name: spec for spec in self.inputs}
-        if arrays.keys() != expected.keys():
-            raise ValueError(f"{self.name} takes {', '.join(expected)}; got {', '.join(arrays) or 'nothing'}")
+        names = [spec.name for spec in self.inputs]
+        if set(arrays) != set(names):
+            raise ValueError(f"{self.name} takes {', '.join(names)}; got {', '.join(arrays) or 'nothing'}")
         sizes: dict[str, int] = {}
-        for name, array in arrays.items():
-            spec = expected[name]
+        for spec in self.inputs:
+            array = arrays[spec.name]
             fits = array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
             for size, dimension in zip(array.shape, spec.shape, strict=False):
                 fits = fits and size == (sizes.setdefault(dimension, size) if isinstance(dimension, str) else dimension)
             if not fits:
                 raise ValueError(
-                    f"{self.name} takes {name} as {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}"
+                    f"{self.name} takes {spec.name} as {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}"
                 )
 
 

@@ -101,7 +101,7 @@ def open_video(name: str, file: BinaryIO, *, is_threaded: bool = False) -> Itera
     """The video in `file`, read from its start; decoded by several threads if that is wanted and safe.
 
     Raises:
-        VideoDecodeError: not in a known format, no video stream, no decoder for it, or too large a picture.
+        VideoDecodeError: not in a known format, no video stream, or no decoder for it.
     """
     file.seek(0)
     limits = {"max_pixels": str(MAX_FRAME_PIXELS)}
@@ -125,11 +125,6 @@ def open_video(name: str, file: BinaryIO, *, is_threaded: bool = False) -> Itera
         context = stream.codec_context
         if context is None:
             raise VideoDecodeError(f"{name} is in a codec that has no decoder here; convert it to H.264")
-        if context.width * context.height > MAX_FRAME_PIXELS:
-            raise VideoDecodeError(
-                f"{name} has pictures of {context.width}x{context.height} pixels, over the limit of "
-                f"{MAX_FRAME_PIXELS:,}; scale it down"
-            )
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all

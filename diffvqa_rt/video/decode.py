@@ -144,8 +144,8 @@ def _sample_video(name: str, file: BinaryIO, count: int) -> SampledFrames:
                 continue
             if not samples:
                 raise VideoDecodeError(
-                    f"{name} has {timeline.frame_count} frames and not one of them decodes; check that it is undamaged "
-                    f"and within {MAX_FRAME_PIXELS:,} pixels a frame"
+                    f"{name} has no frame that decodes, of {timeline.frame_count}; check that it is undamaged and has "
+                    f"at most {MAX_FRAME_PIXELS:,} pixels a picture"
                 )
             # What comes after the last good frame is that frame.
             samples += samples[-1:] * (count - len(samples))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffvqa_kernels.selective_scan.forward import (
     INTERPRETED,
+    MAX_REGISTERS,
     advance,
     chunk_states,
     last_step,
@@ -206,7 +207,7 @@ def gradient_tile(block_n: int) -> tuple[int, int, int]:
     """TILE, BLOCK_D and warps of `_chunk_gradients`: fixed, since the partial sums' shape depends on them."""
     if INTERPRETED:
         return 4, 8, 1
-    return 2, max(8, min(32, 512 // block_n)), 1
+    return (4, 16, 1) if block_n <= 16 else (2, 16, 1) if block_n == 32 else (2, 8, 1)
 
 
 def backward(
@@ -232,32 +233,34 @@ def backward(
         grad_y = grad_y * z_32 * gate
     grad_y_rows = grad_y[:, None].expand(-1, directions, -1, -1)
 
-    chunks = triton.cdiv(length, CHUNK)
-    states = chunk_states(u, delta, A_row, B, bias_row, reverse[0], CHUNK)
-    adjoints = chunk_states(grad_y_rows, delta, A_row, C, bias_row, not reverse[0], CHUNK, adjoint=True)
-    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
-    y = u.new_empty(batch, directions, length, dim, dtype=torch.float32)
-    grad_A = torch.empty_like(states)
-    block_n = triton.next_power_of_2(d_state)
-    tile, block_d, num_warps = gradient_tile(block_n)
-    blocks = triton.cdiv(dim, block_d)
-    grad_B = u.new_empty(blocks, batch, directions, length, d_state, dtype=torch.float32)
-    grad_C = torch.empty_like(grad_B)
-    _chunk_gradients[chunks, blocks, batch * directions](
-        *(u, delta, A_row, B, C, D_row, bias_row, grad_y, states, adjoints),
-        *(y, grad_u, grad_delta, grad_A, grad_B, grad_C),
-        *(directions, dim, d_state, length),
-        *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *grad_y.stride()),
-        *(*grad_u.stride(), *grad_delta.stride()),
-        REVERSE_FIRST=reverse[0],
-        HAS_D=D is not None,
-        HAS_BIAS=delta_bias is not None,
-        CHUNK=CHUNK,
-        TILE=tile,
-        BLOCK_N=block_n,
-        BLOCK_D=block_d,
-        num_warps=num_warps,
-    )
+    with torch.cuda.device_of(u):
+        chunks = triton.cdiv(length, CHUNK)
+        states = chunk_states(u, delta, A_row, B, bias_row, reverse[0], CHUNK)
+        adjoints = chunk_states(grad_y_rows, delta, A_row, C, bias_row, not reverse[0], CHUNK, adjoint=True)
+        grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+        y = u.new_empty(batch, directions, length, dim, dtype=torch.float32)
+        grad_A = torch.empty_like(states)
+        block_n = triton.next_power_of_2(d_state)
+        tile, block_d, num_warps = gradient_tile(block_n)
+        blocks = triton.cdiv(dim, block_d)
+        grad_B = u.new_empty(blocks, batch, directions, length, d_state, dtype=torch.float32)
+        grad_C = torch.empty_like(grad_B)
+        _chunk_gradients[chunks, blocks, batch * directions](
+            *(u, delta, A_row, B, C, D_row, bias_row, grad_y, states, adjoints),
+            *(y, grad_u, grad_delta, grad_A, grad_B, grad_C),
+            *(directions, dim, d_state, length),
+            *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *grad_y.stride()),
+            *(*grad_u.stride(), *grad_delta.stride()),
+            REVERSE_FIRST=reverse[0],
+            HAS_D=D is not None,
+            HAS_BIAS=delta_bias is not None,
+            CHUNK=CHUNK,
+            TILE=tile,
+            BLOCK_N=block_n,
+            BLOCK_D=block_d,
+            num_warps=num_warps,
+            maxnreg=MAX_REGISTERS,
+        )
     grad_z = None
     if z is not None:
         y_total = y.sum(1).transpose(1, 2)

@@ -6,13 +6,9 @@
 import torch
 from torch import Tensor
 
-from diffvqa_kernels.selective_scan import chunked
+from diffvqa_kernels.selective_scan.backends import backward_module, forward_module
 
 _BOTH = (False, True)
-
-
-def _implementation(backend: str, device: torch.device):
-    return chunked
 
 
 @torch.library.custom_op("diffvqa::selective_scan", mutates_args=())
@@ -28,8 +24,9 @@ def selective_scan_op(
     reverse: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    run = _implementation(backend, u.device)
-    return run.forward(*_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,)).contiguous()
+    forward = forward_module(backend, u, A.shape[-1]).forward
+    out = forward(*_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,))
+    return _in_layout_of(u if z is None else z, out)
 
 
 @torch.library.custom_op("diffvqa::bidirectional_selective_scan", mutates_args=())
@@ -44,8 +41,8 @@ def bidirectional_selective_scan_op(
     delta_bias: Tensor,
     backend: str = "auto",
 ) -> Tensor:
-    run = _implementation(backend, u.device)
-    return run.forward(u, delta, A, B, C, D, z, delta_bias, _BOTH).contiguous()
+    forward = forward_module(backend, u, A.shape[-1]).forward
+    return _in_layout_of(z, forward(u, delta, A, B, C, D, z, delta_bias, _BOTH))
 
 
 @torch.library.custom_op("diffvqa::selective_scan_backward", mutates_args=())
@@ -63,10 +60,10 @@ def selective_scan_backward_op(
     backend: str,
 ) -> list[Tensor]:
     """The gradients of the tensors that were given, in the order of the forward's arguments."""
-    run = _implementation(backend, u.device)
-    gradients = run.backward(grad_out, *_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,))
+    backward = backward_module(backend, u, A.shape[-1]).backward
+    gradients = backward(grad_out, *_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,))
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return [g.reshape(t.shape).contiguous() for g, t in zip(gradients, inputs) if t is not None]
+    return [_in_layout_of(t, g.view_as(t)) for t, g in zip(inputs, gradients) if t is not None]
 
 
 @torch.library.custom_op("diffvqa::bidirectional_selective_scan_backward", mutates_args=())
@@ -83,9 +80,9 @@ def bidirectional_selective_scan_backward_op(
     backend: str,
 ) -> list[Tensor]:
     """The gradients of all eight inputs, in the order of the forward's arguments."""
-    run = _implementation(backend, u.device)
-    gradients = run.backward(grad_out, u, delta, A, B, C, D, z, delta_bias, _BOTH)
-    return [g.contiguous() for g in gradients]
+    backward = backward_module(backend, u, A.shape[-1]).backward
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    return [_in_layout_of(t, g) for t, g in zip(inputs, backward(grad_out, *inputs, _BOTH))]
 
 
 def _grouped(u, delta, A, B, C, D):
@@ -97,20 +94,26 @@ def _row(x: Tensor | None) -> Tensor | None:
     return None if x is None else x[None]
 
 
+def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
+    """`x` with the strides that the fake implementations promise."""
+    promised = torch.empty_like(like, dtype=x.dtype)
+    return x if x.stride() == promised.stride() else promised.copy_(x)
+
+
 @selective_scan_op.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, reverse=False, backend="auto"):
-    return u.new_empty(u.shape)
+    return torch.empty_like(u if z is None else z, dtype=u.dtype)
 
 
 @bidirectional_selective_scan_op.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, backend="auto"):
-    return u.new_empty(z.shape)
+    return torch.empty_like(z, dtype=u.dtype)
 
 
 @selective_scan_backward_op.register_fake
 @bidirectional_selective_scan_backward_op.register_fake
 def _(grad_out, *inputs_and_options):
-    return [t.new_empty(t.shape) for t in inputs_and_options if isinstance(t, Tensor)]
+    return [torch.empty_like(t) for t in inputs_and_options if isinstance(t, Tensor)]
 
 
 def _save(ctx, inputs, output):

@@ -1,0 +1,73 @@
+"""Which implementation runs: `triton` on a GPU, `numba` on a CPU that has it, `chunked` (plain torch) anywhere."""
+
+import functools
+import importlib
+import importlib.util
+import logging
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "triton", "numba", "chunked")
+MAX_TRITON_STATE = 64
+_PACKAGE = "diffvqa_kernels.selective_scan"
+
+
+# name: the modules of `forward` and of `backward`
+_MODULES = {"triton": ("forward", "backward"), "numba": ("numba_cpu", "numba_cpu"), "chunked": ("chunked", "chunked")}
+
+
+def forward_module(backend: str, u: Tensor, d_state: int) -> ModuleType:
+    """The module whose `forward` runs; a backend asked for by name never falls back."""
+    return importlib.import_module(f"{_PACKAGE}.{_MODULES[_resolved(backend, u, d_state)][0]}")
+
+
+def backward_module(backend: str, u: Tensor, d_state: int) -> ModuleType:
+    """The module whose `backward` runs."""
+    return importlib.import_module(f"{_PACKAGE}.{_MODULES[_resolved(backend, u, d_state)][1]}")
+
+
+def check_backend(backend: str) -> None:
+    """Raises:
+    ValueError: the name is unknown.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
+
+
+def _resolved(backend: str, u: Tensor, d_state: int) -> str:
+    check_backend(backend)
+    if backend == "auto":
+        return _automatic(u.device.type, u.dtype, d_state)
+    if backend != "chunked" and u.dtype == torch.float64:
+        raise TypeError(f"backend={backend!r} computes in float32 and u is float64: use backend='chunked'")
+    if backend == "numba" and u.device.type != "cpu":
+        raise ValueError(f"backend='numba' runs on the CPU and u is on {u.device}")
+    if backend == "triton":
+        _check_triton(u, d_state)
+    return backend
+
+
+def _check_triton(u: Tensor, d_state: int) -> None:
+    if d_state > MAX_TRITON_STATE:
+        raise ValueError(f"backend='triton' holds up to {MAX_TRITON_STATE} states a channel, A has {d_state}")
+    if u.device.type == "cpu":
+        from diffvqa_kernels.selective_scan.forward import INTERPRETED
+
+        if not INTERPRETED:
+            raise ValueError("backend='triton' on CPU tensors needs TRITON_INTERPRET=1 before the first import of triton")
+
+
+@functools.cache
+def _automatic(device: str, dtype: torch.dtype, d_state: int) -> str:
+    if dtype == torch.float64:
+        return "chunked"
+    if device == "cuda" and d_state <= MAX_TRITON_STATE and importlib.util.find_spec("triton"):
+        return "triton"
+    if device == "cpu" and importlib.util.find_spec("numba"):
+        return "numba"
+    logger.info("selective scan on %s (%s, d_state %d): plain torch; numba makes it faster on a CPU", device, dtype, d_state)
+    return "chunked"

@@ -1,0 +1,29 @@
+"""What several test files need: a real engine folder, and a real clip."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
+
+
+@pytest.fixture(scope="session")
+def clip() -> Path:
+    return CLIP
+
+
+@pytest.fixture(scope="session")
+def built_engines(tmp_path_factory) -> Path:
+    """The `tiny` engines for both backends, built once by the command that users run. Not to be changed."""
+    import build_engines
+
+    folder = tmp_path_factory.mktemp("engines") / "tiny"
+    assert build_engines.main(["--backend", "onnx,torch", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def engines_copy(built_engines, tmp_path) -> Path:
+    """An engine folder that a test may damage."""
+    return Path(shutil.copytree(built_engines, tmp_path / "engines"))

@@ -1,0 +1,195 @@
+"""Weights from our own files, from a Stable Diffusion folder and from VideoMamba checkpoints, on small random ones."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from diffvqa_rt.models.checkpoints import (
+    load_stable_diffusion,
+    load_videomamba,
+    load_weights,
+    null_prompt_states,
+    save_weights,
+    weights_sha256,
+)
+from diffvqa_rt.models.diffusion import DiffusionFeatureExtractor
+from diffvqa_rt.models.diffvqa import random_network
+from diffvqa_rt.models.tcab import TemporalCoherenceBlock
+from diffvqa_rt.presets import TINY
+
+SMALL = dataclasses.replace(TINY, frames=2, view_size=64)
+
+
+@pytest.fixture
+def stable_diffusion_folder(tmp_path):
+    """A folder in diffusers' layout, as Stable Diffusion 2.1-base is published, of SMALL's sizes."""
+    AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=SMALL.vae.channels,
+        layers_per_block=SMALL.vae.layers_per_block,
+        norm_num_groups=SMALL.vae.norm_groups,
+    ).save_pretrained(tmp_path / "vae")
+    UNet2DConditionModel(
+        sample_size=SMALL.latent_size,
+        block_out_channels=SMALL.unet.channels,
+        layers_per_block=SMALL.unet.layers_per_block,
+        attention_head_dim=SMALL.unet.attention_heads,
+        cross_attention_dim=SMALL.unet.text_width,
+        norm_num_groups=SMALL.unet.norm_groups,
+        use_linear_projection=True,
+    ).save_pretrained(tmp_path / "unet")
+    # Stable Diffusion 2.1's tokenizer pads with "!", which is token 0.
+    vocabulary = {"!": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.json").write_text(json.dumps(vocabulary))
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    (tokenizer / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "CLIPTokenizer",
+                "pad_token": "!",
+                "bos_token": "<|startoftext|>",
+                "eos_token": "<|endoftext|>",
+                "unk_token": "<|endoftext|>",
+                "model_max_length": SMALL.unet.text_tokens,
+            }
+        )
+    )
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=SMALL.unet.text_width,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=SMALL.unet.text_tokens,
+            bos_token_id=2,
+            eos_token_id=3,
+            pad_token_id=0,
+        )
+    ).save_pretrained(tmp_path / "text_encoder")
+    return tmp_path
+
+
+def test_our_own_file_gives_back_every_weight(tmp_path):
+    network = random_network(SMALL, seed=3)
+    save_weights(network, tmp_path / "w.safetensors", is_trained=True)
+    loaded, is_trained = load_weights(tmp_path / "w.safetensors")
+    assert is_trained and not loaded.training
+    assert loaded.config == SMALL
+    assert weights_sha256(loaded) == weights_sha256(network) != weights_sha256(random_network(SMALL, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("write", "complaint"),
+    [
+        (lambda path: None, "no such weights file"),
+        (lambda path: path.write_bytes(b"\x80\x04 a pickle"), "never read from pickles"),
+        (lambda path: save_file({"x": torch.zeros(1)}, path), "does not describe a DiffVQA network"),
+        (
+            lambda path: save_file({"x": torch.zeros(1)}, path, {"config": json.dumps(SMALL.as_dict())}),
+            "does not fit this network: .*Missing key",
+        ),
+    ],
+    ids=["missing", "pickle", "foreign", "incomplete"],
+)
+def test_a_bad_weights_file_is_refused_in_a_sentence(tmp_path, write, complaint):
+    path = tmp_path / "w.safetensors"
+    write(path)
+    with pytest.raises(ValueError, match=complaint):
+        load_weights(path)
+
+
+@torch.inference_mode()
+def test_a_stable_diffusion_folder_fills_the_extractor(stable_diffusion_folder):
+    extractor = DiffusionFeatureExtractor(SMALL).eval()
+    load_stable_diffusion(extractor, stable_diffusion_folder)
+    unet = UNet2DConditionModel.from_pretrained(stable_diffusion_folder / "unet").eval()
+    vae = AutoencoderKL.from_pretrained(stable_diffusion_folder / "vae").eval()
+
+    frames = torch.rand(1, 3, SMALL.view_size, SMALL.view_size) * 2 - 1
+    torch.testing.assert_close(extractor.vae(frames), 0.18215 * vae.encode(frames).latent_dist.mean)
+    z, timestep = torch.randn(1, *SMALL.latent_shape), torch.tensor([444])
+    text = CLIPTextModel.from_pretrained(stable_diffusion_folder / "text_encoder").eval()
+    # Beginning, end, then padding: the empty prompt as the pipeline encodes it.
+    states = text(torch.tensor([[2, 3] + [0] * (SMALL.unet.text_tokens - 2)])).last_hidden_state
+    torch.testing.assert_close(extractor.null_prompt, states[0])
+    torch.testing.assert_close(
+        extractor.predict_noise(z, torch.randn_like(z), timestep),
+        unet(z, timestep, states).sample,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@torch.inference_mode()
+def test_the_attention_names_of_the_published_vae_still_load(stable_diffusion_folder):
+    file = stable_diffusion_folder / "vae" / "diffusion_pytorch_model.safetensors"
+    current = load_file(file)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, tensor in current.items():
+        for new, published in old.items():
+            if "attentions" in name and f".{new}." in name:
+                name = name.replace(f".{new}.", f".{published}.")
+                tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+        renamed[name] = tensor.contiguous()
+    save_file(renamed, file)
+    assert renamed.keys() != current.keys()
+    extractor = DiffusionFeatureExtractor(SMALL)
+    load_stable_diffusion(extractor, stable_diffusion_folder)
+    assert torch.equal(
+        extractor.vae.encoder.mid_block.attentions[0].to_q.weight, current["encoder.mid_block.attentions.0.to_q.weight"]
+    )
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "tokenizer", "text_encoder"])
+def test_a_missing_part_is_named(stable_diffusion_folder, part):
+    (stable_diffusion_folder / part).rename(stable_diffusion_folder / "elsewhere")
+    with pytest.raises(ValueError, match=rf"{part}.*Stable Diffusion 2.1-base folder in diffusers' layout"):
+        load_stable_diffusion(DiffusionFeatureExtractor(SMALL), stable_diffusion_folder)
+
+
+def test_a_text_encoder_of_another_width_is_refused(stable_diffusion_folder):
+    wider = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, text_width=32))
+    with pytest.raises(ValueError, match="does not fit this network"):
+        load_stable_diffusion(DiffusionFeatureExtractor(wider), stable_diffusion_folder)
+    assert null_prompt_states(stable_diffusion_folder, 8).shape == (8, SMALL.unet.text_width)
+
+
+@pytest.mark.parametrize("wrap", [lambda weights: weights, lambda weights: {"model": weights}], ids=["flat", "nested"])
+def test_a_videomamba_checkpoint_loads(tmp_path, wrap):
+    source, target = TemporalCoherenceBlock(SMALL), TemporalCoherenceBlock(SMALL)
+    weights = {**source.state_dict(), "head.weight": torch.zeros(400, 64), "head.bias": torch.zeros(400)}
+    torch.save(wrap(weights), tmp_path / "videomamba.pth")
+    load_videomamba(target, tmp_path / "videomamba.pth")
+    assert weights_sha256(target) == weights_sha256(source)
+
+
+def test_a_videomamba_checkpoint_of_another_resolution_and_length_is_interpolated(tmp_path):
+    larger = dataclasses.replace(SMALL, view_size=128, frames=4)
+    source, target = TemporalCoherenceBlock(SMALL), TemporalCoherenceBlock(larger)
+    save_file(source.state_dict(), tmp_path / "videomamba.safetensors")
+    load_videomamba(target, tmp_path / "videomamba.safetensors")
+    assert torch.equal(target.pos_embed[:, 0], source.pos_embed[:, 0])
+    assert torch.equal(target.layers[1].mixer.A_log, source.layers[1].mixer.A_log)
+    # Interpolation keeps the mean of a line that doubles in length.
+    torch.testing.assert_close(
+        target.temporal_pos_embedding.mean(1), source.temporal_pos_embedding.mean(1), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", None], ids=["garbage", "missing"])
+def test_a_bad_videomamba_checkpoint_is_refused_in_a_sentence(tmp_path, content):
+    path = tmp_path / "videomamba.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a VideoMamba checkpoint"):
+        load_videomamba(TemporalCoherenceBlock(SMALL), path)

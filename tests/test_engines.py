@@ -1,0 +1,147 @@
+"""An engine folder is verified before it runs, and runs the same however it is cut."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffvqa_rt.engines import Manifest, open_engines
+from diffvqa_rt.errors import EngineMismatchError
+from diffvqa_rt.presets import TINY
+from diffvqa_rt.specs import engine_specs
+
+
+def flip_a_byte(folder: Path) -> None:
+    file = folder / "onnx" / "head.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def add_an_unlisted_model(folder: Path) -> None:
+    (folder / "onnx" / "extra.onnx").write_bytes(b"anything")
+
+
+def remove_an_engine(folder: Path) -> None:
+    (folder / "onnx" / "head.onnx").unlink()
+
+
+def link_an_engine_from_elsewhere(folder: Path) -> None:
+    elsewhere = folder.parent / "head.onnx"
+    (folder / "onnx" / "head.onnx").rename(elsewhere)
+    (folder / "onnx" / "head.onnx").symlink_to(elsewhere)
+
+
+def edit_manifest(change):
+    def damage(folder: Path) -> None:
+        path = folder / "manifest.json"
+        values = json.loads(path.read_text())
+        change(values)
+        path.write_text(json.dumps(values))
+
+    return damage
+
+
+def list_a_file_outside(values) -> None:
+    record = values["backends"]["onnx"]
+    record["files"]["../head.onnx"] = record["files"]["onnx/head.onnx"]
+    record["engines"]["head"] = "../head.onnx"
+
+
+DAMAGES = {
+    "changed_byte": (flip_a_byte, "head.onnx was changed after it was built: its SHA-256 is"),
+    "unlisted_model": (add_an_unlisted_model, "extra.onnx is not listed in manifest.json; remove it"),
+    "missing_engine": (remove_an_engine, "head.onnx, listed in manifest.json, cannot be read"),
+    "link": (link_an_engine_from_elsewhere, "head.onnx is a link or lies outside its engine folder"),
+    "outside": (edit_manifest(list_a_file_outside), "head.onnx is a link or lies outside its engine folder"),
+    "no_manifest": (lambda folder: (folder / "manifest.json").unlink(), "is not an engine folder: it has no manifest"),
+    "no_json": (
+        lambda folder: (folder / "manifest.json").write_text("{"),
+        "cannot be read .*; build the engines again",
+    ),
+    "other_format": (edit_manifest(lambda v: v.update(format=99)), "has format 99, this version reads 1"),
+    "damaged": (edit_manifest(lambda v: v["config"].pop("vae")), "is damaged .*; build the engines again"),
+    "unlisted_engine": (
+        edit_manifest(lambda v: v["backends"]["onnx"]["engines"].pop("head")),
+        "the manifest lists no head for onnx",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGES.values(), ids=DAMAGES)
+def test_a_folder_that_is_not_what_was_built_is_refused(engines_copy, damage, sentence):
+    open_engines(engines_copy)
+    damage(engines_copy)
+    with pytest.raises(EngineMismatchError, match=sentence):
+        open_engines(engines_copy)
+
+
+def test_a_file_that_is_listed_but_no_model_is_refused(engines_copy):
+    import hashlib
+
+    (engines_copy / "onnx" / "head.onnx").write_bytes(b"not onnx")
+    digest = hashlib.sha256(b"not onnx").hexdigest()
+    edit_manifest(lambda v: v["backends"]["onnx"]["files"].update({"onnx/head.onnx": digest}))(engines_copy)
+    with pytest.raises(EngineMismatchError, match=r"onnxruntime .* cannot open .*head.onnx, built by onnxruntime"):
+        open_engines(engines_copy)
+
+
+def test_a_backend_that_was_not_built_is_named(engines_copy):
+    edit_manifest(lambda v: v["backends"].pop("torch"))(engines_copy)
+    (engines_copy / "torch" / "weights.safetensors").unlink()
+    with pytest.raises(
+        EngineMismatchError, match="has no torch engines, only onnx; build them with .* --backend torch"
+    ):
+        open_engines(engines_copy, "torch")
+    with pytest.raises(ValueError, match="backend is 'tpu'; expected one of onnx, torch"):
+        open_engines(engines_copy, "tpu")
+
+
+def test_the_manifest_survives_reading_and_writing(built_engines, tmp_path):
+    manifest = Manifest.read(built_engines)
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+
+
+def random_inputs(name: str, videos: int, frames: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    sizes = {"videos": videos, "frames": frames}
+    return {
+        tensor.name: np.array(4)
+        if tensor.dtype == "int64"
+        else rng.standard_normal([sizes.get(d, d) for d in tensor.shape]).astype(np.float32)
+        for tensor in engine_specs(TINY)[name].inputs
+    }
+
+
+@pytest.mark.parametrize("name", ["vae_encoder", "unet_controller"])
+def test_no_bit_depends_on_threads_or_on_the_other_frames_and_videos(built_engines, name):
+    inputs = random_inputs(name, videos=2, frames=5)
+    whole = open_engines(built_engines, threads=1)[1][name](inputs)
+    for threads in (2, 3):
+        cut = open_engines(built_engines, threads=threads)[1][name](inputs)
+        assert all(np.array_equal(cut[output], whole[output]) for output in whole), f"{threads} threads"
+    engine = open_engines(built_engines)[1][name]
+    one_frame = {k: v[1:, 3:4] if v.ndim > 1 else v for k, v in inputs.items()}
+    alone = engine(one_frame)
+    assert all(np.array_equal(alone[output], whole[output][1:, 3:4]) for output in whole)
+
+
+def test_no_bit_of_the_head_depends_on_the_other_videos(built_engines):
+    engine = open_engines(built_engines)[1]["head"]
+    inputs = random_inputs("head", videos=3, frames=16)
+    together = engine(inputs)
+    for row in range(3):
+        alone = engine({name: values[row : row + 1] for name, values in inputs.items()})
+        assert all(np.array_equal(alone[output][0], together[output][row]) for output in together)
+
+
+def test_an_engine_gives_the_outputs_it_is_asked_for(built_engines):
+    inputs = random_inputs("unet_controller", videos=1, frames=2)
+    for backend in ("onnx", "torch"):
+        engine = open_engines(built_engines, backend)[1]["unet_controller"]
+        assert list(engine(inputs, ["z_next"])) == ["z_next"]
+        assert list(engine(inputs)) == ["z_next", "features_0", "features_1", "features_2", "features_3"]
+        with pytest.raises(ValueError, match="unet_controller takes z, z0, step"):
+            engine({"z": inputs["z"]})

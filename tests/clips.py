@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import av
 import numpy as np
 from av.container import OutputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -78,12 +79,18 @@ def make_clip(
         return path.read_bytes()
 
 
-def make_audio() -> bytes:
-    """A second of silence in an MP4 file without a video stream."""
+def make_audio(has_cover: bool) -> bytes:
+    """A second of silence in an MP4 file, with or without a picture of its cover."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "sound")
         with av.open(path, "w", "mp4") as output:
+            if has_cover:
+                cover = output.add_stream("mjpeg", rate=1, width=64, height=48, pix_fmt="yuvj420p")
+                cover.disposition = Disposition.attached_pic
             _add_silence(output, seconds=1)
+            if has_cover:
+                output.mux(cover.encode(_moving_frame(0, cover)))
+                output.mux(cover.encode())
         return path.read_bytes()
 
 

@@ -8,10 +8,11 @@ from clips import moving_picture
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffvqa_rt.video import make_views
+from diffvqa_rt.video import crop_places, make_views
 
-# A frame scaled up whole and then cropped, against its piece scaled up: Pillow's filter weights differ in the last bit.
-SCALING_TOLERANCE = 1
+# Grey levels between a frame scaled up whole and then cropped, and its piece scaled up: Pillow rounds between its two
+# passes, and chooses by the sizes which comes first. (It clips there too: hence no black or white in that test.)
+SCALING_TOLERANCE = 2
 
 
 def picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -20,11 +21,6 @@ def picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
 
 def grey_levels(view: NDArray[np.float32]) -> NDArray:
     return ((view + 1) * 127.5).transpose(1, 2, 0)
-
-
-def fractions(seed: int, crops: int) -> NDArray[np.float64]:
-    raw = np.random.Philox(key=seed).random_raw(2 * crops)
-    return (raw.astype(object) // 2**11 / 2**53).astype(np.float64).reshape(crops, 2)
 
 
 def test_shape_order_and_scale() -> None:
@@ -49,7 +45,7 @@ def test_semantic_view_is_the_whole_frame_resized() -> None:
 def test_distortion_view_is_a_piece_at_native_resolution(size: tuple[int, int], seed: int) -> None:
     frame = picture(*size)
     views = make_views([frame], 32, seed=seed, crops=3)
-    for crop, (x, y) in enumerate(fractions(seed, 3)):
+    for crop, (x, y) in enumerate(crop_places(seed, 3)):
         left, top = int(x * (size[0] - 32 + 1)), int(y * (size[1] - 32 + 1))
         expected = frame[top : top + 32, left : left + 32]
         np.testing.assert_allclose(grey_levels(views[crop, 1]), expected, atol=1e-4)
@@ -57,11 +53,11 @@ def test_distortion_view_is_a_piece_at_native_resolution(size: tuple[int, int], 
 
 @pytest.mark.parametrize("size", [(16, 16), (31, 40), (200, 7), (1, 1), (20, 500)])
 def test_a_small_frame_is_scaled_up_first(size: tuple[int, int]) -> None:
-    frame = picture(*size)
+    frame = picture(*size) // 2 + 64
     scale = 32 / min(size)
     scaled = Image.fromarray(frame).resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BICUBIC)
     views = make_views([frame], 32, crops=2)
-    for crop, (x, y) in enumerate(fractions(0, 2)):
+    for crop, (x, y) in enumerate(crop_places(0, 2)):
         left, top = int(x * (scaled.width - 32 + 1)), int(y * (scaled.height - 32 + 1))
         expected = np.asarray(scaled.crop((left, top, left + 32, top + 32)), np.float32)
         assert np.abs(grey_levels(views[crop, 1]) - expected).max() <= SCALING_TOLERANCE + 1e-4
@@ -81,16 +77,10 @@ def test_crop_numbers_do_not_depend_on_how_many_there_are() -> None:
         np.testing.assert_array_equal(make_views(frames, 32, crops=crops), many[:crops])
 
 
-def test_crop_positions_are_pinned() -> None:
-    # A frame whose red and green are its coordinates: the crop's corner tells where it lies.
-    y, x = np.mgrid[:232, :232].astype(np.uint8)
-    frame = np.stack([x, y, x], axis=-1)
-    corners = [
-        tuple(grey_levels(view)[0, 0, :2].round().astype(int))
-        for seed in (0, 1)
-        for view in make_views([frame], 32, seed=seed, crops=2)[:, 1]
-    ]
-    assert corners == [(0, 0), (0, 0), (0, 0), (0, 0)]
+def test_crop_places_are_pinned() -> None:
+    expected = [[0.5115, 0.7415], [0.6114, 0.0644], [0.8036, 0.3487], [0.6561, 0.5311]]
+    places = np.concatenate([crop_places(0, 2), crop_places(1, 2)])
+    np.testing.assert_allclose(places, expected, atol=1e-4)
 
 
 def test_frames_may_differ_in_size() -> None:

@@ -3,11 +3,12 @@
     sampled = sample_frames("clip.mp4", count=8)
     views = make_views(sampled.frames, size=384)
 
-Needs PyAV, NumPy and Pillow. `container` opens the file, `timeline` finds when each frame is on screen, `decode`
-fetches the sampled ones, `color` makes each an upright RGB picture, `views` cuts what the network sees.
+Needs PyAV, NumPy and Pillow. `container` opens the file, `timeline` finds when each frame is on screen, `reader`
+decodes from a keyframe on, `decode` picks the samples, `color` makes each an upright RGB picture, and `views` cuts what
+the network sees.
 """
 
 from diffvqa_rt.video.decode import SampledFrames, VideoInfo, sample_frames
-from diffvqa_rt.video.views import make_views
+from diffvqa_rt.video.views import crop_places, make_views
 
-__all__ = ["SampledFrames", "VideoInfo", "make_views", "sample_frames"]
+__all__ = ["SampledFrames", "VideoInfo", "crop_places", "make_views", "sample_frames"]

@@ -7,13 +7,11 @@ non-square pixels.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import av
 import numpy as np
-from av.buffer import Buffer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, ColorTrc, Interpolation
 from numpy.typing import NDArray
@@ -117,8 +115,8 @@ def _transfer_name(code: int) -> str:
 def orientation_of(frame: VideoFrame) -> Orientation:
     """The orientation of the frame's display matrix, to the nearest quarter turn."""
     try:
-        # PyAV's type stubs know only one kind of side data.
-        side_data = cast("Mapping[str, Buffer]", frame.side_data)
+        # `frame.side_data` is this too, but ties frame and container into a cycle: frames would outlive their use.
+        side_data = SideDataContainer(frame)  # type: ignore[call-arg]
         matrix = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)
     except KeyError:
         return Orientation(0, False)

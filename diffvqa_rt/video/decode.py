@@ -92,9 +92,7 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     if array.dtype != np.uint8:
         raise TypeError(f"source is an array of {array.dtype}; expected uint8, RGB from 0 to 255")
     if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-        raise ValueError(
-            f"source is an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], not empty"
-        )
+        raise ValueError(f"source is an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], not empty")
     clip = array if array.ndim == 4 else array[None]
     length, height, width, _ = clip.shape
     pictures = list(clip)
@@ -156,9 +154,7 @@ def _sample_video(name: str, file: BinaryIO, count: int) -> SampledFrames:
             )
 
 
-def _collect(
-    name: str, reader: FrameReader, timeline: Timeline, targets: list[int], seeks: bool
-) -> list[_Sample]:
+def _collect(name: str, reader: FrameReader, timeline: Timeline, targets: list[int], seeks: bool) -> list[_Sample]:
     """One sample for each of the ascending times `targets`, up to where nothing decodes any more."""
     samples: list[_Sample] = []
     for target in targets:

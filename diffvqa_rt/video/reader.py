@@ -1,6 +1,7 @@
 """Decoding one video stream from a chosen keyframe on."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -30,7 +31,7 @@ _PACKETS_IN_FULL = 8
 
 
 class FrameReader:
-    """Good frames in order of time, holding on to two at most.
+    """Good frames in order of time, as many at once as the decoder gives.
 
     Attributes:
         position: of the packet that is decoded next, as in `Timeline`.
@@ -44,21 +45,20 @@ class FrameReader:
         With `leaps`, frames that no other frame refers to are left out before the wanted one. H.264 only: in its
         successors, such frames of one temporal layer may be referred to by the next layer.
         """
-        self.position = 0
         self.decoded_frames = 0
         self.corrupt_frames = 0
         self._video = video
         self._timeline = timeline
         is_h264 = video.stream.codec_context.codec.canonical_name == "h264"
         self._leaps = leaps and is_h264 and timeline.has_clock
-        self._wanted_position = 0
         self._start(0, video.packets())
 
-    def _start(self, position: int, packets: "Iterable[Packet[VideoStream]]") -> None:
+    def _start(self, position: int, packets: "Iterator[Packet[VideoStream]]") -> None:
         self.position = position
-        self._good_frames = self._decode(packets)
+        self._packets = packets
+        self._is_at_end = False
         self._current: TimedFrame | None = None
-        self._ahead: TimedFrame | None = None
+        self._ahead: deque[TimedFrame] = deque()
 
     def seek(self, position: int) -> None:
         """Makes the keyframe at `position` the next packet to decode.
@@ -66,12 +66,10 @@ class FrameReader:
         Raises:
             SeekMissedError: the container goes elsewhere; what is read next is then undefined.
         """
-        time = int(self._timeline.pts[position])
-        decoding_time = int(self._timeline.dts[position])
+        time, decoding_time = int(self._timeline.pts[position]), int(self._timeline.dts[position])
+        offset = time if decoding_time == NO_TIME else decoding_time
         try:
-            self._video.container.seek(
-                time if decoding_time == NO_TIME else decoding_time, stream=self._video.stream
-            )
+            self._video.container.seek(offset, stream=self._video.stream)
         except av.FFmpegError as error:
             raise SeekMissedError from error
         packets = self._video.packets()
@@ -86,33 +84,34 @@ class FrameReader:
 
     def last_until(self, time: int) -> TimedFrame | None:
         """The last good frame not later than `time`, None if there is none since the seek. Decodes one further."""
-        self._wanted_position = self._timeline.position_at(time)
-        while (ahead := self.first_after()) is not None and ahead.time <= time:
-            self._current, self._ahead = ahead, None
+        wanted_position = self._timeline.position_at(time)
+        while (ahead := self.first_after(wanted_position)) is not None and ahead.time <= time:
+            self._current = self._ahead.popleft()
         return self._current
 
-    def first_after(self) -> TimedFrame | None:
+    def first_after(self, wanted_position: int = 0) -> TimedFrame | None:
         """The good frame after those that `last_until` went through, None at the end of the video."""
-        if self._ahead is None:
-            self._ahead = next(self._good_frames, None)
-        return self._ahead
+        while not self._ahead and not self._is_at_end:
+            self._decode_packet(wanted_position)
+        return self._ahead[0] if self._ahead else None
 
-    def _decode(self, packets: "Iterable[Packet[VideoStream]]") -> Iterator[TimedFrame]:
+    def _decode_packet(self, wanted_position: int) -> None:
+        packet = next(self._packets, None)
         context = self._video.stream.codec_context
-        # The closing None makes the decoder give out the frames that it still holds.
-        for packet in chain(packets, [None]):
-            is_far = self._wanted_position - self.position > _PACKETS_IN_FULL
-            context.skip_frame = "NONREF" if self._leaps and is_far else "DEFAULT"
-            self.position += packet is not None
-            try:
-                frames = context.decode(packet)
-            except av.FFmpegError:
+        is_far = wanted_position - self.position > _PACKETS_IN_FULL
+        context.skip_frame = "NONREF" if self._leaps and is_far else "DEFAULT"
+        self.position += packet is not None
+        self._is_at_end = packet is None
+        try:
+            # No packet makes the decoder give out the frames that it still holds.
+            frames = context.decode(packet)
+        except av.FFmpegError:
+            self.corrupt_frames += 1
+            return
+        for frame in frames:
+            time = frame.pts if self._timeline.has_clock else self.decoded_frames
+            self.decoded_frames += 1
+            if frame.is_corrupt:
                 self.corrupt_frames += 1
-                continue
-            for frame in frames:
-                time = frame.pts if self._timeline.has_clock else self.decoded_frames
-                self.decoded_frames += 1
-                if frame.is_corrupt:
-                    self.corrupt_frames += 1
-                elif time is not None:
-                    yield TimedFrame(time, frame)
+            elif time is not None:
+                self._ahead.append(TimedFrame(time, frame))

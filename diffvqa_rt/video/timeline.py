@@ -82,9 +82,7 @@ def read_timeline(video: VideoFile) -> Timeline:
         if is_shown[-1] and time > last:
             last, last_duration = time, packet.duration or 0
     if not pts:
-        raise VideoDecodeError(
-            f"{video.name} has a video stream without a frame; check that the file is complete"
-        )
+        raise VideoDecodeError(f"{video.name} has a video stream without a frame; check that the file is complete")
 
     # AVI carries decoding times only: with reordered frames (B-frames) they say nothing about the screen.
     is_reordered_avi = video.container.format.name == "avi" and video.stream.codec_context.has_b_frames

@@ -28,7 +28,7 @@ def make_views(frames: Sequence[Bytes], size: int, seed: int = 0, crops: int = 1
             raise ValueError(f"{name} is {value!r}; expected at least {least}")
     if not len(frames):
         raise ValueError("frames is empty; expected at least one [H, W, 3] array")
-    places = _crop_places(seed, crops)
+    places = crop_places(seed, crops)
     pixels = np.empty((crops, 2 * len(frames), size, size, 3), np.uint8)
     for index, frame in enumerate(frames):
         both = slice(2 * index, 2 * index + 2)
@@ -53,14 +53,16 @@ def _checked(frame: Bytes, index: int) -> Bytes:
     return frame
 
 
-def _crop_places(seed: int, crops: int) -> NDArray[np.float64]:
-    """Where each crop lies in the room it has, [crops, 2] as fractions (x, y) in [0, 1).
+def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
+    """Where each crop lies in the room that it has, [crops, 2] float64 as fractions (x, y) in [0, 1).
 
     From the raw 64-bit outputs of the counter-based Philox generator: NumPy guarantees that stream, and not that of its
-    own `uniform`.
+    own `uniform`. Shifted by a half, or the default seed 0 would look at the left edge, where the black bars are; so it
+    looks at (0.51, 0.74).
     """
     raw = np.random.Philox(key=seed).random_raw(2 * crops)
-    return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(crops, 2)
+    uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return ((uniform + 0.5) % 1).reshape(crops, 2)
 
 
 def _crop(image: Image.Image, size: int, place: NDArray[np.float64]) -> Image.Image:

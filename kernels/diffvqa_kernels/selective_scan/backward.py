@@ -20,6 +20,7 @@ from diffvqa_kernels.selective_scan.forward import (
     MAX_REGISTERS,
     advance,
     chunk_states,
+    lanes,
     last_step,
     load_carried,
     load_tile,
@@ -207,7 +208,7 @@ def gradient_tile(block_n: int) -> tuple[int, int, int]:
     """TILE, BLOCK_D and warps of `_chunk_gradients`: fixed, since the partial sums' shape depends on them."""
     if INTERPRETED:
         return 4, 8, 1
-    return (4, 16, 1) if block_n <= 16 else (2, 16, 1) if block_n == 32 else (2, 8, 1)
+    return 2, lanes(max(2 * block_n, 32)), 1
 
 
 def backward(

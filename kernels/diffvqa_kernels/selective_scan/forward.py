@@ -8,11 +8,12 @@ The sequence is cut into chunks of CHUNK tokens so that a small batch still fill
     2. `_carry_states`   the same states with what earlier chunks carry in: h ← exp(ΣΔ A) ∘ h + chunk state;
     3. `_chunk_outputs`  each chunk's outputs from its carried state: one program runs both directions, adds and gates.
 
-Kernel arguments come as inputs, integers, outputs: TensorRT's plugins pass them so. A state tile is [TILE, BLOCK_N, BLOCK_D] with channels across lanes and the other axes within a thread, so the scan over
+A state tile is [TILE, BLOCK_N, BLOCK_D] with channels across lanes and the other axes within a thread, so the scan over
 TILE and the sum over d_state are plain register arithmetic. The backward direction reads the same natural order with
 reversed addresses. Only CHUNK changes the order of the arithmetic, so it is fixed and results don't depend on tuning.
 
 Shapes as in `chunked.py`; any strides, fastest with the channel axis contiguous. State and arithmetic are float32.
+Kernel arguments come as inputs, integers, outputs, constants: the order in which TensorRT's plugins pass them.
 """
 
 import os
@@ -90,21 +91,25 @@ def prune(candidates: list[triton.Config], named_args: dict, **meta) -> list[tri
     return [c for c in candidates if c.kwargs["BLOCK_D"] == width * c.num_warps and (c.num_warps == 1 or width == 32)]
 
 
+def tile_configs() -> list[triton.Config]:
+    """The tile shapes to choose from. A tile leaves a thread at most 64 elements; twice as many spill."""
+    shapes = [(4, 32, 1), (2, 32, 1), (4, 64, 2), (4, 16, 1), (2, 16, 1), (4, 8, 1), (2, 8, 1)]
+    if INTERPRETED:
+        # The interpreter can time nothing and pays for every element of a scan: one small tile.
+        shapes = [(4, 8, 1)]
+    return [
+        triton.Config({"TILE": tile, "BLOCK_D": block_d}, num_warps=warps, maxnreg=MAX_REGISTERS)
+        for tile, block_d, warps in shapes
+    ]
+
+
 def autotuned(kernel):
     """Times the configurations once per (dim, d_state, dtype) and GPU, and keeps the choice in Triton's disk cache.
 
-    Batch and length are not part of the key: the same video scores the same whatever it is batched with. A tile leaves
-    a thread at most 64 elements; twice as many spill.
+    Batch and length are not part of the key: the same video scores the same whatever it is batched with.
     """
-    candidates = [(4, 32, 1), (2, 32, 1), (4, 64, 2), (2, 64, 2), (4, 16, 1), (2, 16, 1), (4, 8, 1), (2, 8, 1)]
-    if INTERPRETED:
-        # The interpreter can time nothing and pays for every element of a scan: one small tile.
-        candidates = [(4, 8, 1)]
     return triton.autotune(
-        [
-            triton.Config({"TILE": tile, "BLOCK_D": block_d}, num_warps=warps, maxnreg=MAX_REGISTERS)
-            for tile, block_d, warps in candidates
-        ],
+        tile_configs(),
         key=["dim", "BLOCK_N"],
         prune_configs_by=None if INTERPRETED else {"early_config_prune": prune},
         cache_results=not INTERPRETED,

@@ -1,0 +1,172 @@
+"""`diffvqa` as a user meets it: results on stdout, sentences on stderr, an honest exit status."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clips import make_clip
+from PIL import Image
+
+from diffvqa_rt import cli
+from diffvqa_rt.results import CSV_COLUMNS
+
+
+@pytest.fixture
+def diffvqa(built_engines, capsys):
+    """Runs `diffvqa score --engines … ARGS` in this process; returns (status, stdout, stderr)."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        status = cli.main(["score", "--engines", str(built_engines), *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_json_has_an_object_a_line_in_input_order(diffvqa, clip, tmp_path):
+    (tmp_path / "other.mp4").write_bytes(make_clip(size=(200, 200)))
+    status, out, err = diffvqa("--format", "json", "--batch", "2", tmp_path / "other.mp4", clip)
+    first, second = map(json.loads, out.splitlines())
+    assert status == 0
+    assert (first["source"], second["source"]) == (str(tmp_path / "other.mp4"), str(clip))
+    assert {"score", "frame_scores", "stage_seconds", "weights_sha256", "video", "is_trained"} <= first.keys()
+    assert set(first["stage_seconds"]) == {"decode", "views", "vae_encoder", "denoise", "head"}
+    assert "untrained" in err
+
+
+def test_csv_and_table_carry_the_same_score(diffvqa, clip):
+    score = json.loads(diffvqa("--format", "json", clip)[1])["score"]
+    (row,) = csv.DictReader(io.StringIO(diffvqa("--format", "csv", clip)[1]))
+    assert tuple(row) == CSV_COLUMNS
+    assert float(row["score"]) == score and row["is_trained"] == "False" and row["error"] == ""
+    header, line = diffvqa(clip)[1].splitlines()
+    assert header.split() == ["score", "spread", "seconds", "model", "video"]
+    assert line.split()[0] == f"{score:.3f}"
+    assert "tiny (untrained)" in line and line.endswith(str(clip))
+
+
+def test_a_bad_file_is_reported_and_the_others_are_still_scored(diffvqa, clip, tmp_path):
+    status, out, err = diffvqa("--format", "json", tmp_path / "missing.mp4", clip, tmp_path)
+    missing, good, folder = map(json.loads, out.splitlines())
+    assert status == 1
+    assert "score" in good
+    assert "missing.mp4 cannot be read" in missing["error"] and "score" not in missing
+    assert "Is a directory" in folder["error"]
+    assert missing["error"] in err and folder["error"] in err
+    table = diffvqa(tmp_path / "missing.mp4")[1].splitlines()
+    assert table[1].split() == ["failed", str(tmp_path / "missing.mp4")]
+    (row,) = csv.DictReader(io.StringIO(diffvqa("--format", "csv", tmp_path / "missing.mp4")[1]))
+    assert row["score"] == "" and "cannot be read" in row["error"]
+
+
+def write_still(path: Path) -> None:
+    Image.new("RGB", (90, 60), (200, 30, 60)).save(path, "PNG")
+
+
+SCORABLE = {
+    "one_frame.mp4": lambda path: path.write_bytes(make_clip(frames=1)),
+    "sixteen.mp4": lambda path: path.write_bytes(make_clip(size=(16, 16))),
+    "still.png": write_still,
+}
+
+
+@pytest.mark.parametrize("name", SCORABLE)
+def test_small_inputs_are_scored(diffvqa, tmp_path, name):
+    SCORABLE[name](tmp_path / name)
+    status, out, _ = diffvqa("--format", "json", tmp_path / name)
+    assert status == 0
+    assert 0 < json.loads(out)["score"] < 100
+
+
+def audio_only(path: Path) -> None:
+    import av
+    import numpy as np
+
+    with av.open(path, "w") as output:
+        stream = output.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 48000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
+UNSCORABLE = {
+    "missing.mp4": (lambda path: None, "cannot be read"),
+    "empty.mp4": (lambda path: path.write_bytes(b""), "is empty"),
+    "text.mp4": (lambda path: path.write_text("Dear diary"), "is not a video"),
+    "audio.mp4": (audio_only, "no video stream|has no video"),
+    "headless.mp4": (lambda path: path.write_bytes(make_clip()[:600]), "is not a video|cannot|no frame"),
+}
+
+
+@pytest.mark.parametrize("name", UNSCORABLE)
+def test_what_is_no_video_gets_one_sentence_and_status_1(diffvqa, tmp_path, name):
+    write, sentence = UNSCORABLE[name]
+    write(tmp_path / name)
+    status, out, err = diffvqa("--format", "json", tmp_path / name)
+    error = json.loads(out)["error"]
+    assert status == 1
+    assert re.search(sentence, error), error
+    assert name in error and "\n" not in error and "Traceback" not in err
+
+
+def test_a_video_whose_end_is_missing_is_scored_by_what_is_left(diffvqa, tmp_path):
+    whole = make_clip("libx264", "mp4", frames=60, container_options={"movflags": "faststart"})
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    status, out, _ = diffvqa("--format", "json", tmp_path / "cut.mp4")
+    assert status == 0
+    assert json.loads(out)["timestamps_seconds"][-1] < 60 / 25
+
+
+def test_a_changed_byte_in_an_engine_is_refused(engines_copy, clip, capsys):
+    file = engines_copy / "onnx" / "unet_controller.onnx"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 255
+    file.write_bytes(content)
+    assert cli.main(["score", "--engines", str(engines_copy), str(clip)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "unet_controller.onnx was changed after it was built" in err
+    assert cli.main(["info", str(engines_copy)]) == 1
+
+
+def test_info_prints_the_manifest_for_a_person(built_engines, capsys):
+    assert cli.main(["info", str(built_engines)]) == 0
+    out = capsys.readouterr().out
+    for piece in ("tiny (untrained)", "10 denoising steps", "unet_controller  z_next", "tolerance", "onnxruntime"):
+        assert piece in out
+
+
+def test_a_folder_without_engines_says_what_to_do(tmp_path, capsys):
+    assert cli.main(["info", str(tmp_path)]) == 1
+    assert "Build one with export/build_engines.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["score"], "VIDEO"),
+        (["score", "--crops", "0", "x.mp4"], "'0' is not a whole number of at least 1"),
+        (["score", "--seed", "x", "x.mp4"], "'x' is not a whole number of at least 0"),
+        (["score", "--format", "xml", "x.mp4"], "invalid choice"),
+        ([], "COMMAND"),
+    ],
+)
+def test_misuse_is_status_2(arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_gets_no_traceback(built_engines, clip):
+    command = [sys.executable, "-m", "diffvqa_rt.cli", "score", "--engines", str(built_engines), "--format", "json"]
+    process = subprocess.Popen([*command, clip, clip], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait() == 1

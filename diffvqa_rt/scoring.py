@@ -38,6 +38,15 @@ class StageClock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
+def denoise(unet_controller: Engine, z0: NDArray[np.float32], steps: int) -> dict[str, NDArray[np.float32]]:
+    """All K steps towards z0 [V, 2N, C, h, w]. Returns the last step's outputs: `z_next` (ẑ0) and the features."""
+    # Step 0 starts from the engine's own noise table and does not read z.
+    z = np.zeros_like(z0)
+    for step in range(steps - 1):
+        z = unet_controller({"z": z, "z0": z0, "step": np.array(step)}, ["z_next"])["z_next"]
+    return unet_controller({"z": z, "z0": z0, "step": np.array(steps - 1)})
+
+
 def play(
     engines: Mapping[str, Engine], frames: NDArray[np.float32], steps: int, clock: StageClock | None = None
 ) -> dict[str, NDArray[np.float32]]:
@@ -46,11 +55,7 @@ def play(
     with clock.measure("vae_encoder"):
         z0 = engines["vae_encoder"]({"frames": frames})["z0"]
     with clock.measure("denoise"):
-        # Step 0 starts from the engine's own noise table and does not read z.
-        z = np.zeros_like(z0)
-        for step in range(steps - 1):
-            z = engines["unet_controller"]({"z": z, "z0": z0, "step": np.array(step)}, ["z_next"])["z_next"]
-        last = engines["unet_controller"]({"z": z, "z0": z0, "step": np.array(steps - 1)})
+        last = denoise(engines["unet_controller"], z0, steps)
     with clock.measure("head"):
         features = {name: last[name] for name in FEATURES}
         return engines["head"]({"z0_hat": last["z_next"], **features, "frames": frames})

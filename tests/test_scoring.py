@@ -66,7 +66,12 @@ def test_different_videos_get_different_scores(scorer, clips):
 
 def test_batch_and_order_change_no_bit(scorer, clips):
     one_by_one = scores_by_source(scorer.score_many(clips))
-    assert [type(r).__name__ for r in one_by_one.values()] == ["VideoScore", "VideoScore", "ScoringFailure", "VideoScore"]
+    assert [type(r).__name__ for r in one_by_one.values()] == [
+        "VideoScore",
+        "VideoScore",
+        "ScoringFailure",
+        "VideoScore",
+    ]
     for batch, order in ((2, clips), (3, clips[::-1]), (4, clips)):
         results = list(scorer.score_many(order, batch=batch))
         assert [result.source for result in results] == [str(path) for path in order]

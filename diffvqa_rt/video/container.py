@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
-from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
@@ -29,9 +28,8 @@ _DEMUXERS = (
     "yuv4mpegpipe,bmp_pipe,j2k_pipe,jpeg_pipe,jpegxl_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
 )
 
-# With H.264 and older codecs, threads make it a matter of luck whether a damaged frame is reported as such.
-_THREADED_CODECS = ("av1", "hevc", "vp9", "vvc")
-_THREADS = 4
+# Broken text in the tags of a file must not keep it from being read; from version 19 on, PyAV sees to that itself.
+_TAG_OPTIONS: dict[str, Any] = {} if av.__version__ >= "19" else {"metadata_errors": "replace"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +95,8 @@ def _seekable(file: BinaryIO) -> BinaryIO:
 
 
 @contextmanager
-def open_video(name: str, file: BinaryIO, *, is_threaded: bool = False) -> Iterator[VideoFile]:
-    """The video in `file`, read from its start; decoded by several threads if that is wanted and safe.
+def open_video(name: str, file: BinaryIO) -> Iterator[VideoFile]:
+    """The video in `file`, read from its start.
 
     Raises:
         VideoDecodeError: not in a known format, no video stream, or no decoder for it.
@@ -111,7 +109,7 @@ def open_video(name: str, file: BinaryIO, *, is_threaded: bool = False) -> Itera
             mode="r",
             options=limits,
             container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": ""},
-            metadata_errors="replace",
+            **_TAG_OPTIONS,
         )
     except av.FFmpegError as error:
         raise VideoDecodeError(
@@ -129,6 +127,6 @@ def open_video(name: str, file: BinaryIO, *, is_threaded: bool = False) -> Itera
             if other is not stream:
                 other.discard = Discard.all
         context.options = limits
-        context.thread_type = ThreadType.AUTO
-        context.thread_count = _THREADS if is_threaded and context.codec.canonical_name in _THREADED_CODECS else 1
+        # With more, what a damaged video decodes to, and what is reported as damaged, differs from run to run.
+        context.thread_count = 1
         yield VideoFile(name, container, stream)

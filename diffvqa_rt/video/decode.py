@@ -127,18 +127,18 @@ def _sample_video(name: str, file: BinaryIO, count: int) -> SampledFrames:
         timeline = read_timeline(video)
     targets = timeline.span_centres(count)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
-    seeks, is_fast = timeline.has_clock, True
+    seeks, may_leap = timeline.has_clock, True
     while True:
-        with open_video(name, file, is_threaded=is_fast) as video:
-            reader = FrameReader(video, timeline, leaps=is_fast)
+        with open_video(name, file) as video:
+            reader = FrameReader(video, timeline, may_leap=may_leap)
             try:
                 samples = _collect(name, reader, timeline, targets, seeks)
             except SeekMissedError:
                 seeks = False
                 continue
             is_damaged = reader.corrupt_frames > 0 or [sample.time for sample in samples] != sound_times
-            if is_damaged and is_fast:
-                is_fast = False
+            if is_damaged and reader.leaps:
+                may_leap = False
                 continue
             if not samples:
                 raise VideoDecodeError(

@@ -35,23 +35,28 @@ class FrameReader:
 
     Attributes:
         position: of the packet that is decoded next, as in `Timeline`.
+        leaps: whether it leaves out frames on the way.
         decoded_frames: how many frames the decoder gave, corrupt ones included.
-        corrupt_frames: how many did not decode, or only with errors.
     """
 
-    def __init__(self, video: VideoFile, timeline: Timeline, *, leaps: bool) -> None:
+    def __init__(self, video: VideoFile, timeline: Timeline, *, may_leap: bool) -> None:
         """Reads from the start of a freshly opened video.
 
-        With `leaps`, frames that no other frame refers to are left out before the wanted one. H.264 only: in its
+        If `may_leap`, frames that no other frame refers to are left out on the way to a wanted one. H.264 only: in its
         successors, such frames of one temporal layer may be referred to by the next layer.
         """
         self.decoded_frames = 0
-        self.corrupt_frames = 0
+        self._corrupt: set[tuple[str, int | None]] = set()
         self._video = video
         self._timeline = timeline
         is_h264 = video.stream.codec_context.codec.canonical_name == "h264"
-        self._leaps = leaps and is_h264 and timeline.has_clock
+        self.leaps = may_leap and is_h264 and timeline.has_clock
         self._start(0, video.packets())
+
+    @property
+    def corrupt_frames(self) -> int:
+        """How many frames did not decode, or only with errors; once each, however often they were met."""
+        return len(self._corrupt)
 
     def _start(self, position: int, packets: "Iterator[Packet[VideoStream]]") -> None:
         self.position = position
@@ -97,21 +102,21 @@ class FrameReader:
 
     def _decode_packet(self, wanted_position: int) -> None:
         packet = next(self._packets, None)
-        context = self._video.stream.codec_context
-        is_far = wanted_position - self.position > _PACKETS_IN_FULL
-        context.skip_frame = "NONREF" if self._leaps and is_far else "DEFAULT"
-        self.position += packet is not None
         self._is_at_end = packet is None
+        position, self.position = self.position, self.position + (not self._is_at_end)
+        context = self._video.stream.codec_context
+        is_far = wanted_position - position > _PACKETS_IN_FULL
+        context.skip_frame = "NONREF" if self.leaps and is_far else "DEFAULT"
         try:
             # No packet makes the decoder give out the frames that it still holds.
             frames = context.decode(packet)
         except av.FFmpegError:
-            self.corrupt_frames += 1
+            self._corrupt.add(("packet", position))
             return
         for frame in frames:
             time = frame.pts if self._timeline.has_clock else self.decoded_frames
             self.decoded_frames += 1
             if frame.is_corrupt:
-                self.corrupt_frames += 1
+                self._corrupt.add(("frame", time))
             elif time is not None:
                 self._ahead.append(TimedFrame(time, frame))

@@ -78,17 +78,15 @@ def read_timeline(video: VideoFile) -> Timeline:
         dts.append(NO_TIME if packet.dts is None else packet.dts)
         # Edit lists keep packets that are decoded and not shown.
         is_shown.append(time != NO_TIME and not packet.is_discard)
-        is_key.append(packet.is_keyframe)
+        is_key.append(time != NO_TIME and packet.is_keyframe)
         if is_shown[-1] and time > last:
             last, last_duration = time, packet.duration or 0
-    if not pts:
-        raise VideoDecodeError(f"{video.name} has a video stream without a frame; check that the file is complete")
-
     # AVI carries decoding times only: with reordered frames (B-frames) they say nothing about the screen.
     is_reordered_avi = video.container.format.name == "avi" and video.stream.codec_context.has_b_frames
-    has_clock = 2 * sum(is_shown) > len(pts) and not is_reordered_avi
-    if not has_clock:
-        return _count_frames(len(pts), video.stream.guessed_rate or Fraction(_GUESSED_RATE_HZ))
+    if pts and (is_reordered_avi or 2 * pts.count(NO_TIME) >= len(pts)):
+        return _count_frames(len(pts), _fraction(video.stream.guessed_rate) or Fraction(_GUESSED_RATE_HZ))
+    if not any(is_shown):
+        raise VideoDecodeError(f"{video.name} has a video stream without a frame; check that the file is complete")
 
     times = np.asarray(pts)
     shown = np.asarray(is_shown, dtype=np.bool_)
@@ -102,9 +100,14 @@ def read_timeline(video: VideoFile) -> Timeline:
         is_key=np.asarray(is_key, dtype=np.bool_),
         start=start,
         end=last + last_duration,
-        time_base=video.stream.time_base or Fraction(1),
+        time_base=_fraction(video.stream.time_base) or Fraction(1),
         has_clock=True,
     )
+
+
+def _fraction(number: Fraction | None) -> Fraction | None:
+    # PyAV 18 has fractions here, or None; 19 has a type of its own, or zero.
+    return Fraction(number.numerator, number.denominator) if number else None
 
 
 def _count_frames(count: int, rate_hz: Fraction) -> Timeline:

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Bytes = NDArray[np.uint8]
+RgbFrame = NDArray[np.uint8]
 
 
-def make_views(frames: Sequence[Bytes], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
+def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
     """The views of a video's frames, [crops, 2N, 3, size, size] float32 in [-1, 1].
 
     Frame i's semantic view (the whole frame, resized, aspect not kept) is at 2i of the second axis, its distortion
@@ -45,7 +45,7 @@ def make_views(frames: Sequence[Bytes], size: int, seed: int = 0, crops: int = 1
     return views
 
 
-def _checked(frame: Bytes, index: int) -> Bytes:
+def _checked(frame: RgbFrame, index: int) -> RgbFrame:
     if frame.dtype != np.uint8:
         raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
     if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:

@@ -4,7 +4,8 @@ A task is one batch row, one direction and BLOCK_D channels. It walks the tokens
 [d_state, BLOCK_D] in the first-level cache, and every inner loop runs over channels, so that it vectorises. Both
 directions read natural time order. The backward stores the state before each tile and recomputes the rest.
 
-Computes in float32. Shapes as in `chunked.py`. Tasks are shared out to plain Python threads (the loops release the
+Computes in float32. Shapes as in `chunked.py`. Softplus and silu are here too: torch rounds them differently in a vector
+and at its end, so that a row's result would depend on the batch around it. Tasks are shared out to plain Python threads (the loops release the
 GIL) rather than to numba's own, whose default layer ends the process when two threads call it at once.
 """
 
@@ -12,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import torch
-import torch.nn.functional as F
 from llvmlite import ir
 from numba import float32, int32
 from numba.extending import intrinsic
@@ -39,14 +39,15 @@ def forward(
     reverse: tuple[bool, ...],
 ) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); [batch, dim, length] in `u`'s dtype."""
-    u_32, step, A_32, B_32, C_32 = _prepared(u, delta, A, B, C, delta_bias)
-    y = torch.empty_like(u_32)
-    arrays = [t.numpy() for t in (u_32, step, A_32, B_32, C_32, y)]
-    _run(_forward_tasks, u_32, arrays, reverse)
-    total = _sum_directions(y, u_32, D)
-    if z is not None:
-        total *= F.silu(z.float())
-    return total.to(u.dtype)
+    batch, directions, dim, length = u.shape
+    prepared = _prepared(u, delta, A, B, C, D, z, delta_bias)
+    y = u.new_empty(u.shape, dtype=torch.float32)
+    out = u.new_empty((batch, dim, length), dtype=torch.float32)
+    scan_inputs = (prepared[name] for name in ("u", "delta", "A", "B", "C", "delta_bias"))
+    _share_out(_forward_tasks, batch * directions * _blocks(dim), *scan_inputs, y, bool(reverse[0]))
+    gate_inputs = (prepared[name] for name in ("u", "D", "z"))
+    _share_out(_gate_tasks, batch * dim, y, *gate_inputs, out, z is not None)
+    return out.to(u.dtype)
 
 
 def backward(
@@ -62,35 +63,31 @@ def backward(
     reverse: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given."""
-    u_32, step, A_32, B_32, C_32 = _prepared(u, delta, A, B, C, delta_bias)
+    batch, directions, dim, length = u.shape
+    prepared = _prepared(u, delta, A, B, C, D, z, delta_bias)
+    u_32, z_32 = prepared["u"], prepared["z"]
     grad_y = grad_out.float()
-    gate = None
     if z is not None:
-        gate = torch.sigmoid(z.float())
-        grad_y = grad_y * z.float() * gate
+        gate = torch.sigmoid(z_32)
+        grad_y = grad_y * z_32 * gate
     grad_y = grad_y.contiguous()
 
-    batch, directions, dim, length = u_32.shape
-    d_state = A_32.shape[1]
-    y = torch.empty_like(u_32)
-    grad_u, grad_step = torch.empty_like(u_32), torch.empty_like(u_32)
-    grad_A = u_32.new_empty(batch, directions, d_state, dim)
-    partials = (-(-dim // BLOCK_D), *B_32.shape)
+    y, grad_u, grad_delta = (torch.empty_like(u_32) for _ in range(3))
+    grad_A = u_32.new_empty(batch, *prepared["A"].shape)
+    partials = (_blocks(dim), *prepared["B"].shape)
     grad_B, grad_C = u_32.new_empty(partials), u_32.new_empty(partials)
-    arrays = (u_32, step, A_32, B_32, C_32, grad_y, y, grad_u, grad_step, grad_A, grad_B, grad_C)
-    _run(_backward_tasks, u_32, [t.numpy() for t in arrays], reverse)
+    scan_inputs = (prepared[name] for name in ("u", "delta", "A", "B", "C", "delta_bias"))
+    outputs = (y, grad_u, grad_delta, grad_A, grad_B, grad_C)
+    _share_out(_backward_tasks, batch * directions * _blocks(dim), *scan_inputs, grad_y, *outputs, bool(reverse[0]))
 
     grad_z = None
     if z is not None:
-        z_32 = z.float()
-        y_total = _sum_directions(y, u_32, D)
+        y_total = torch.addcmul(y, u_32, prepared["D"][:, :, None]).sum(1)
         grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
     grad_D = None
     if D is not None:
         grad_D = torch.einsum("bdl,bgdl->gd", grad_y, u_32).to(D.dtype)
-        grad_u += grad_y[:, None] * D.float()[:, :, None]
-    # d softplus(x)/dx = sigmoid(x) = 1 − exp(−softplus(x)).
-    grad_delta = grad_step.mul_(-torch.expm1(-step))
+        grad_u += grad_y[:, None] * prepared["D"][:, :, None]
     return (
         grad_u.to(u.dtype),
         grad_delta.to(delta.dtype),
@@ -103,37 +100,35 @@ def backward(
     )
 
 
-def _prepared(u, delta, A, B, C, delta_bias):
-    """Float32, contiguous: u and Δ [batch, directions, dim, length], A [directions, d_state, dim], B, C [… length, d_state]."""
-    delta = delta.float()
-    if delta_bias is not None:
-        delta = delta + delta_bias.float()[:, :, None]
-    return (
-        u.float().contiguous(),
-        F.softplus(delta).contiguous(),
-        A.float().transpose(1, 2).contiguous(),
-        B.float().transpose(2, 3).contiguous(),
-        C.float().transpose(2, 3).contiguous(),
-    )
+def _prepared(u, delta, A, B, C, D, z, delta_bias) -> dict[str, Tensor]:
+    """Float32 and contiguous, d_state innermost in B and C [… length, d_state], outermost in A; absent weights are 0."""
+    no_weight = u.new_zeros(u.shape[1:3], dtype=torch.float32)
+    tensors = {
+        "u": u,
+        "delta": delta,
+        "A": A.transpose(1, 2),
+        "B": B.transpose(2, 3),
+        "C": C.transpose(2, 3),
+        "D": no_weight if D is None else D,
+        "z": no_weight[None] if z is None else z,
+        "delta_bias": no_weight if delta_bias is None else delta_bias,
+    }
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
 
-def _sum_directions(y: Tensor, u: Tensor, D: Tensor | None) -> Tensor:
-    if D is not None:
-        y = torch.addcmul(y, u, D.float()[:, :, None])
-    return y.sum(1)
+def _blocks(dim: int) -> int:
+    return -(-dim // BLOCK_D)
 
 
-def _run(tasks, u: Tensor, arrays: list, reverse: tuple[bool, ...]) -> None:
-    """Share the tasks out to as many threads as torch itself would use."""
-    batch, directions, dim, _ = u.shape
-    count = batch * directions * -(-dim // BLOCK_D)
-    threads = min(torch.get_num_threads(), count)
-    arguments = (*arrays, bool(reverse[0]), bool(reverse[-1]))
+def _share_out(loop, tasks: int, *arguments) -> None:
+    """Run the loop's tasks on as many threads as torch itself would use."""
+    arrays = [a.numpy() if isinstance(a, Tensor) else a for a in arguments]
+    threads = min(torch.get_num_threads(), tasks)
     if threads <= 1:
-        tasks(0, 1, *arguments)
+        loop(0, 1, *arrays)
         return
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(tasks, i, threads, *arguments) for i in range(threads)]:
+        for future in [pool.submit(loop, first, threads, *arrays) for first in range(threads)]:
             future.result()
 
 
@@ -165,6 +160,22 @@ def _exp(x):
 
 
 @_inlined
+def _softplus(x):
+    """log(1 + exp(x)), precise also where it is small: log1p(t) = 2 atanh(t / (2 + t)) as a series."""
+    t = _exp(-abs(x))
+    s = t / (f32(2) + t)
+    s2 = s * s
+    series = f32(1 / 13)
+    series = series * s2 + f32(1 / 11)
+    series = series * s2 + f32(1 / 9)
+    series = series * s2 + f32(1 / 7)
+    series = series * s2 + f32(1 / 5)
+    series = series * s2 + f32(1 / 3)
+    series = series * s2 + f32(1)
+    return max(x, f32(0)) + f32(2) * s * series
+
+
+@_inlined
 def _place(task, blocks, directions):
     """The batch row, the direction and the block of channels of a task."""
     return task // (blocks * directions), (task // blocks) % directions, task % blocks
@@ -178,6 +189,17 @@ def _load_tile(source, row, direction, first_channel, width, first_token, tokens
 
 
 @_inlined
+def _load_steps(delta, bias, row, direction, first_channel, width, first_token, tokens, raw, steps):
+    """`delta` with its bias, and Δ; channels past the last have Δ = 0."""
+    for j in range(width):
+        for k in range(tokens):
+            raw[k, j] = delta[row, direction, first_channel + j, first_token + k] + bias[direction, first_channel + j]
+    for k in range(tokens):
+        for j in range(BLOCK_D):
+            steps[k, j] = _softplus(raw[k, j])
+
+
+@_inlined
 def _store_tile(tile, width, tokens, target, row, direction, first_channel, first_token):
     for j in range(width):
         for k in range(tokens):
@@ -185,28 +207,29 @@ def _store_tile(tile, width, tokens, target, row, direction, first_channel, firs
 
 
 @_jit
-def _forward_tasks(first_task, stride, u, step, A, B, C, y, reverse_first, reverse_second):
+def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y, reverse_first):
     batch, directions, dim, length = u.shape
     d_state = A.shape[1]
     blocks = (dim + BLOCK_D - 1) // BLOCK_D
     tiles = (length + TILE - 1) // TILE
     a = zeros((d_state, BLOCK_D), f32)
     h = empty((d_state, BLOCK_D), f32)
-    steps, inputs = zeros((TILE, BLOCK_D), f32), zeros((TILE, BLOCK_D), f32)
+    raw, steps, inputs = empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32)
     outputs = empty((TILE, BLOCK_D), f32)
     for task in range(first_task, batch * directions * blocks, stride):
         row, direction, block = _place(task, blocks, directions)
-        reverse = reverse_first if direction == 0 else reverse_second
+        reverse = reverse_first != (direction == 1)
         channel = block * BLOCK_D
         width = min(BLOCK_D, dim - channel)
         a[:, :width] = A[direction, :, channel : channel + width]
-        steps[:, :] = f32(0)
+        # Channels past the last one: nothing goes in, and Δ is small.
+        raw[:, :] = f32(-20)
         inputs[:, :] = f32(0)
         h[:, :] = f32(0)
         for tile in range(tiles):
             token = (tiles - 1 - tile if reverse else tile) * TILE
             tokens = min(TILE, length - token)
-            _load_tile(step, row, direction, channel, width, token, tokens, steps)
+            _load_steps(delta, delta_bias, row, direction, channel, width, token, tokens, raw, steps)
             _load_tile(u, row, direction, channel, width, token, tokens, inputs)
             for position in range(tokens):
                 k = tokens - 1 - position if reverse else position
@@ -224,8 +247,23 @@ def _forward_tasks(first_task, stride, u, step, A, B, C, y, reverse_first, rever
 
 
 @_jit
+def _gate_tasks(first_task, stride, y, u, D, z, out, has_gate):
+    """out = Σ_directions (y + D u) ∘ silu(z); a task is one channel of one batch row."""
+    batch, directions, dim, length = y.shape
+    for task in range(first_task, batch * dim, stride):
+        row, channel = task // dim, task % dim
+        for k in range(length):
+            total = y[row, 0, channel, k] + D[0, channel] * u[row, 0, channel, k]
+            if directions == 2:
+                total += y[row, 1, channel, k] + D[1, channel] * u[row, 1, channel, k]
+            if has_gate:
+                total *= z[row, channel, k] / (f32(1) + _exp(-z[row, channel, k]))
+            out[row, channel, k] = total
+
+
+@_jit
 def _backward_tasks(
-    first_task, stride, u, step, A, B, C, grad_y, y, grad_u, grad_step, grad_A, grad_B, grad_C, reverse_first, reverse_second
+    first_task, stride, u, delta, A, B, C, delta_bias, grad_y, y, grad_u, grad_delta, grad_A, grad_B, grad_C, reverse_first
 ):
     batch, directions, dim, length = u.shape
     d_state = A.shape[1]
@@ -235,16 +273,18 @@ def _backward_tasks(
     starts = empty((tiles + 1, d_state, BLOCK_D), f32)
     states, decays = empty((TILE + 1, d_state, BLOCK_D), f32), empty((TILE, d_state, BLOCK_D), f32)
     carry = empty((d_state, BLOCK_D), f32)
-    steps, inputs, upstream = (zeros((TILE, BLOCK_D), f32), zeros((TILE, BLOCK_D), f32), zeros((TILE, BLOCK_D), f32))
-    outputs, grad_inputs, grad_steps = empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32)
+    raw, steps = empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32)
+    inputs, upstream, outputs = empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32)
+    grad_inputs, grad_steps = empty((TILE, BLOCK_D), f32), empty((TILE, BLOCK_D), f32)
     through_B = empty(BLOCK_D, f32)
     for task in range(first_task, batch * directions * blocks, stride):
         row, direction, block = _place(task, blocks, directions)
-        reverse = reverse_first if direction == 0 else reverse_second
+        reverse = reverse_first != (direction == 1)
         channel = block * BLOCK_D
         width = min(BLOCK_D, dim - channel)
         a[:, :width] = A[direction, :, channel : channel + width]
-        steps[:, :] = f32(0)
+        # Channels past the last one: nothing goes in, and Δ is small.
+        raw[:, :] = f32(-20)
         inputs[:, :] = f32(0)
         upstream[:, :] = f32(0)
 
@@ -252,7 +292,7 @@ def _backward_tasks(
         for tile in range(tiles):
             token = (tiles - 1 - tile if reverse else tile) * TILE
             tokens = min(TILE, length - token)
-            _load_tile(step, row, direction, channel, width, token, tokens, steps)
+            _load_steps(delta, delta_bias, row, direction, channel, width, token, tokens, raw, steps)
             _load_tile(u, row, direction, channel, width, token, tokens, inputs)
             starts[tile + 1] = starts[tile]
             h = starts[tile + 1]
@@ -274,7 +314,7 @@ def _backward_tasks(
         for tile in range(tiles - 1, -1, -1):
             token = (tiles - 1 - tile if reverse else tile) * TILE
             tokens = min(TILE, length - token)
-            _load_tile(step, row, direction, channel, width, token, tokens, steps)
+            _load_steps(delta, delta_bias, row, direction, channel, width, token, tokens, raw, steps)
             _load_tile(u, row, direction, channel, width, token, tokens, inputs)
             for j in range(width):
                 for k in range(tokens):
@@ -313,8 +353,9 @@ def _backward_tasks(
                 for j in range(BLOCK_D):
                     grad_inputs[k, j] = steps[k, j] * through_B[j]
                     grad_steps[k, j] += inputs[k, j] * through_B[j]
+                    grad_steps[k, j] /= f32(1) + _exp(-raw[k, j])
             _store_tile(grad_inputs, width, tokens, grad_u, row, direction, channel, token)
-            _store_tile(grad_steps, width, tokens, grad_step, row, direction, channel, token)
+            _store_tile(grad_steps, width, tokens, grad_delta, row, direction, channel, token)
         for i in range(d_state):
             for j in range(width):
                 grad_A[row, direction, i, channel + j] = grad_a[i, j]

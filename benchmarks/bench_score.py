@@ -1,0 +1,88 @@
+"""Scoring one video, stage by stage and whole: the engines beside the same network in eager torch.
+
+Both see the same inputs and threads. Before every timed round of one, the other runs once, so that a machine that slows
+down slows both; `speedup` is the median of the rounds' own ratios. Outputs are compared before anything is timed.
+
+    pytest benchmarks/bench_score.py --benchmark-only
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffvqa_rt import Scorer
+from diffvqa_rt.engines import available_cpus, open_engines
+from diffvqa_rt.scoring import denoise, play
+from diffvqa_rt.specs import FEATURES
+from diffvqa_rt.video import make_views, sample_frames
+
+ROUNDS = 7
+PROVIDERS = {"onnxruntime": "onnx", "pytorch": "torch"}
+BASELINE = "pytorch"
+# The tests' tolerances, of the outputs' range.
+TOLERANCE = 1e-3
+
+Run = Callable[[], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def runs(engines_folder: Path, clip: Path) -> dict[str, dict[str, Run]]:
+    """stage → provider → a call that runs it and returns its first output."""
+    opened = {name: open_engines(engines_folder, backend) for name, backend in PROVIDERS.items()}
+    config = opened[BASELINE][0].config
+    frames = make_views(sample_frames(clip, config.frames).frames, config.view_size)
+    steps = config.sampler.steps
+    z0 = opened[BASELINE][1]["vae_encoder"]({"frames": frames})["z0"]
+    last = denoise(opened[BASELINE][1]["unet_controller"], z0, steps)
+    head_inputs = {"z0_hat": last["z_next"], **{name: last[name] for name in FEATURES}, "frames": frames}
+
+    def stages(engines) -> dict[str, Run]:
+        return {
+            "vae_encoder": lambda: engines["vae_encoder"]({"frames": frames})["z0"],
+            "denoise": lambda: denoise(engines["unet_controller"], z0, steps)["z_next"],
+            "head": lambda: engines["head"](head_inputs)["frame_scores"],
+            "score": lambda: play(engines, frames, steps)["frame_scores"],
+        }
+
+    by_provider = {name: stages(engines) for name, (_, engines) in opened.items()}
+    return {stage: {name: by_provider[name][stage] for name in PROVIDERS} for stage in by_provider[BASELINE]}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("stage", ["vae_encoder", "denoise", "head", "score"])
+def test_stage(benchmark, runs, stage, provider):
+    (other,) = PROVIDERS.keys() - {provider}
+    ours, theirs = runs[stage][provider], runs[stage][other]
+    expected, actual = theirs(), ours()
+    assert np.abs(actual - expected).max() < TOLERANCE * np.abs(expected).max()
+
+    other_seconds: list[float] = []
+
+    def run_the_other() -> None:
+        start = time.perf_counter()
+        theirs()
+        other_seconds.append(time.perf_counter() - start)
+
+    benchmark.group = f"{stage}, tiny, one video of 8 frames"
+    benchmark.pedantic(ours, setup=run_the_other, rounds=ROUNDS)
+    ratios = [b / a for a, b in zip(benchmark.stats.stats.data, other_seconds, strict=True)]
+    benchmark.extra_info["threads"] = available_cpus()
+    benchmark.extra_info[f"speedup_over_{other}"] = round(statistics.median(ratios), 3)
+
+
+def test_a_file_to_its_score(benchmark, engines_folder, clip):
+    """What a user waits for after loading: decode, views, engines."""
+    benchmark.group = "file to score, tiny, 5 s of 720×480"
+    scorer = Scorer.open(engines_folder)
+    result = benchmark.pedantic(scorer.score, args=(clip,), rounds=ROUNDS, warmup_rounds=1)
+    benchmark.extra_info["stage_seconds"] = {stage: round(s, 4) for stage, s in result.stage_seconds.items()}
+
+
+def test_opening_an_engine_folder(benchmark, engines_folder):
+    """Read, verify, create the sessions."""
+    benchmark.group = "open an engine folder, tiny"
+    benchmark.pedantic(Scorer.open, args=(engines_folder,), rounds=ROUNDS, warmup_rounds=1)

@@ -2,8 +2,8 @@
 
     python -m diffvqa_kernels.aot --arch sm_80,sm_90 --out kernels_aot
 
-Per kernel and architecture: a cubin, the PTX, and a JSON file with what a launcher must know. Printed: registers, shared
-memory and bytes spilled; the exit code is 1 where a kernel spills.
+Per kernel and architecture: a cubin, the PTX, and a JSON file with what a launcher must know. Printed: registers,
+shared memory and bytes spilled; the exit code is 1 where a kernel spills.
 """
 
 import argparse
@@ -28,9 +28,9 @@ DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 # Which axis of u, delta, B, C, z and out is contiguous.
 LAYOUTS = ("channels_last", "natural")
 # Intermediate results, which are float32 whatever the inputs are.
-_FLOAT32_POINTERS = frozenset(
-    f"{name}_ptr"
-    for name in "states step_sums carried partial adjoints y grad_y grad_A grad_B grad_C".split()
+_FLOAT32_POINTERS = (
+    *("states_ptr", "step_sums_ptr", "carried_ptr", "partial_ptr", "adjoints_ptr", "y_ptr"),
+    *("grad_y_ptr", "grad_A_ptr", "grad_B_ptr", "grad_C_ptr"),
 )
 
 
@@ -55,7 +55,7 @@ class Build:
     layout: str
 
     def source(self) -> ASTSource:
-        """The kernel with its signature: strides of the contiguous axis are 1, `dim` and pointers are multiples of 16."""
+        """The kernel with its signature: strides of the contiguous axis are 1, `dim` and pointers divide by 16."""
         signature, constants, attributes = {}, dict(self.constants), {}
         for index, argument in enumerate(self.function.arg_names):
             divisible = argument.endswith("_ptr") or argument in ("dim", "d_state")
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m diffvqa_kernels.aot", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--arch", default=",".join(ARCHITECTURES), help="comma-separated (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cubin, PTX and JSON files")
-    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of inputs and outputs (default: %(default)s)")
+    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of inputs and outputs (%(default)s)")
     parser.add_argument("--layout", default=",".join(LAYOUTS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--d-state", default=16, type=int, help="states a channel (default: %(default)s)")
     arguments = parser.parse_args(argv)

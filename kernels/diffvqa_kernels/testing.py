@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 # Largest error relative to the largest value of the float64 reference on the same (rounded) inputs. float32: a few
-# roundings; half precision: one rounding of the output, since everything inside is float32. Gradients add up over tokens
-# and channels.
+# roundings; half precision: one rounding of the output, since everything inside is float32. Gradients add up over
+# tokens and channels.
 FORWARD_TOLERANCE = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 

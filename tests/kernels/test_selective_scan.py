@@ -19,6 +19,12 @@ CPU_BACKENDS = ("numba", "chunked")
 SHAPES = [(1, 1, 1, 1), (3, 5, 3, 15), (1, 65, 4, 33), (2, 70, 16, 65), (1, 8, 33, 127)]
 
 
+def _map_per_token(inputs, change):
+    """The arguments with those that hold tokens changed, and the weights as they are."""
+    per_token = ("u", "delta", "B", "C", "z")
+    return [change(t) if name in per_token else t for name, t in zip(testing.ARGUMENTS, inputs, strict=True)]
+
+
 def _assert_gradients_close(inputs, backend, tolerance):
     leaves = [t.clone().requires_grad_() for t in inputs]
     out = bidirectional_selective_scan(*leaves, backend=backend)
@@ -144,9 +150,7 @@ def test_reverse_is_flip_scan_flip(sizes, seed, backend):
 def test_output_ignores_the_future(sizes, seed, backend):
     inputs = testing.one_direction(testing.bidirectional_inputs(*sizes, seed=seed))
     half = sizes[-1] // 2
-    cut = [
-        t[..., : half + 1] if name in ("u", "delta", "B", "C", "z") else t for name, t in zip(testing.ARGUMENTS, inputs)
-    ]
+    cut = _map_per_token(inputs, lambda t: t[..., : half + 1])
     got = selective_scan(*cut, backend=backend)
     torch.testing.assert_close(got, selective_scan(*inputs, backend=backend)[..., : half + 1], rtol=1e-5, atol=1e-5)
 
@@ -168,9 +172,7 @@ def test_a_row_is_the_same_in_any_batch(sizes, seed):
     inputs = testing.bidirectional_inputs(*sizes, seed=seed)
     whole = bidirectional_selective_scan(*inputs, backend="numba")
     for row in range(sizes[0]):
-        alone = [
-            t[row : row + 1] if name in ["u", "delta", "B", "C", "z"] else t for name, t in zip(testing.ARGUMENTS, inputs)
-        ]
+        alone = _map_per_token(inputs, lambda t, row=row: t[row : row + 1])
         assert torch.equal(bidirectional_selective_scan(*alone, backend="numba"), whole[row : row + 1])
 
 
@@ -230,7 +232,7 @@ def test_bad_arguments_are_named(change, error, message):
 
 def test_a_named_backend_never_falls_back():
     inputs = testing.in_float64(testing.bidirectional_inputs(1, 3, 2, 5))
-    with pytest.raises(TypeError, match="numba.*float64.*chunked"):
+    with pytest.raises(TypeError, match=r"numba.*float64.*chunked"):
         bidirectional_selective_scan(*inputs, backend="numba")
 
 

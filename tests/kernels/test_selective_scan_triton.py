@@ -13,7 +13,7 @@ from diffvqa_kernels.selective_scan import (
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Interpreted, a chunk is 16 tokens and a tile 4 tokens of 8 channels; every element of a scan costs 70 µs.
-SHAPES = [(1, 1, 1, 1), (2, 3, 2, 5), (1, 9, 3, 35)]
+SHAPES = [(1, 1, 1, 1), (1, 3, 2, 5), (1, 9, 2, 35)]
 GPU_SHAPES = [(2, 384, 16, 4609), (3, 130, 16, 127), (1, 40, 33, 200), (1, 24, 64, 65)]
 
 
@@ -64,14 +64,14 @@ def test_half_precision_rounds_once(dtype):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("is_bare", [False, True], ids=["with D, z, bias", "bare"])
 def test_one_direction(reverse, is_bare):
-    inputs = testing.one_direction(_inputs((2, 3, 2, 18)))[: 5 if is_bare else 8]
+    inputs = testing.one_direction(_inputs((2, 3, 2, 6)))[: 5 if is_bare else 8]
     want = selective_scan_reference(*testing.in_float64(inputs), reverse=reverse)
     got = selective_scan(*inputs, reverse=reverse, backend="triton")
     testing.assert_close(got, want, testing.FORWARD_TOLERANCE[torch.float32])
 
 
 def test_strided_inputs_and_outputs():
-    contiguous = _inputs((2, 3, 2, 18))
+    contiguous = _inputs((1, 3, 2, 18))
     strided = [t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in contiguous]
     out = bidirectional_selective_scan(*strided, backend="triton")
     assert out.stride() == strided[6].stride()

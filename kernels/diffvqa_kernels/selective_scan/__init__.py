@@ -98,7 +98,7 @@ def _check(u, delta, A, B, C, D, z, delta_bias, backend: str, directions: tuple[
     if u.ndim != 3 + len(directions) or A.ndim != 2 + len(directions):
         sizes = "2, " if directions else ""
         raise ValueError(
-            f"u is {list(u.shape)} and A {list(A.shape)}: expected [batch, {sizes}dim, length] and [{sizes}dim, d_state]"
+            f"u is {list(u.shape)}, A {list(A.shape)}: expected [batch, {sizes}dim, length], [{sizes}dim, d_state]"
         )
     batch, dim, length, d_state = u.shape[0], u.shape[-2], u.shape[-1], A.shape[-1]
     if length == 0:

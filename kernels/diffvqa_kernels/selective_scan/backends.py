@@ -31,8 +31,10 @@ def backward_module(backend: str, u: Tensor, d_state: int) -> ModuleType:
 
 
 def check_backend(backend: str) -> None:
-    """Raises:
-    ValueError: the name is unknown.
+    """Refuse an unknown name.
+
+    Raises:
+        ValueError: with the names there are.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -58,7 +60,7 @@ def _check_triton(u: Tensor, d_state: int) -> None:
         from diffvqa_kernels.selective_scan.forward import INTERPRETED
 
         if not INTERPRETED:
-            raise ValueError("backend='triton' on CPU tensors needs TRITON_INTERPRET=1 before the first import of triton")
+            raise ValueError("backend='triton' on CPU tensors needs TRITON_INTERPRET=1 before triton's first import")
 
 
 @functools.cache
@@ -69,5 +71,7 @@ def _automatic(device: str, dtype: torch.dtype, d_state: int) -> str:
         return "triton"
     if device == "cpu" and importlib.util.find_spec("numba"):
         return "numba"
-    logger.info("selective scan on %s (%s, d_state %d): plain torch; numba makes it faster on a CPU", device, dtype, d_state)
+    logger.info(
+        "selective scan in plain torch on %s (%s, d_state %d); numba is faster on a CPU", device, dtype, d_state
+    )
     return "chunked"

@@ -36,7 +36,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def advance_keeping(a_first, x_first, ab_first, xb_first, a_second, x_second, ab_second, xb_second):
-    """`advance`, and beside it the map up to just before the last step, which gives each step the state it started from."""
+    """`advance`, and beside it the map up to just before the last step: it gives each step the state it starts from."""
     return (
         a_first * a_second,
         x_first * a_second + x_second,
@@ -225,7 +225,8 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given."""
     batch, directions, dim, length = u.shape
-    A_row, D_row, bias_row = (t if t is None else t.contiguous() for t in (A, D, delta_bias))
+    A_row = A.contiguous()
+    D_row, bias_row = (t if t is None else t.contiguous() for t in (D, delta_bias))
     d_state = A.shape[2]
     grad_y = grad_out.float()
     if z is not None:

@@ -5,8 +5,9 @@ one fused multiply-add a token, is a Python loop. All directions advance as one 
 backward keeps no more than the state at each chunk's start and recomputes the rest.
 
 Shapes, here and in the other backends (directions is 1 or 2):
-    u, delta [batch, directions, dim, length]    A [directions, dim, d_state]    B, C [batch, directions, d_state, length]
-    D, delta_bias [directions, dim]              z [batch, dim, length]          out [batch, dim, length]
+    u, delta [batch, directions, dim, length]        A [directions, dim, d_state]
+    B, C [batch, directions, d_state, length]        D, delta_bias [directions, dim]
+    z, out [batch, dim, length]
 """
 
 import torch
@@ -29,13 +30,7 @@ def forward(
     reverse: tuple[bool, ...],
 ) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); [batch, dim, length] in `u`'s dtype."""
-    scan = _Scan(u, delta, A, B, C, delta_bias, reverse)
-    y = torch.empty_like(scan.u)
-    for chunk, h in scan.states():
-        y[chunk] = (scan.C[chunk].unsqueeze(-2) @ h).squeeze(-2)
-    if D is not None:
-        y += scan.u * D.to(y.dtype)
-    total = scan.to_natural_order(y).sum(1)
+    total = _scanned(_Scan(u, delta, A, B, C, delta_bias, reverse), D).sum(1)
     if z is not None:
         total = total * F.silu(z.to(total.dtype))
     return total.to(u.dtype)
@@ -64,7 +59,7 @@ def backward(
     if z is not None:
         z_compute = z.to(grad_out.dtype)
         gate = torch.sigmoid(z_compute)
-        y_total = forward(*(t.to(grad_out.dtype) for t in (u, delta, A, B, C)), D, None, delta_bias, reverse)
+        y_total = _scanned(scan, D).sum(1)
         grad_z = (grad_out * y_total * gate * (1 + z_compute * (1 - gate))).to(z.dtype)
         grad_y_natural = grad_out * z_compute * gate
     grad_y = scan.to_scan_order(grad_y_natural[:, None].expand(-1, len(reverse), -1, -1))
@@ -76,7 +71,7 @@ def backward(
     chunks = scan.chunks()
     starts = scan.chunk_starts()
     adjoint = torch.zeros_like(starts[0])
-    for chunk, start in zip(reversed(chunks), reversed(starts)):
+    for chunk, start in zip(reversed(chunks), reversed(starts), strict=True):
         decay, h = scan.run(chunk, start)
         h_before = torch.cat((start[None], h[:-1]))
         adjoints = grad_y[chunk].unsqueeze(-2) * scan.C[chunk].unsqueeze(-1)
@@ -112,6 +107,16 @@ def backward(
     )
 
 
+def _scanned(scan: "_Scan", D: Tensor | None) -> Tensor:
+    """Each direction's y, before the gate: [batch, directions, dim, length]."""
+    y = torch.empty_like(scan.u)
+    for chunk, h in scan.states():
+        y[chunk] = (scan.C[chunk].unsqueeze(-2) @ h).squeeze(-2)
+    if D is not None:
+        y += scan.u * D.to(y.dtype)
+    return scan.to_natural_order(y)
+
+
 class _Scan:
     """The inputs in the compute dtype and time-major, [length, batch, directions, …], and the recurrence over them."""
 
@@ -128,11 +133,11 @@ class _Scan:
         x = x.permute(3, 0, 1, 2)
         if not any(self.reverse):
             return x.contiguous()
-        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse))
+        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse, strict=True))
         return torch.stack(list(halves), dim=2)
 
     def to_natural_order(self, x: Tensor) -> Tensor:
-        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse))
+        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse, strict=True))
         return torch.stack([half.permute(1, 2, 0) for half in halves], dim=1)
 
     def chunks(self) -> list[slice]:

@@ -81,12 +81,12 @@ def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HA
 
 
 def lanes(block_n: int) -> int:
-    """Lanes of a warp that lie along channels: a thread then holds 16 states of a channel, or all where there are fewer."""
+    """Lanes of a warp that lie along channels: a thread then holds 16 states of a channel, or all there are."""
     return max(8, min(32, 512 // block_n))
 
 
 def prune(candidates: list[triton.Config], named_args: dict, **meta) -> list[triton.Config]:
-    """The configurations that split d_state over lanes in the one way that goes with it, so that sums keep their order."""
+    """The configurations that split d_state over lanes in the one way that goes with it: sums keep their order."""
     width = lanes(meta["BLOCK_N"])
     return [c for c in candidates if c.kwargs["BLOCK_D"] == width * c.num_warps and (c.num_warps == 1 or width == 32)]
 
@@ -362,7 +362,8 @@ def forward(
 ) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); strides as `z` (or `u`), dtype as `u`."""
     batch, directions, dim, length = u.shape
-    A, D, delta_bias = (t if t is None else t.contiguous() for t in (A, D, delta_bias))
+    A = A.contiguous()
+    D, delta_bias = (t if t is None else t.contiguous() for t in (D, delta_bias))
     d_state = A.shape[2]
     out = torch.empty_like(u[:, 0] if z is None else z, dtype=u.dtype)
     partial = out if out.dtype == torch.float32 or directions == 1 else torch.empty_like(out, dtype=torch.float32)
@@ -397,7 +398,7 @@ def chunk_states(
     *,
     adjoint: bool = False,
 ) -> Tensor:
-    """The state after each chunk, everything before it carried in: [batch, directions, chunks, d_state, dim] float32."""
+    """The state after each chunk with all before it carried in, float32 [batch, directions, chunks, d_state, dim]."""
     batch, directions, dim, length = delta.shape
     d_state = A.shape[2]
     chunks = triton.cdiv(length, chunk_length)

@@ -4,9 +4,10 @@ A task is one batch row, one direction and BLOCK_D channels. It walks the tokens
 [d_state, BLOCK_D] in the first-level cache, and every inner loop runs over channels, so that it vectorises. Both
 directions read natural time order. The backward stores the state before each tile and recomputes the rest.
 
-Computes in float32. Shapes as in `chunked.py`. Softplus and silu are here too: torch rounds them differently in a vector
-and at its end, so that a row's result would depend on the batch around it. Tasks are shared out to plain Python threads (the loops release the
-GIL) rather than to numba's own, whose default layer ends the process when two threads call it at once.
+Computes in float32. Shapes as in `chunked.py`. Softplus and silu are here too: torch rounds them differently in a
+vector and at its end, so that a row's result would depend on the batch around it. Tasks are shared out to plain Python
+threads (the loops release the GIL) rather than to numba's own, whose default layer ends the process when two threads
+call it at once.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,12 @@ import torch
 from llvmlite import ir
 from numba import float32, int32
 from numba.extending import intrinsic
-from numpy import empty, float32 as f32, floor, int32 as i32, zeros
+from numpy import empty, floor, zeros
+from numpy import float32 as f32
+from numpy import int32 as i32
 from torch import Tensor
 
-# Measured on two Xeon cores with AVX-512: 32 and 128 channels, 32 and 64 tokens are within 10 % or slower.
+# Measured on a Xeon at dim 128 and 384: 32 to 128 channels and 8 to 32 tokens differ by less than 15 %.
 BLOCK_D = 64
 TILE = 16
 
@@ -63,7 +66,7 @@ def backward(
     reverse: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given."""
-    batch, directions, dim, length = u.shape
+    batch, directions, dim, _ = u.shape
     prepared = _prepared(u, delta, A, B, C, D, z, delta_bias)
     u_32, z_32 = prepared["u"], prepared["z"]
     grad_y = grad_out.float()
@@ -101,7 +104,7 @@ def backward(
 
 
 def _prepared(u, delta, A, B, C, D, z, delta_bias) -> dict[str, Tensor]:
-    """Float32 and contiguous, d_state innermost in B and C [… length, d_state], outermost in A; absent weights are 0."""
+    """Float32 and contiguous; d_state is the last axis of B and C and the middle one of A; absent weights are 0."""
     no_weight = u.new_zeros(u.shape[1:3], dtype=torch.float32)
     tensors = {
         "u": u,
@@ -263,7 +266,22 @@ def _gate_tasks(first_task, stride, y, u, D, z, out, has_gate):
 
 @_jit
 def _backward_tasks(
-    first_task, stride, u, delta, A, B, C, delta_bias, grad_y, y, grad_u, grad_delta, grad_A, grad_B, grad_C, reverse_first
+    first_task,
+    stride,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    delta_bias,
+    grad_y,
+    y,
+    grad_u,
+    grad_delta,
+    grad_A,
+    grad_B,
+    grad_C,
+    reverse_first,
 ):
     batch, directions, dim, length = u.shape
     d_state = A.shape[1]

@@ -222,7 +222,7 @@ def attach_functions(program: torch.onnx.ONNXProgram) -> None:
     used = {node.op_type for node in program.model.graph.all_nodes() if node.domain == DOMAIN}
     for proto in (bidirectional_function(), forward_function()):
         if proto.name in used:
-            function = onnx_ir.from_proto(proto)
+            function = onnx_ir.serde.deserialize_function(proto)
             # The body's operators mean the same in every opset from 18 on, and a checker wants one opset in a model.
             function.opset_imports[""] = program.model.opset_imports[""]
             program.model.functions[function.identifier()] = function

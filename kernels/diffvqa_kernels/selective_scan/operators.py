@@ -63,7 +63,7 @@ def selective_scan_backward_op(
     backward = backward_module(backend, u, A.shape[-1]).backward
     gradients = backward(grad_out, *_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,))
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return [_in_layout_of(t, g.view_as(t)) for t, g in zip(inputs, gradients) if t is not None]
+    return [_in_layout_of(t, g.view_as(t)) for t, g in zip(inputs, gradients, strict=True) if t is not None]
 
 
 @torch.library.custom_op("diffvqa::bidirectional_selective_scan_backward", mutates_args=())
@@ -82,7 +82,7 @@ def bidirectional_selective_scan_backward_op(
     """The gradients of all eight inputs, in the order of the forward's arguments."""
     backward = backward_module(backend, u, A.shape[-1]).backward
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return [_in_layout_of(t, g) for t, g in zip(inputs, backward(grad_out, *inputs, _BOTH))]
+    return [_in_layout_of(t, g) for t, g in zip(inputs, backward(grad_out, *inputs, _BOTH), strict=True)]
 
 
 def _grouped(u, delta, A, B, C, D):

@@ -12,7 +12,8 @@ class VideoScore:
     """The score of a video, and what it takes to trust and repeat it.
 
     `score` lies on `score_range` for what training has seen (0 bad … 100 good by default); it is Σ frame_weights ·
-    frame_scores. `stage_seconds`: wall time per stage; in a batch, the batch's time divided by its videos.
+    frame_scores. `model` says `untrained` where the number means nothing. `stage_seconds`: wall time per stage; in a
+    batch, the batch's time divided by its videos.
     """
 
     source: str
@@ -31,11 +32,6 @@ class VideoScore:
     weights_sha256: str
     backend: str
 
-    @property
-    def model_label(self) -> str:
-        """The network's name, marked where its scores mean nothing."""
-        return self.model if self.is_trained else f"{self.model} (untrained)"
-
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -51,30 +47,28 @@ class ScoringFailure:
         return dataclasses.asdict(self)
 
 
+def _fields(schema: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(schema)]
+
+
+STAGES = ("decode", "views", "vae_encoder", "denoise", "head")
+"""The keys of `VideoScore.stage_seconds`, in the order in which a video passes them."""
+
+_NESTED = ("video", "stage_seconds")
 CSV_COLUMNS = (
-    "source",
-    "score",
-    "crop_spread",
-    "frame_scores",
-    "frame_weights",
-    "timestamps_seconds",
-    "seed",
-    "width",
-    "height",
-    "duration_seconds",
-    "decoded_frames",
-    "corrupt_frames",
-    "model",
-    "is_trained",
-    "weights_sha256",
+    *(name for name in _fields(VideoScore) if name not in _NESTED),
+    *_fields(VideoInfo),
+    *(f"{stage}_seconds" for stage in STAGES),
     "error",
 )
+"""The whole of a `VideoScore` on one level, and what a `ScoringFailure` adds."""
 
 
 def csv_row(result: VideoScore | ScoringFailure) -> dict[str, Any]:
     """A result under `CSV_COLUMNS`; sequences are joined by spaces, what a result lacks is empty."""
     values = result.as_dict()
-    flat = {**values.get("video", {}), **values}
+    stages = {f"{stage}_seconds": seconds for stage, seconds in values.get("stage_seconds", {}).items()}
+    flat = {**values.get("video", {}), **stages, **values}
     return {name: _cell(flat.get(name)) for name in CSV_COLUMNS}
 
 

@@ -55,12 +55,19 @@ def coefficient_table(config: SamplerConfig) -> NDArray[np.float32]:
     return table.astype(np.float32)
 
 
+def initial_coefficients(config: SamplerConfig) -> tuple[float, float]:
+    """(√ᾱ_T, √(1−ᾱ_T)) of eq. (1): the sampler starts from z_T = √ᾱ_T z0 + √(1−ᾱ_T) ε."""
+    last = float(alphas_cumprod(config)[timesteps(config)[0]])
+    return last**0.5, (1 - last) ** 0.5
+
+
 def noise_table(config: SamplerConfig, latent_shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """The initial noise and the noise of every step but the last, [steps, C, h, w] float32.
 
-    Row 0 is the starting z_T; row k is what step k−1 adds. One table serves all frames, views and videos, so that a
-    difference of frames sees only the video. Drawn from the raw 64-bit outputs of the counter-based Philox generator by
-    Box–Muller: NumPy guarantees that stream, and not that of its own `standard_normal`.
+    Row 0 is the ε of eq. (1), which the sampler starts from; row k is what step k−1 adds. One table serves all frames,
+    views and videos, so that a difference of frames sees only the video. Drawn from the raw 64-bit outputs of the
+    counter-based Philox generator by Box–Muller: NumPy guarantees that stream, and not that of its own
+    `standard_normal`.
     """
     count = config.steps * int(np.prod(latent_shape))
     raw = np.random.Philox(key=config.noise_seed).random_raw(2 * count)

@@ -20,7 +20,7 @@ from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.specs import FEATURES
-from diffvqa_rt.video import SampledFrames, make_views, sample_frames
+from diffvqa_rt.video import SampledFrames, VideoInfo, make_views, sample_frames
 
 VideoSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
@@ -40,7 +40,7 @@ class StageClock:
 
 def denoise(unet_controller: Engine, z0: NDArray[np.float32], steps: int) -> dict[str, NDArray[np.float32]]:
     """All K steps towards z0 [V, 2N, C, h, w]. Returns the last step's outputs: `z_next` (ẑ0) and the features."""
-    # Step 0 starts from the engine's own noise table and does not read z.
+    # Step 0 makes its own z_T from z0 and the noise table, and does not read z.
     z = np.zeros_like(z0)
     for step in range(steps - 1):
         z = unet_controller({"z": z, "z0": z0, "step": np.array(step)}, ["z_next"])["z_next"]
@@ -63,10 +63,11 @@ def play(
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A video that has become the network's input."""
+    """A video that has become the network's input; its full-size frames are gone."""
 
     source: str
-    sampled: SampledFrames
+    timestamps_seconds: tuple[float, ...]
+    info: VideoInfo
     views: NDArray[np.float32]
     seconds: dict[str, float]
 
@@ -108,7 +109,7 @@ class Scorer:
             VideoDecodeError: no frame of the video can be had.
             ValueError, TypeError: an array of another shape or dtype.
         """
-        return self._score_batch([self._prepare(source, seed, crops)], seed)[0]
+        return self._score_batch([self._prepare(source, *self._sample(source), seed, crops)], seed)[0]
 
     def score_many(
         self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1, batch: int = 1
@@ -117,30 +118,40 @@ class Scorer:
 
         A video that cannot be scored gives a `ScoringFailure` in its place; the others are not affected. The batch and
         the order change no bit of any score.
+
+        Raises:
+            ValueError, TypeError: `batch`, `crops`, `seed` or `sources` itself is not what it should be.
         """
         if batch < 1:
             raise ValueError(f"batch is {batch}; expected at least 1")
+        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
+            raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         remaining = iter(sources)
         while group := list(islice(remaining, batch)):
             prepared: list[_Prepared | ScoringFailure] = []
             for source in group:
                 try:
-                    prepared.append(self._prepare(source, seed, crops))
-                except DiffVQAError as error:
+                    sampled, seconds = self._sample(source)
+                except (DiffVQAError, TypeError, ValueError) as error:
                     prepared.append(ScoringFailure(source=source_name(source), error=str(error)))
+                else:
+                    prepared.append(self._prepare(source, sampled, seconds, seed, crops))
             good = [item for item in prepared if isinstance(item, _Prepared)]
             scores = iter(self._score_batch(good, seed) if good else ())
             for item in prepared:
                 yield item if isinstance(item, ScoringFailure) else next(scores)
 
-    def _prepare(self, source: VideoSource, seed: int, crops: int) -> _Prepared:
-        config = self.manifest.config
-        clock = StageClock()
-        with clock.measure("decode"):
-            sampled = sample_frames(source, config.frames)
-        with clock.measure("views"):
-            views = make_views(sampled.frames, config.view_size, seed, crops)
-        return _Prepared(source_name(source), sampled, views, clock.seconds)
+    def _sample(self, source: VideoSource) -> tuple[SampledFrames, float]:
+        start = time.perf_counter()
+        return sample_frames(source, self.manifest.config.frames), time.perf_counter() - start
+
+    def _prepare(
+        self, source: VideoSource, sampled: SampledFrames, decode_seconds: float, seed: int, crops: int
+    ) -> _Prepared:
+        start = time.perf_counter()
+        views = make_views(sampled.frames, self.manifest.config.view_size, seed, crops)
+        seconds = {"decode": decode_seconds, "views": time.perf_counter() - start}
+        return _Prepared(source_name(source), sampled.timestamps_seconds, sampled.info, views, seconds)
 
     def _score_batch(self, videos: list[_Prepared], seed: int) -> list[VideoScore]:
         config = self.manifest.config
@@ -163,11 +174,11 @@ class Scorer:
                     # The semantic view, and with it the weights, is the same in every crop's row.
                     frame_scores=tuple(outputs["frame_scores"][rows].astype(np.float64).mean(axis=0).tolist()),
                     frame_weights=tuple(outputs["frame_weights"][rows.start].astype(np.float64).tolist()),
-                    timestamps_seconds=video.sampled.timestamps_seconds,
+                    timestamps_seconds=video.timestamps_seconds,
                     seed=seed,
-                    video=video.sampled.info,
+                    video=video.info,
                     stage_seconds={**video.seconds, **share},
-                    model=config.name,
+                    model=self.manifest.model_label,
                     is_trained=self.manifest.weights.is_trained,
                     weights_sha256=self.manifest.weights.sha256,
                     backend=self._backend,

@@ -70,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     except (DiffVQAError, OSError) as error:
         print(f"build_engines.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("build_engines.py: interrupted; nothing was written", file=sys.stderr)
+        return 130
     report_progress(f"wrote {request.out}")
     print(describe(manifest))
     return 0

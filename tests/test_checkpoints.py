@@ -6,9 +6,11 @@ import json
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffvqa_export.weights import choose_weights
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from diffvqa_rt.models import checkpoints
 from diffvqa_rt.models.checkpoints import (
     load_stable_diffusion,
     load_videomamba,
@@ -130,6 +132,17 @@ def test_a_stable_diffusion_folder_fills_the_extractor(stable_diffusion_folder):
 
 
 @torch.inference_mode()
+def test_weights_from_a_stable_diffusion_folder_leave_the_unet_as_it_was(stable_diffusion_folder):
+    chosen = choose_weights(SMALL, stable_diffusion_folder)
+    assert not chosen.is_trained and chosen.source.endswith("with a random head")
+    unet = UNet2DConditionModel.from_pretrained(stable_diffusion_folder / "unet").eval()
+    extractor = chosen.network.extractor
+    z, timestep = torch.randn(1, *SMALL.latent_shape), torch.tensor([444])
+    steered = extractor.predict_noise(z, torch.randn_like(z), timestep)
+    torch.testing.assert_close(steered, unet(z, timestep, extractor.null_prompt[None]).sample, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_the_attention_names_of_the_published_vae_still_load(stable_diffusion_folder):
     file = stable_diffusion_folder / "vae" / "diffusion_pytorch_model.safetensors"
     current = load_file(file)
@@ -157,11 +170,33 @@ def test_a_missing_part_is_named(stable_diffusion_folder, part):
         load_stable_diffusion(DiffusionFeatureExtractor(SMALL), stable_diffusion_folder)
 
 
-def test_a_text_encoder_of_another_width_is_refused(stable_diffusion_folder):
-    wider = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, text_width=32))
-    with pytest.raises(ValueError, match="does not fit this network"):
-        load_stable_diffusion(DiffusionFeatureExtractor(wider), stable_diffusion_folder)
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("vae", {"channels": (32, 32, 64, 64)}),
+        ("unet", {"channels": (64, 64, 96, 96)}),
+        ("unet", {"text_width": 32}),
+    ],
+)
+def test_a_folder_of_another_size_is_refused_in_a_sentence(stable_diffusion_folder, part, change):
+    other = dataclasses.replace(SMALL, **{part: dataclasses.replace(getattr(SMALL, part), **change)})
+    with pytest.raises(ValueError, match=f"{part}.*does not fit this network"):
+        load_stable_diffusion(DiffusionFeatureExtractor(other), stable_diffusion_folder)
+
+
+def test_a_text_encoder_of_another_width_is_refused(stable_diffusion_folder, monkeypatch):
     assert null_prompt_states(stable_diffusion_folder, 8).shape == (8, SMALL.unet.text_width)
+    monkeypatch.setattr(checkpoints, "null_prompt_states", lambda folder, tokens: torch.zeros(tokens, 32))
+    with pytest.raises(ValueError, match=r"text_encoder gives states \(8, 32\); expected \(8, 64\)"):
+        load_stable_diffusion(DiffusionFeatureExtractor(SMALL), stable_diffusion_folder)
+
+
+@pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"])
+def test_a_damaged_folder_is_refused_in_a_sentence(stable_diffusion_folder, part):
+    file = stable_diffusion_folder / part
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_stable_diffusion(DiffusionFeatureExtractor(SMALL), stable_diffusion_folder)
 
 
 @pytest.mark.parametrize("wrap", [lambda weights: weights, lambda weights: {"model": weights}], ids=["flat", "nested"])
@@ -186,10 +221,18 @@ def test_a_videomamba_checkpoint_of_another_resolution_and_length_is_interpolate
     )
 
 
-@pytest.mark.parametrize("content", [b"not a checkpoint", None], ids=["garbage", "missing"])
-def test_a_bad_videomamba_checkpoint_is_refused_in_a_sentence(tmp_path, content):
+@pytest.mark.parametrize(
+    ("write", "complaint"),
+    [
+        (lambda path: None, "is not a VideoMamba checkpoint"),
+        (lambda path: path.write_bytes(b"not a checkpoint"), "is not a VideoMamba checkpoint"),
+        (lambda path: torch.save(torch.zeros(3), path), "is not a VideoMamba checkpoint: it holds a Tensor"),
+        (lambda path: torch.save({"pos_embed": torch.zeros(1, 8, 64)}, path), "does not fit this network"),
+    ],
+    ids=["missing", "garbage", "bare_tensor", "no_square_grid"],
+)
+def test_a_bad_videomamba_checkpoint_is_refused_in_a_sentence(tmp_path, write, complaint):
     path = tmp_path / "videomamba.pth"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match="is not a VideoMamba checkpoint"):
+    write(path)
+    with pytest.raises(ValueError, match=complaint):
         load_videomamba(TemporalCoherenceBlock(SMALL), path)

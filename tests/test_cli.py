@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -42,7 +45,8 @@ def test_csv_and_table_carry_the_same_score(diffvqa, clip):
     score = json.loads(diffvqa("--format", "json", clip)[1])["score"]
     (row,) = csv.DictReader(io.StringIO(diffvqa("--format", "csv", clip)[1]))
     assert tuple(row) == CSV_COLUMNS
-    assert float(row["score"]) == score and row["is_trained"] == "False" and row["error"] == ""
+    assert float(row["score"]) == score and row["model"] == "tiny (untrained)" and row["error"] == ""
+    assert row["codec"] == "h264" and float(row["denoise_seconds"]) > 0 and len(row["frame_scores"].split()) == 8
     header, line = diffvqa(clip)[1].splitlines()
     assert header.split() == ["score", "spread", "seconds", "model", "video"]
     assert line.split()[0] == f"{score:.3f}"
@@ -150,8 +154,9 @@ def test_a_folder_without_engines_says_what_to_do(tmp_path, capsys):
     ("arguments", "complaint"),
     [
         (["score"], "VIDEO"),
-        (["score", "--crops", "0", "x.mp4"], "'0' is not a whole number of at least 1"),
-        (["score", "--seed", "x", "x.mp4"], "'x' is not a whole number of at least 0"),
+        (["score", "--crops", "0", "x.mp4"], "'0' is not a whole number from 1"),
+        (["score", "--seed", "x", "x.mp4"], "'x' is not a whole number from 0"),
+        (["score", "--seed", str(2**64), "x.mp4"], "is not a whole number from 0"),
         (["score", "--format", "xml", "x.mp4"], "invalid choice"),
         ([], "COMMAND"),
     ],
@@ -170,3 +175,62 @@ def test_a_reader_that_stops_early_gets_no_traceback(built_engines, clip):
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     assert process.wait() == 1
+
+
+def run_in_terminal(*command: str) -> str:
+    """What a command prints on a terminal of its own, standard output and error together."""
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 120))
+    with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, close_fds=True):
+        os.close(child)
+        printed = b""
+        try:
+            while chunk := os.read(parent, 4096):
+                printed += chunk
+        except OSError:  # how Linux says that the other end of a terminal has closed
+            pass
+    os.close(parent)
+    return printed.decode()
+
+
+def test_on_a_terminal_rows_and_bar_keep_out_of_each_others_way(built_engines, clip, tmp_path):
+    missing = tmp_path / "missing.mp4"
+    command = [
+        sys.executable,
+        "-m",
+        "diffvqa_rt.cli",
+        "score",
+        "--engines",
+        str(built_engines),
+        str(clip),
+        str(missing),
+    ]
+    printed = run_in_terminal(*command)
+    # What a carriage return goes back over is what the bar showed before.
+    lines = [line.split("\r")[-1] for line in printed.replace("\r\n", "\n").split("\n")]
+    assert "0/2" in printed and "1/2" in printed
+    assert any(line.split() == ["score", "spread", "seconds", "model", "video"] for line in lines)
+    assert any(line.endswith(str(clip)) and "untrained" in line for line in lines)
+    assert any(line.split() == ["failed", str(missing)] for line in lines)
+
+
+def test_a_name_that_the_terminal_cannot_show_costs_no_result(built_engines, clip, tmp_path):
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xff\n\x1b[2J.mp4")
+    os.symlink(clip, strange)
+    command = [sys.executable, "-m", "diffvqa_rt.cli", "score", "--engines", str(built_engines), strange]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    header, row = result.stdout.splitlines()
+    assert header.split()[0] == "score"
+    assert row.endswith(r"caf\udcff\n\x1b[2J.mp4")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "sentence"),
+    [(">/dev/full", "the results cannot be written"), (">&-", "standard output is closed")],
+)
+def test_an_output_that_takes_nothing_gets_one_sentence(built_engines, clip, redirection, sentence):
+    command = f'"{sys.executable}" -m diffvqa_rt.cli info "{built_engines}" {redirection}'
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert sentence in result.stderr and "Traceback" not in result.stderr

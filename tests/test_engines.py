@@ -1,6 +1,7 @@
 """An engine folder is verified before it runs, and runs the same however it is cut."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def edit_manifest(change):
 def list_a_file_outside(values) -> None:
     record = values["backends"]["onnx"]
     record["files"]["../head.onnx"] = record["files"]["onnx/head.onnx"]
-    record["engines"]["head"] = "../head.onnx"
+    record["engines"]["head"]["file"] = "../head.onnx"
 
 
 DAMAGES = {
@@ -62,6 +63,15 @@ DAMAGES = {
     ),
     "other_format": (edit_manifest(lambda v: v.update(format=99)), "has format 99, this version reads 1"),
     "damaged": (edit_manifest(lambda v: v["config"].pop("vae")), "is damaged .*; build the engines again"),
+    "other_steps": (
+        edit_manifest(lambda v: v["config"]["sampler"].update(steps=5)),
+        "vae_encoder.onnx was built from another network or other weights than manifest.json says",
+    ),
+    "other_weights": (edit_manifest(lambda v: v["weights"].update(is_trained=True)), "from another network or other"),
+    "other_border": (
+        edit_manifest(lambda v: v["config"].update(view_size=128)),
+        "vae_encoder for onnx was built with other inputs or outputs than this version's",
+    ),
     "unlisted_engine": (
         edit_manifest(lambda v: v["backends"]["onnx"]["engines"].pop("head")),
         "the manifest lists no head for onnx",
@@ -98,6 +108,23 @@ def test_a_backend_that_was_not_built_is_named(engines_copy):
         open_engines(engines_copy, "tpu")
 
 
+def test_torch_weights_of_another_network_are_refused(engines_copy):
+    edit_manifest(lambda v: v["config"]["head"].update(mlp_width=8))(engines_copy)
+    with pytest.raises(EngineMismatchError, match="weights.safetensors does not fit the network of manifest.json"):
+        open_engines(engines_copy, "torch")
+
+
+def test_a_missing_runtime_names_its_extra(built_engines, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffvqa_rt.engines.onnx_backend", None)
+    with pytest.raises(EngineMismatchError, match=r"which is not installed: pip install 'diffvqa-rt\[cpu\]'"):
+        open_engines(built_engines)
+
+
+def test_threads_are_counted_from_one(built_engines):
+    with pytest.raises(ValueError, match="threads is -3; expected at least 1"):
+        open_engines(built_engines, threads=-3)
+
+
 def test_the_manifest_survives_reading_and_writing(built_engines, tmp_path):
     manifest = Manifest.read(built_engines)
     manifest.write(tmp_path)
@@ -119,7 +146,7 @@ def random_inputs(name: str, videos: int, frames: int) -> dict[str, np.ndarray]:
 def test_no_bit_depends_on_threads_or_on_the_other_frames_and_videos(built_engines, name):
     inputs = random_inputs(name, videos=2, frames=5)
     whole = open_engines(built_engines, threads=1)[1][name](inputs)
-    for threads in (2, 3):
+    for threads in (2, 3, 17):
         cut = open_engines(built_engines, threads=threads)[1][name](inputs)
         assert all(np.array_equal(cut[output], whole[output]) for output in whole), f"{threads} threads"
     engine = open_engines(built_engines)[1][name]
@@ -132,6 +159,8 @@ def test_no_bit_of_the_head_depends_on_the_other_videos(built_engines):
     engine = open_engines(built_engines)[1]["head"]
     inputs = random_inputs("head", videos=3, frames=16)
     together = engine(inputs)
+    one_thread = open_engines(built_engines, threads=1)[1]["head"](inputs)
+    assert all(np.array_equal(one_thread[output], together[output]) for output in together)
     for row in range(3):
         alone = engine({name: values[row : row + 1] for name, values in inputs.items()})
         assert all(np.array_equal(alone[output][0], together[output][row]) for output in together)

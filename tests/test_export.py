@@ -22,6 +22,7 @@ from diffvqa_rt.models.checkpoints import save_weights
 from diffvqa_rt.models.diffvqa import random_network
 from diffvqa_rt.presets import SD21, TINY
 from diffvqa_rt.specs import engine_specs
+from diffvqa_rt.video import make_views, sample_frames
 
 STANDARD_DOMAINS = {"", "ai.onnx"}
 
@@ -65,14 +66,21 @@ def test_timesteps_noise_and_text_are_inside_the_step(built_engines):
     model = onnx.load(built_engines / "onnx" / "unet_controller.onnx")
     assert [i.name for i in model.graph.input] == ["z", "z0", "step"]
     assert not {"Sin", "Cos"} & {node.op_type for node in model.graph.node}
-    assert not [t.name for t in model.graph.initializer if "time_emb" in t.name or "attn2.to_k" in t.name]
+    stored = {tensor.raw_data for tensor in model.graph.initializer}
+    extractor = random_network(TINY).extractor
+    matrices = {name: p for name, p in extractor.named_parameters() if p.ndim == 2 and not name.startswith("vae")}
+    kept = {n for n, p in matrices.items() if {m.detach().numpy().tobytes() for m in (p, p.T)} & stored}
+    folded = {n for n in matrices if ".time_emb" in n or ".attn2." in n}
+    assert not folded & kept
+    assert {n for n in matrices if ".proj_in." in n or ".attn1." in n} <= kept  # what is not folded is found this way
 
 
 def test_another_networks_engines_fail_parity_and_nothing_is_written(built_engines, clip, tmp_path, monkeypatch):
-    def copy_instead_of_exporting(stage, module, config, spec, path):
+    def copy_instead_of_exporting(stage, module, config, spec, path, provenance):
         shutil.copy(built_engines / "onnx" / path.name, path)
 
     monkeypatch.setattr(build, "export_onnx", copy_instead_of_exporting)
+    monkeypatch.setattr(Manifest, "provenance", Manifest.read(built_engines).provenance)
     request = build.BuildRequest(
         backends=("onnx",), out=tmp_path / "out", clip=clip, is_trained=False, source="random, seed 1"
     )
@@ -92,7 +100,9 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip)
 
     _, engines = open_engines(built_engines, "onnx")
     reference = torch_engines(random_network(TINY))
-    report = measure_parity({**engines, "head": Broken(engines["head"])}, reference, TINY, build.STAGES, clip)
+    views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
+    broken = {**engines, "head": Broken(engines["head"])}
+    report = measure_parity(broken, reference, TINY, build.STAGES, views, clip.name)
     assert any("head's score is off by inf" in failure for failure in report.failures)
     assert any(failure.startswith("the score is nan") for failure in report.failures)
 
@@ -104,7 +114,7 @@ def test_a_border_that_is_not_the_specs_is_refused(tmp_path):
 
     spec = engine_specs(TINY)["vae_encoder"]
     with pytest.raises(EngineBuildError, match="exported outputs are .*; the spec says"):
-        export_onnx(build.STAGES["vae_encoder"], FixedFrames(), TINY, spec, tmp_path / "vae_encoder.onnx")
+        export_onnx(build.STAGES["vae_encoder"], FixedFrames(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
 
 
 def test_a_folder_that_is_no_engine_folder_is_not_overwritten(tmp_path, clip):
@@ -113,6 +123,44 @@ def test_a_folder_that_is_no_engine_folder_is_not_overwritten(tmp_path, clip):
     with pytest.raises(EngineBuildError, match="is not an engine folder; choose another --out"):
         build.build_engines(random_network(TINY), request, progress=lambda step: None)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"irreplaceable"
+
+
+def test_an_engine_folder_with_something_else_in_it_is_not_overwritten(engines_copy, clip):
+    (engines_copy / "notes.txt").write_text("irreplaceable")
+    request = build.BuildRequest(backends=("torch",), out=engines_copy, clip=clip, is_trained=False, source="")
+    with pytest.raises(EngineBuildError, match="notes.txt is not part of the engines"):
+        build.build_engines(random_network(TINY), request, progress=lambda step: None)
+    (engines_copy / "notes.txt").unlink()
+    (engines_copy / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(EngineBuildError, match="is not an engine folder"):
+        build.build_engines(random_network(TINY), request, progress=lambda step: None)
+    assert (engines_copy / "onnx" / "head.onnx").exists()
+
+
+def test_engines_of_an_older_format_are_replaced(engines_copy, clip):
+    values = json.loads((engines_copy / "manifest.json").read_text())
+    (engines_copy / "manifest.json").write_text(json.dumps({"format": 0, "backends": values["backends"]}))
+    request = build.BuildRequest(backends=("torch",), out=engines_copy, clip=clip, is_trained=False, source="")
+    build.build_engines(random_network(TINY), request, progress=lambda step: None)
+    assert list(Manifest.read(engines_copy).backends) == ["torch"]
+    assert [path.name for path in engines_copy.parent.iterdir()] == [engines_copy.name]  # nothing left beside it
+
+
+def test_a_network_too_large_for_one_file_is_refused_before_the_export(tmp_path, clip, monkeypatch):
+    monkeypatch.setattr(build, "MAX_ONNX_BYTES", 1_000_000)
+    request = build.BuildRequest(backends=("onnx",), out=tmp_path / "out", clip=clip, is_trained=False, source="")
+    with pytest.raises(EngineBuildError, match="of weights, and an ONNX file of ours holds at most .* --backend torch"):
+        build.build_engines(random_network(TINY), request, progress=lambda step: None)
+
+
+def test_what_the_exporter_cannot_do_is_a_sentence(tmp_path):
+    class Unexportable(torch.nn.Module):
+        def forward(self, frames):
+            return (frames if frames.sum() > 0 else -frames,)  # which way depends on the data
+
+    spec = engine_specs(TINY)["vae_encoder"]
+    with pytest.raises(EngineBuildError, match="vae_encoder could not be exported to ONNX"):
+        export_onnx(build.STAGES["vae_encoder"], Unexportable(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
 
 
 def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, capsys):
@@ -141,6 +189,7 @@ def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, cap
         (["--preset", "huge"], 2, "preset is 'huge'; expected one of tiny, sd21"),
         (["--weights", "nowhere.safetensors"], 2, "nowhere.safetensors: no such weights file"),
         (["--backend", "onnx,vulkan"], 2, "expected some of onnx, torch"),
+        (["--clip", "nowhere.mp4"], 1, "nowhere.mp4 cannot be read"),
     ],
 )
 def test_a_users_mistake_gets_one_sentence(arguments, status, sentence, capsys):

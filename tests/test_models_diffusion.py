@@ -185,19 +185,26 @@ def test_folded_step_equals_the_live_network():
     extractor = network.extractor
     step = DenoisingStep(extractor)
     z, z0 = torch.randn(2, 1, 2 * SMALL.frames, *SMALL.latent_shape)
-    z[:] = step.initial_noise
     for index, timestep in enumerate(timesteps(SMALL.sampler)):
+        if index == 0:
+            continue  # eq. (1); the next test
         live = extractor.predict_noise(z[0], z0[0], torch.tensor([timestep]))
         folded, *_ = step(z, z0, torch.tensor(index))
         assert_close(folded[0], step.advance(z[0], live, torch.tensor(index)))
 
 
 @torch.inference_mode()
-def test_first_step_starts_from_the_noise_table_whatever_z_is():
-    step = DenoisingStep(random_network(SMALL).extractor)
+def test_first_step_starts_from_equation_1_whatever_z_is():
+    extractor = random_network(SMALL).extractor
+    step = DenoisingStep(extractor)
     z0 = torch.randn(1, 4, *SMALL.latent_shape)
     first, second = (step(torch.full_like(z0, value), z0, torch.tensor(0)) for value in (0.0, 7.0))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    oracle = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    noise = torch.from_numpy(noise_table(SMALL.sampler, SMALL.latent_shape)[0])
+    noised = oracle.add_noise(z0[0], noise.expand_as(z0[0]), torch.full((4,), 999))
+    live = extractor.predict_noise(noised, z0[0], torch.tensor([999]))
+    assert_close(first[0][0], step.advance(noised, live, torch.tensor(0)))
     # One table for all: frames with the same latent stay the same, so a difference of frames sees only the video.
     z0[:] = z0[:, :1]
     latent, _ = reconstruct(step, z0, SMALL.sampler.steps)

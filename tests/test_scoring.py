@@ -11,6 +11,7 @@ import pytest
 from clips import make_clip
 
 from diffvqa_rt import Scorer, ScoringFailure, VideoScore
+from diffvqa_rt.results import STAGES
 
 LOW, HIGH = 0.0, 100.0
 
@@ -46,9 +47,9 @@ def test_a_score_carries_what_it_takes_to_trust_it(scorer, clip):
     assert len(result.frame_scores) == len(result.frame_weights) == len(result.timestamps_seconds) == 8
     assert sum(result.frame_weights) == pytest.approx(1)
     assert np.dot(result.frame_scores, result.frame_weights) == pytest.approx(result.score, abs=1e-4)
-    assert list(result.stage_seconds) == ["decode", "views", "vae_encoder", "denoise", "head"]
+    assert tuple(result.stage_seconds) == STAGES
     assert result.video.codec == "h264" and result.video.width == 720
-    assert result.model_label == "tiny (untrained)" and len(result.weights_sha256) == 64
+    assert result.model == "tiny (untrained)" and len(result.weights_sha256) == 64
     json.dumps(result.as_dict())
 
 
@@ -120,10 +121,22 @@ def test_seed_and_crops(scorer, clip):
     assert first.crop_spread == 0
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"crops": 0}, {"seed": -1}])
+@pytest.mark.parametrize("options", [{"batch": 0}, {"crops": 0}, {"seed": -1}, {"seed": 2**63}, {"seed": 1.5}])
 def test_a_bad_option_is_refused_by_name(scorer, clip, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         list(scorer.score_many([clip], **options))
+
+
+def test_a_bad_array_does_not_cost_the_others(scorer, clip):
+    wrong, right = scorer.score_many([np.zeros((4, 50, 50, 3)), clip], batch=2)
+    assert isinstance(wrong, ScoringFailure) and "float64; expected uint8" in wrong.error and wrong.source == "<array>"
+    assert isinstance(right, VideoScore)
+
+
+def test_one_video_is_not_taken_for_many(scorer, clip):
+    for source in (str(clip), clip, b"bytes", np.zeros((2, 8, 8, 3), np.uint8)):
+        with pytest.raises(TypeError, match=r"expected several videos, or use score\(\)"):
+            next(scorer.score_many(source))
 
 
 def test_no_clip_is_changed(clip):

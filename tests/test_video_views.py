@@ -105,9 +105,9 @@ def test_strided_frames_are_read_as_they_look() -> None:
     ("arguments", "error", "message"),
     [
         ({"frames": []}, ValueError, "frames is empty"),
-        ({"size": 0}, ValueError, "size is 0; expected at least 1"),
-        ({"seed": -1}, ValueError, "seed is -1; expected at least 0"),
-        ({"crops": 0}, ValueError, "crops is 0; expected at least 1"),
+        ({"size": 0}, ValueError, "size is 0; expected a whole number from 1"),
+        ({"seed": -1}, ValueError, "seed is -1; expected a whole number from 0"),
+        ({"crops": 0}, ValueError, "crops is 0; expected a whole number from 1"),
         ({"frames": [np.zeros((4, 4, 3))]}, TypeError, r"frames\[0\] is an array of float64; expected uint8"),
         ({"frames": [np.zeros((4, 4), np.uint8)]}, ValueError, r"frames\[0\] is of shape \(4, 4\)"),
         ({"frames": [np.zeros((0, 4, 3), np.uint8)]}, ValueError, r"frames\[0\] is of shape \(0, 4, 3\)"),

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, get_args
 from numpy.typing import NDArray
 
 from diffvqa_rt.engines.manifest import Manifest
+from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import EngineSpec
 
 BackendName = Literal["onnx", "torch"]
@@ -40,21 +41,28 @@ def open_engines(
 
     Raises:
         EngineMismatchError: the folder is not one, a file was changed or is not listed, or the backend is not in it.
-        ValueError: no such backend.
+        ValueError: no such backend, or fewer threads than one.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}; expected at least 1")
     manifest = Manifest.read(folder)
     record = manifest.backend(backend, folder)
     manifest.refuse_unlisted(folder)
-    threads = threads or available_cpus()
-    if backend == "torch":
-        from diffvqa_rt.engines.torch_backend import open_torch
+    try:
+        if backend == "torch":
+            from diffvqa_rt.engines.torch_backend import open_torch
 
-        return manifest, open_torch(folder, manifest.config, record, threads)
-    from diffvqa_rt.engines.onnx_backend import open_onnx
+            return manifest, open_torch(folder, manifest, record, threads or available_cpus())
+        from diffvqa_rt.engines.onnx_backend import open_onnx
 
-    return manifest, open_onnx(folder, manifest.config, record, threads)
+        return manifest, open_onnx(folder, manifest, record, threads or available_cpus())
+    except ModuleNotFoundError as error:
+        extra = "export" if backend == "torch" else "cpu"
+        raise EngineMismatchError(
+            f"the {backend} backend needs {error.name}, which is not installed: pip install 'diffvqa-rt[{extra}]'"
+        ) from error
 
 
 __all__ = ["BACKENDS", "BackendName", "Engine", "Manifest", "available_cpus", "open_engines"]

@@ -9,9 +9,8 @@ def describe(manifest: Manifest) -> str:
     """Some lines of text: the network, its weights, where it was built, and each backend's parity with torch."""
     config, build = manifest.config, manifest.build
     low, high = config.score_range
-    trained = "" if manifest.weights.is_trained else " (untrained)"
     lines = [
-        f"network   {config.name}{trained}: {config.frames} frames, views of {config.view_size}×{config.view_size} "
+        f"network   {manifest.model_label}: {config.frames} frames, views of {config.view_size}×{config.view_size} "
         f"pixels, {config.sampler.steps} denoising steps ({config.sampler.schedule}), scores {low:g} … {high:g}",
         f"weights   {manifest.weights.sha256[:16]}…  ({manifest.weights.source})",
         f"built     {build.date} on {build.machine}" + (f", commit {build.commit}" if build.commit else ""),

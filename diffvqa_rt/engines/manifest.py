@@ -7,13 +7,14 @@ an engine file that no manifest lists is refused as a whole.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.specs import MANIFEST_NAME
+from diffvqa_rt.specs import MANIFEST_NAME, TensorSpec, engine_specs
 
 FORMAT = 1
 ENGINE_SUFFIXES = frozenset({".onnx", ".data", ".engine", ".plan", ".pt2", ".so", ".safetensors"})
@@ -65,14 +66,23 @@ class ParityReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EngineRecord:
+    """Where an engine is, and its border as it was built."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BackendRecord:
-    """One runtime's engines. `files`: path in the folder → SHA-256; `engines`: engine name → its file."""
+    """One runtime's engines by name. `files`: path in the folder → SHA-256, of every file that the engines need."""
 
     runtime: str
     precision: str
     device: str
     files: dict[str, str]
-    engines: dict[str, str]
+    engines: dict[str, EngineRecord]
     parity: ParityReport | None
 
 
@@ -134,20 +144,51 @@ class Manifest:
             weights=WeightsRecord(**values["weights"]),
             build=BuildRecord(**values["build"]),
             backends={
-                name: BackendRecord(**{**record, "parity": _parity(record["parity"])})
+                name: BackendRecord(
+                    **{
+                        **record,
+                        "engines": {engine: _engine(fields) for engine, fields in record["engines"].items()},
+                        "parity": _parity(record["parity"]),
+                    }
+                )
                 for name, record in values["backends"].items()
             },
         )
 
     def backend(self, name: str, folder: Path) -> BackendRecord:
-        """The record of a backend. Raises EngineMismatchError, naming those that the folder has, for any other."""
-        try:
-            return self.backends[name]
-        except KeyError:
+        """The record of a backend that has every engine of the network, with the borders that this version knows.
+
+        Raises EngineMismatchError for any other, naming what the folder has.
+        """
+        record = self.backends.get(name)
+        if record is None:
             raise EngineMismatchError(
                 f"{folder} has no {name} engines, only {', '.join(self.backends)}; "
                 f"build them with export/build_engines.py --backend {name}"
-            ) from None
+            )
+        for engine, spec in engine_specs(self.config).items():
+            built = record.engines.get(engine)
+            if built is None or built.file not in record.files:
+                raise EngineMismatchError(
+                    f"{folder}: the manifest lists no {engine} for {name}; build the engines again"
+                )
+            if (built.inputs, built.outputs) != (spec.inputs, spec.outputs):
+                raise EngineMismatchError(
+                    f"{folder}: {engine} for {name} was built with other inputs or outputs than this version's; "
+                    "build the engines again"
+                )
+        return record
+
+    @property
+    def model_label(self) -> str:
+        """The network's name, marked where its scores mean nothing."""
+        return self.config.name if self.weights.is_trained else f"{self.config.name} (untrained)"
+
+    @property
+    def provenance(self) -> str:
+        """The network and its weights as one line of JSON. A build writes it into every engine that can carry it."""
+        values = {"config": self.config.as_dict(), "weights": dataclasses.asdict(self.weights)}
+        return json.dumps(values, sort_keys=True)
 
     def verify(self, folder: Path) -> None:
         """Raises EngineMismatchError unless the folder holds the listed engine files, unchanged, and no other."""
@@ -158,13 +199,25 @@ class Manifest:
 
     def refuse_unlisted(self, folder: Path) -> None:
         """Raises EngineMismatchError if the folder holds an engine file that the manifest does not list."""
-        listed = {path for record in self.backends.values() for path in record.files}
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if path.suffix in ENGINE_SUFFIXES and name not in listed:
+        listed = {file for record in self.backends.values() for file in record.files}
+        for path in unlisted_files(folder, listed):
+            if path.suffix in ENGINE_SUFFIXES:
                 raise EngineMismatchError(
                     f"{path} is not listed in {MANIFEST_NAME}; remove it, or build the engines again"
                 )
+
+
+def unlisted_files(folder: Path, listed: Set[str]) -> list[Path]:
+    """What lies in the folder beside the manifest and the listed files."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [path for path in paths if path.relative_to(folder).as_posix() not in {MANIFEST_NAME, *listed}]
+
+
+def _engine(values: dict[str, Any]) -> EngineRecord:
+    def tensors(listed: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in listed)
+
+    return EngineRecord(file=values["file"], inputs=tensors(values["inputs"]), outputs=tensors(values["outputs"]))
 
 
 def _parity(values: dict[str, Any] | None) -> ParityReport | None:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
-from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.engines.manifest import BackendRecord, read_verified
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest, read_verified
+from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.models.stages import stage_modules
-from diffvqa_rt.specs import EngineSpec, engine_specs
+from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
 
 
 class TorchEngine:
@@ -37,10 +38,15 @@ def torch_engines(network: DiffVQA) -> dict[str, TorchEngine]:
     return {name: TorchEngine(spec, modules[name]) for name, spec in engine_specs(network.config).items()}
 
 
-def open_torch(folder: Path, config: DiffVQAConfig, record: BackendRecord, threads: int) -> dict[str, TorchEngine]:
+def open_torch(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, TorchEngine]:
     """The folder's weights in the torch network. Raises EngineMismatchError if they aren't what the manifest says."""
     torch.set_num_threads(threads)
-    (name, sha256), *_ = record.files.items()
-    network = DiffVQA(config)
-    network.load_state_dict(load_safetensors(read_verified(folder, name, sha256)))
+    ((name, sha256),) = record.files.items()
+    network = DiffVQA(manifest.config)
+    try:
+        network.load_state_dict(load_safetensors(read_verified(folder, name, sha256)))
+    except (RuntimeError, SafetensorError) as error:
+        raise EngineMismatchError(
+            f"{folder / name} does not fit the network of {MANIFEST_NAME}; build the engines again"
+        ) from error
     return torch_engines(network.eval())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def load_weights(path: Path) -> tuple[DiffVQA, bool]:
     if "config" not in metadata:
         raise ValueError(f"{path} does not describe a DiffVQA network; expected a file that diffvqa_rt saved")
     network = DiffVQA(DiffVQAConfig.from_dict(json.loads(metadata["config"])))
-    _load(network, load_file(path), path)
+    _load(network, _read(path), path)
     return network.eval(), json.loads(metadata.get("is_trained", "false"))
 
 
@@ -66,16 +67,13 @@ def load_stable_diffusion(extractor: DiffusionFeatureExtractor, folder: Path) ->
         ValueError: a part of the folder is missing, or does not have this network's shapes.
     """
     vae_file, unet_file = (_diffusers_file(folder, part) for part in ("vae", "unet"))
-    encoder = {
-        _current_name(name): tensor
-        for name, tensor in load_file(vae_file).items()
+    encoder = dict(
+        _current_layout(name, tensor)
+        for name, tensor in _read(vae_file).items()
         if name.startswith(("encoder.", "quant_conv."))
-    }
-    # The old layout kept the attention's projections as 1×1 convolutions.
-    own_shapes = {name: tensor.shape for name, tensor in extractor.vae.state_dict().items()}
-    encoder = {name: t.reshape(own_shapes.get(name, t.shape)) for name, t in encoder.items()}
+    )
     _load(extractor.vae, encoder, vae_file)
-    _load(extractor.unet, load_file(unet_file), unet_file)
+    _load(extractor.unet, _read(unet_file), unet_file)
     states = null_prompt_states(folder, tokens=extractor.null_prompt.shape[0])
     if states.shape != extractor.null_prompt.shape:
         raise ValueError(
@@ -99,10 +97,13 @@ def null_prompt_states(folder: Path, tokens: int) -> Tensor:
             raise ValueError(
                 f"{folder} has no {part}/; expected a Stable Diffusion 2.1-base folder in diffusers' layout"
             )
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
-    ids = tokenizer("", padding="max_length", max_length=tokens, return_tensors="pt").input_ids
-    return encoder(ids).last_hidden_state[0]
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
+        ids = tokenizer("", padding="max_length", max_length=tokens, return_tensors="pt").input_ids
+    except Exception as error:  # transformers documents no exception type for a folder that it cannot use
+        raise ValueError(f"{folder}'s tokenizer or text_encoder cannot be read: {_one_line(error)}") from error
+    return encoder.eval()(ids).last_hidden_state[0]
 
 
 def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
@@ -117,7 +118,9 @@ def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
     try:
         weights: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except Exception as error:  # torch.load documents no exception type for a file that is not its own
-        raise ValueError(f"{path} is not a VideoMamba checkpoint: {error}") from error
+        raise ValueError(f"{path} is not a VideoMamba checkpoint: {_one_line(error)}") from error
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path} is not a VideoMamba checkpoint: it holds a {type(weights).__name__}")
     weights = weights.get("model", weights)
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
     if {"pos_embed", "temporal_pos_embedding"} <= kept.keys():
@@ -132,8 +135,18 @@ def _load(module: nn.Module, weights: Weights, path: Path) -> None:
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} does not fit this network: {reason[:400]}") from error
+        raise ValueError(f"{path} does not fit this network: {_one_line(error)}") from error
+
+
+def _read(path: Path) -> Weights:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
 
 
 def _diffusers_file(folder: Path, part: str) -> Path:
@@ -143,18 +156,20 @@ def _diffusers_file(folder: Path, part: str) -> Path:
     return path
 
 
-def _current_name(name: str) -> str:
+def _current_layout(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     parts = name.split(".")
-    if "attentions" in parts:
-        parts = [_OLD_ATTENTION_NAMES.get(part, part) for part in parts]
-    return ".".join(parts)
+    if "attentions" not in parts:
+        return name, tensor
+    current = ".".join(_OLD_ATTENTION_NAMES.get(part, part) for part in parts)
+    # The old layout kept the attention's projections as 1×1 convolutions.
+    return current, tensor[..., 0, 0] if tensor.ndim == 4 else tensor
 
 
 def _resize_grid(embedding: Tensor, tokens: int) -> Tensor:
     """[1, 1 + side², C] to [1, tokens, C]: bicubic over the grid, the class token's own embedding kept."""
-    if embedding.shape[1] == tokens:
-        return embedding
-    old, new = (round((count - 1) ** 0.5) for count in (embedding.shape[1], tokens))
+    old, new = (math.isqrt(count - 1) for count in (embedding.shape[1], tokens))
+    if embedding.shape[1] == tokens or old * old + 1 != embedding.shape[1]:
+        return embedding  # what is no square grid, the shape check refuses
     grid = embedding[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
     resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.models.unet import Controller, UNet
 from diffvqa_rt.models.vae import VaeEncoder
-from diffvqa_rt.sampler import coefficient_table, noise_table, timesteps
+from diffvqa_rt.sampler import coefficient_table, initial_coefficients, noise_table, timesteps
 
 
 class DiffusionFeatureExtractor(nn.Module):
@@ -31,9 +31,9 @@ class DiffusionFeatureExtractor(nn.Module):
 class DenoisingStep(nn.Module):
     """One of the K steps, with all that depends on the step alone folded into tables. The `unet_controller` engine.
 
-    Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step int64 scalar, 0 … K−1. Step 0 starts from the noise table
-    and does not read z. Returns z_next (same shape; at the last step F_Latent = ẑ0) and the four decoder blocks'
-    outputs [V, 2N, C_i, h_i, w_i], coarse to fine.
+    Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step int64 scalar, 0 … K−1. Step 0 makes its z from z0 and the
+    noise table by eq. (1) and does not read z. Returns z_next (same shape; at the last step F_Latent = ẑ0) and the four
+    decoder blocks' outputs [V, 2N, C_i, h_i, w_i], coarse to fine.
     """
 
     coefficients: Tensor
@@ -47,6 +47,7 @@ class DenoisingStep(nn.Module):
         self.unet = extractor.unet
         self.controller = extractor.controller
         self.latent_clamp = config.sampler.latent_clamp
+        self.z0_scale, self.noise_scale = initial_coefficients(config.sampler)
         device = extractor.null_prompt.device
         steps = torch.from_numpy(timesteps(config.sampler)).to(device)
         self._unet_tables = self.unet.conditioning(steps, extractor.null_prompt)
@@ -58,7 +59,8 @@ class DenoisingStep(nn.Module):
         self.register_buffer("step_noise", torch.cat([noise[1:], torch.zeros_like(noise[:1])]).to(device))
 
     def forward(self, z: Tensor, z0: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        latents, references = torch.where(step == 0, self.initial_noise, z).flatten(0, 1), z0.flatten(0, 1)
+        noised = self.z0_scale * z0 + self.noise_scale * self.initial_noise
+        latents, references = torch.where(step == 0, noised, z).flatten(0, 1), z0.flatten(0, 1)
         control = self.controller(latents, references, self._controller_tables.at_step(step))
         epsilon, features = self.unet(latents, self._unet_tables.at_step(step), control)
         next_latents = self.advance(latents, epsilon.float(), step)

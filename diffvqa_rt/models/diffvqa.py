@@ -100,8 +100,8 @@ class DiffVQA(nn.Module):
 def random_network(config: DiffVQAConfig, seed: int = 0) -> DiffVQA:
     """The network with seeded random weights, in evaluation mode: untrained, but the same on every machine.
 
-    The Controller starts as the paper's does, a copy of the UNet, and its zero convolutions then get small random
-    weights: left at zero they would hide the Controller from every check that these weights serve.
+    The Controller starts as the paper's does, a copy of the UNet; what is zero there then gets small random weights,
+    since it would hide the Controller from every check that these weights serve.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -191,8 +191,8 @@ class Controller(UNetEncoder):
 
     @torch.no_grad()
     def copy_from_unet(self, unet: "UNet") -> None:
-        """Start as the paper does: the UNet's weights, the z0 half of the first convolution at zero."""
-        own = self.state_dict()
+        """Start as the paper does: the UNet's weights, with the z0 half of `conv_in` and the zero convolutions at 0."""
+        own = {name: torch.zeros_like(value) for name, value in self.state_dict().items()}
         shared = {name: value for name, value in unet.state_dict().items() if name in own}
         first = torch.zeros_like(own["conv_in.weight"])
         first[:, : unet.conv_in.in_channels] = shared["conv_in.weight"]

@@ -9,6 +9,6 @@ the network sees.
 """
 
 from diffvqa_rt.video.decode import SampledFrames, VideoInfo, sample_frames
-from diffvqa_rt.video.views import crop_places, make_views
+from diffvqa_rt.video.views import MAX_SEED, crop_places, make_views
 
-__all__ = ["SampledFrames", "VideoInfo", "crop_places", "make_views", "sample_frames"]
+__all__ = ["MAX_SEED", "SampledFrames", "VideoInfo", "crop_places", "make_views", "sample_frames"]

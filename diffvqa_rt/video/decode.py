@@ -142,8 +142,8 @@ def _sample_video(name: str, file: BinaryIO, count: int) -> SampledFrames:
                 continue
             if not samples:
                 raise VideoDecodeError(
-                    f"{name} has no frame that decodes, of {timeline.frame_count}; check that it is undamaged and has "
-                    f"at most {MAX_FRAME_PIXELS:,} pixels a picture"
+                    f"{name} has no frame that decodes, of {timeline.frame_count}; check that it is undamaged, has "
+                    f"at most {MAX_FRAME_PIXELS:,} pixels a picture and is no animated WebP"
                 )
             # What comes after the last good frame is that frame.
             samples += samples[-1:] * (count - len(samples))

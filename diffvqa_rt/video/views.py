@@ -8,6 +8,9 @@ from PIL import Image
 
 RgbFrame = NDArray[np.uint8]
 
+MAX_SEED = 2**63 - 1
+"""Any seed fits an int64, which is what crosses a gRPC border."""
+
 
 def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
     """The views of a video's frames, [crops, 2N, 3, size, size] float32 in [-1, 1].
@@ -23,9 +26,9 @@ def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int 
     Raises:
         TypeError, ValueError: a frame is of the wrong dtype or shape, or a number is out of range.
     """
-    for name, value, least in [("size", size, 1), ("seed", seed, 0), ("crops", crops, 1)]:
-        if value < least:
-            raise ValueError(f"{name} is {value!r}; expected at least {least}")
+    for name, value, least, most in [("size", size, 1, 2**16), ("seed", seed, 0, MAX_SEED), ("crops", crops, 1, 2**16)]:
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
     if not len(frames):
         raise ValueError("frames is empty; expected at least one [H, W, 3] array")
     places = crop_places(seed, crops)

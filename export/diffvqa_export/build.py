@@ -1,12 +1,13 @@
 """The build: a network in, an engine folder out. Written beside its place and renamed, so none is ever half there."""
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
-import os
+import json
 import platform
-import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,16 @@ from safetensors.torch import save as safetensors_bytes
 
 from diffvqa_export import head, unet_controller, vae_encoder
 from diffvqa_export.onnx_export import export_onnx
-from diffvqa_export.parity import measure_parity
+from diffvqa_export.parity import Views, measure_parity
 from diffvqa_rt.engines import BackendName, available_cpus
-from diffvqa_rt.engines.manifest import BackendRecord, BuildRecord, Manifest, WeightsRecord
+from diffvqa_rt.engines.manifest import (
+    BackendRecord,
+    BuildRecord,
+    EngineRecord,
+    Manifest,
+    WeightsRecord,
+    unlisted_files,
+)
 from diffvqa_rt.engines.onnx_backend import open_onnx
 from diffvqa_rt.engines.torch_backend import torch_engines
 from diffvqa_rt.errors import EngineBuildError, ParityError
@@ -28,9 +36,13 @@ from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.models.stages import stage_modules
 from diffvqa_rt.specs import MANIFEST_NAME, engine_specs
+from diffvqa_rt.video import make_views, sample_frames
 
 STAGES = {module.STAGE.name: module.STAGE for module in (vae_encoder, unet_controller, head)}
 PACKAGES = ("diffvqa-rt", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
+
+# A protobuf ends at 2 GiB; weights beside the graph come with the full-size engines (issue 4).
+MAX_ONNX_BYTES = 1_900_000_000
 
 Progress = Callable[[str], None]
 
@@ -61,69 +73,89 @@ def build_engines(network: DiffVQA, request: BuildRequest, progress: Progress) -
         EngineBuildError: a step failed, or `out` holds something that is not an engine folder.
         VideoDecodeError: the parity clip cannot be read.
     """
-    out = request.out
-    if out.exists() and not (out / MANIFEST_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise EngineBuildError(f"{out} exists and is not an engine folder; choose another --out or remove it")
+    out = request.out.resolve()
+    _refuse_to_replace_other_files(out)
+    config = network.config
+    views = make_views(sample_frames(request.clip, config.frames).frames, config.view_size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        manifest = _build_into(partial, network, request, progress)
-        manifest.write(partial)
+    # Beside `out`, so that a rename puts it there; whoever else builds has a folder of their own.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as name:
+        new, old = Path(name, "new"), Path(name, "old")
+        new.mkdir()
+        manifest = _build_into(new, network, views, request, progress)
+        manifest.write(new)
         if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            out.rename(old)
+        new.rename(out)
     return manifest
 
 
-def _build_into(folder: Path, network: DiffVQA, request: BuildRequest, progress: Progress) -> Manifest:
+def _refuse_to_replace_other_files(out: Path) -> None:
+    """Raises EngineBuildError unless `out` is free, empty, or an engine folder with nothing else in it."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        # Read loosely: engines of an older format are there to be replaced.
+        values = json.loads((out / MANIFEST_NAME).read_text(encoding="utf-8"))
+        listed = {file for record in values["backends"].values() for file in record["files"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise EngineBuildError(f"{out} exists and is not an engine folder; choose another --out or remove it") from None
+    foreign = unlisted_files(out, listed)
+    if foreign:
+        raise EngineBuildError(f"{foreign[0]} is not part of the engines in {out}; move it, or choose another --out")
+
+
+def _build_into(folder: Path, network: DiffVQA, views: Views, request: BuildRequest, progress: Progress) -> Manifest:
+    manifest = Manifest(
+        config=network.config,
+        weights=WeightsRecord(sha256=weights_sha256(network), is_trained=request.is_trained, source=request.source),
+        build=_build_record(),
+        backends={},
+    )
     records = {}
     if "torch" in request.backends:
         progress("torch: write the weights")
         records["torch"] = _torch_backend(folder, network)
     if "onnx" in request.backends:
-        records["onnx"] = _onnx_backend(folder, network, request, progress)
-    return Manifest(
-        config=network.config,
-        weights=WeightsRecord(sha256=weights_sha256(network), is_trained=request.is_trained, source=request.source),
-        build=_build_record(),
-        backends=records,
-    )
+        record = _export_onnx_engines(folder, network, manifest.provenance, progress)
+        progress(f"onnx: compare with torch on {request.clip.name}")
+        opened = open_onnx(folder, manifest, record, available_cpus())
+        report = measure_parity(opened, torch_engines(network), network.config, STAGES, views, request.clip.name)
+        if report.failures:
+            raise ParityError(f"{network.config.name}, onnx: {'; '.join(report.failures)}. Nothing was written")
+        records["onnx"] = dataclasses.replace(record, parity=report)
+    return dataclasses.replace(manifest, backends=records)
 
 
-def _onnx_backend(folder: Path, network: DiffVQA, request: BuildRequest, progress: Progress) -> BackendRecord:
-    config = network.config
-    specs, modules = engine_specs(config), stage_modules(network)
+def _export_onnx_engines(folder: Path, network: DiffVQA, provenance: str, progress: Progress) -> BackendRecord:
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    if size > MAX_ONNX_BYTES:
+        raise EngineBuildError(
+            f"{network.config.name} has {size / 1e9:.1f} GB of weights, and an ONNX file of ours holds at most "
+            f"{MAX_ONNX_BYTES / 1e9:.1f} GB; build it with --backend torch"
+        )
+    specs, modules = engine_specs(network.config), stage_modules(network)
     (folder / "onnx").mkdir()
     engines = {}
     for name, stage in STAGES.items():
         progress(f"onnx: export {name}")
         engines[name] = f"onnx/{name}.onnx"
-        export_onnx(stage, modules[name], config, specs[name], folder / engines[name])
-    record = BackendRecord(
+        export_onnx(stage, modules[name], network.config, specs[name], folder / engines[name], provenance)
+    return BackendRecord(
         runtime=f"onnxruntime {onnxruntime.__version__}",
         precision="float32",
         device="cpu",
         files={file: _sha256(folder / file) for file in engines.values()},
-        engines=engines,
+        engines=_engine_records(network, engines),
         parity=None,
     )
-    progress(f"onnx: compare with torch on {request.clip.name}")
-    opened = open_onnx(folder, config, record, available_cpus())
-    report = measure_parity(opened, torch_engines(network), config, STAGES, request.clip)
-    if report.failures:
-        raise ParityError(f"{config.name}, onnx: {'; '.join(report.failures)}. Nothing was written")
-    return BackendRecord(
-        runtime=record.runtime,
-        precision=record.precision,
-        device=record.device,
-        files=record.files,
-        engines=engines,
-        parity=report,
-    )
+
+
+def _engine_records(network: DiffVQA, files: dict[str, str]) -> dict[str, EngineRecord]:
+    specs = engine_specs(network.config)
+    return {
+        name: EngineRecord(file=files[name], inputs=spec.inputs, outputs=spec.outputs) for name, spec in specs.items()
+    }
 
 
 def _torch_backend(folder: Path, network: DiffVQA) -> BackendRecord:
@@ -136,7 +168,7 @@ def _torch_backend(folder: Path, network: DiffVQA) -> BackendRecord:
         precision="float32",
         device="cpu",
         files={file: _sha256(folder / file)},
-        engines=dict.fromkeys(STAGES, file),
+        engines=_engine_records(network, dict.fromkeys(STAGES, file)),
         parity=None,
     )
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from diffvqa_export.stage import ExportStage
 from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.engines.onnx_backend import PROVENANCE_KEY
 from diffvqa_rt.errors import EngineBuildError
 from diffvqa_rt.specs import EngineSpec
 
@@ -23,11 +24,14 @@ from diffvqa_rt.specs import EngineSpec
 OPSET = 23
 
 
-def export_onnx(stage: ExportStage, module: nn.Module, config: DiffVQAConfig, spec: EngineSpec, path: Path) -> None:
-    """Writes `path`, with the spec's input, output and dynamic dimension names.
+def export_onnx(
+    stage: ExportStage, module: nn.Module, config: DiffVQAConfig, spec: EngineSpec, path: Path, provenance: str
+) -> None:
+    """Writes `path`, with the spec's input, output and dynamic dimension names, and `provenance` in its metadata.
 
     Raises:
-        EngineBuildError: the graph does not keep the spec's border, or has an operator that no stock runtime knows.
+        EngineBuildError: the exporter failed, the graph does not keep the spec's border, or it has an operator that no
+            stock runtime knows.
     """
     dimensions = {
         name: torch.export.Dim(name, min=1, max=4096)
@@ -43,23 +47,28 @@ def export_onnx(stage: ExportStage, module: nn.Module, config: DiffVQAConfig, sp
         **translation_table(),
         torch.ops.aten.group_norm.default: _group_norm,
     }
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            module,
-            stage.example_inputs(config),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[tensor.name for tensor in spec.inputs],
-            output_names=[tensor.name for tensor in spec.outputs],
-            dynamic_shapes=dynamic_shapes,
-            custom_translation_table=table,
-            verbose=False,
-        )
-    if program is None:
-        raise EngineBuildError(f"torch.onnx.export gave no program for {spec.name}")
-    attach_functions(program)
-    program.save(path)
-    _check(onnx.load(path), spec)
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                module,
+                stage.example_inputs(config),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                dynamic_shapes=dynamic_shapes,
+                custom_translation_table=table,
+                verbose=False,
+            )
+        assert program is not None  # only the exporter's other modes give none
+        attach_functions(program)
+        program.model.metadata_props[PROVENANCE_KEY] = provenance
+        program.save(path, external_data=False)
+        model = onnx.load(path, load_external_data=False)
+        onnx.checker.check_model(model)
+    except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError) as error:
+        raise EngineBuildError(f"{spec.name} could not be exported to ONNX: {error}") from error
+    _check(model, spec)
 
 
 def _group_norm(
@@ -75,7 +84,6 @@ def _group_norm(
 
 
 def _check(model: onnx.ModelProto, spec: EngineSpec) -> None:
-    onnx.checker.check_model(model)
     for kind, values, tensors in (
         ("inputs", model.graph.input, spec.inputs),
         ("outputs", model.graph.output, spec.outputs),
@@ -87,11 +95,20 @@ def _check(model: onnx.ModelProto, spec: EngineSpec) -> None:
     functions = {(function.domain, function.name) for function in model.functions}
     foreign = {
         f"{node.domain}::{node.op_type}"
-        for node in model.graph.node
+        for node in (*_nodes(model.graph.node), *(node for f in model.functions for node in _nodes(f.node)))
         if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in functions
     }
     if foreign or any(function.domain != DOMAIN for function in model.functions):
         raise EngineBuildError(f"{spec.name}: {', '.join(foreign)} is not a standard ONNX operator")
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g.node)
 
 
 @contextlib.contextmanager

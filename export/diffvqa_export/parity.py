@@ -1,7 +1,6 @@
 """Engines against the float32 torch reference, on a real clip (DESIGN: the parity report)."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,9 @@ from diffvqa_rt.engines import Engine
 from diffvqa_rt.engines.manifest import OutputParity, ParityReport
 from diffvqa_rt.scoring import play
 from diffvqa_rt.specs import FEATURES
-from diffvqa_rt.video import make_views, sample_frames
 
 Arrays = dict[str, NDArray]
+Views = NDArray[np.float32]
 
 # Of the score's range: what a user may see between two runtimes.
 SCORE_TOLERANCE = 1e-4
@@ -25,19 +24,23 @@ def measure_parity(
     reference: Mapping[str, Engine],
     config: DiffVQAConfig,
     stages: Mapping[str, ExportStage],
-    clip: Path,
+    views: Views,
+    clip: str,
 ) -> ParityReport:
-    """Every engine on the reference's own inputs, each of the K steps alone, and the score of the whole chain."""
-    views = make_views(sample_frames(clip, config.frames).frames, config.view_size)
+    """Every engine on the reference's own inputs, each of the K steps alone, and the score of the whole chain.
+
+    `views` [1, 2N, 3, S, S] are those of the real video that the report calls `clip`.
+    """
     worst: dict[tuple[str, str], tuple[float, float]] = {}
+    last: Arrays = {}
     for name, inputs, expected in _reference_calls(reference, views, config.sampler.steps):
-        actual = engines[name](inputs)
+        actual, last = engines[name](inputs), expected
         for output, values in expected.items():
             error = _error(actual[output], values)
             worst[name, output] = max(worst.get((name, output), (0.0, 0.0)), error, key=lambda e: e[1])
     low, high = config.score_range
     return ParityReport(
-        clip=clip.name,
+        clip=clip,
         outputs=tuple(
             OutputParity(
                 engine=name,
@@ -49,14 +52,12 @@ def measure_parity(
             for (name, output), (largest, relative) in worst.items()
         ),
         score=float(play(engines, views, config.sampler.steps)["score"][0]),
-        reference_score=float(play(reference, views, config.sampler.steps)["score"][0]),
+        reference_score=float(last["score"][0]),
         score_tolerance=SCORE_TOLERANCE * (high - low),
     )
 
 
-def _reference_calls(
-    reference: Mapping[str, Engine], views: NDArray[np.float32], steps: int
-) -> Iterator[tuple[str, Arrays, Arrays]]:
+def _reference_calls(reference: Mapping[str, Engine], views: Views, steps: int) -> Iterator[tuple[str, Arrays, Arrays]]:
     """(engine, inputs, outputs) of every call that the reference makes on its way to the score."""
     inputs: Arrays = {"frames": views}
     encoded = reference["vae_encoder"](inputs)

@@ -27,6 +27,7 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 # Which axis of u, delta, B, C, z and out is contiguous.
 LAYOUTS = ("channels_last", "natural")
+_WEIGHT_POINTERS = ("A_ptr", "D_ptr", "delta_bias_ptr")
 # Intermediate results, which are float32 whatever the inputs are.
 _FLOAT32_POINTERS = (
     *("states_ptr", "step_sums_ptr", "carried_ptr", "partial_ptr", "adjoints_ptr", "y_ptr"),
@@ -45,6 +46,8 @@ class Build:
         num_warps: warps a program.
         dtype: of the inputs and outputs, a key of `DTYPES`.
         layout: an entry of `LAYOUTS`.
+        weights_dtype: of A, D and delta_bias.
+        multiples_of_16: sizes that the kernel may count on to divide by 16.
     """
 
     name: str
@@ -53,16 +56,18 @@ class Build:
     num_warps: int
     dtype: str
     layout: str
+    weights_dtype: str = "float32"
+    multiples_of_16: tuple[str, ...] = ("dim", "d_state")
 
     def source(self) -> ASTSource:
-        """The kernel with its signature: strides of the contiguous axis are 1, `dim` and pointers divide by 16."""
+        """The kernel with its signature: strides of the contiguous axis are 1, pointers are multiples of 16."""
         signature, constants, attributes = {}, dict(self.constants), {}
         for index, argument in enumerate(self.function.arg_names):
-            divisible = argument.endswith("_ptr") or argument in ("dim", "d_state")
+            divisible = argument.endswith("_ptr") or argument in self.multiples_of_16
             if argument in constants:
                 signature[argument] = "constexpr"
             elif argument.endswith("_ptr"):
-                signature[argument] = "*fp32" if argument in _FLOAT32_POINTERS else f"*{DTYPES[self.dtype]}"
+                signature[argument] = f"*{DTYPES[self._pointer_dtype(argument)]}"
             elif argument.endswith(self._contiguous_axis()):
                 signature[argument], constants[argument] = "constexpr", 1
             else:
@@ -72,6 +77,15 @@ class Build:
                 attributes[(index,)] = [["tt.divisibility", 16]]
         keys = {(self.function.arg_names.index(name),): value for name, value in constants.items()}
         return ASTSource(fn=self.function, signature=signature, constexprs=keys, attrs=attributes)
+
+    def runtime_arguments(self) -> list[str]:
+        """The arguments that a launcher passes, in order."""
+        return [name for name, kind in self.source().signature.items() if kind != "constexpr"]
+
+    def _pointer_dtype(self, argument: str) -> str:
+        if argument in _FLOAT32_POINTERS:
+            return "float32"
+        return self.weights_dtype if argument in _WEIGHT_POINTERS else self.dtype
 
     def _contiguous_axis(self) -> tuple[str, ...]:
         return ("_length",) if self.layout == "natural" else ("_dim", "B_state", "C_state")
@@ -143,7 +157,7 @@ def write(build: Build, architecture: str, kernel: CompiledKernel, used: Usage, 
         "symbol": kernel.metadata.name,
         "num_warps": build.num_warps,
         "constants": build.constants,
-        "arguments": [name for name in build.function.arg_names if name not in build.constants],
+        "arguments": build.runtime_arguments(),
         "triton": triton.__version__,
         **dataclasses.asdict(used),
     }
@@ -158,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the cubin, PTX and JSON files")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of inputs and outputs (%(default)s)")
     parser.add_argument("--layout", default=",".join(LAYOUTS), help="comma-separated (default: %(default)s)")
-    parser.add_argument("--d-state", default=16, type=int, help="states a channel (default: %(default)s)")
+    parser.add_argument("--d-state", default=16, type=int, choices=(16, 32, 64), help="states a channel (%(default)s)")
     arguments = parser.parse_args(argv)
     architectures, layouts = arguments.arch.split(","), arguments.layout.split(",")
     for given, known in ((architectures, ARCHITECTURES), (layouts, LAYOUTS)):

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -186,6 +187,14 @@ def test_numba_is_the_same_on_any_number_of_threads():
         assert torch.equal(bidirectional_selective_scan(*inputs, backend="numba"), want)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_numba_runs_in_several_threads_at_once():
+    inputs = testing.bidirectional_inputs(1, 70, 4, 200)
+    want = bidirectional_selective_scan(*inputs, backend="numba")
+    with ThreadPoolExecutor(4) as pool:
+        for out in pool.map(lambda _: bidirectional_selective_scan(*inputs, backend="numba"), range(16)):
+            assert torch.equal(out, want)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

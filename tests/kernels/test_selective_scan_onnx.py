@@ -51,10 +51,10 @@ def _per_token(inputs):
     return tuple(t for name, t in zip(testing.ARGUMENTS, inputs, strict=True) if name in PER_TOKEN)
 
 
-def _exported(module, inputs) -> onnx.ModelProto:
+def _program(module, inputs) -> torch.onnx.ONNXProgram:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=1)
     shapes = {name: {0: batch, 2 if name == "z" else 3: length} for name in PER_TOKEN}
-    program = torch.onnx.export(
+    return torch.onnx.export(
         module.eval(),
         _per_token(inputs),
         dynamo=True,
@@ -64,6 +64,10 @@ def _exported(module, inputs) -> onnx.ModelProto:
         custom_translation_table=translation_table(),
         verbose=False,
     )
+
+
+def _exported(module, inputs) -> onnx.ModelProto:
+    program = _program(module, inputs)
     attach_functions(program)
     return program.model_proto
 
@@ -114,6 +118,15 @@ def test_graph_holds_bare_nodes_and_one_function(model):
     onnx.checker.check_model(model)
 
 
+def test_for_tensorrt_the_function_is_three_plugins(weights):
+    program = _program(Bidirectional(weights), weights)
+    attach_functions(program, runtime="tensorrt")
+    (function,) = program.model_proto.functions
+    assert [node.op_type for node in function.node] == ["scan_chunk_states", "scan_carry_states", "scan_chunk_outputs"]
+    with pytest.raises(ValueError, match="expected one of any, tensorrt"):
+        attach_functions(program, runtime="tflite")
+
+
 @settings(max_examples=25, deadline=None)
 @given(batch=st.integers(1, 3), length=st.integers(1, 140), seed=st.integers(0, 999), is_adversarial=st.booleans())
 def test_any_batch_and_length_match_float64(session, weights, batch, length, seed, is_adversarial):
@@ -131,7 +144,7 @@ def test_batch_rows_do_not_see_each_other(session):
     whole = _run(session, inputs)[0]
     for row in range(3):
         alone = tuple(t[row : row + 1] if n in PER_TOKEN else t for n, t in zip(testing.ARGUMENTS, inputs, strict=True))
-        testing.assert_close(_run(session, alone)[0], whole[row : row + 1], 1e-6)
+        assert torch.equal(_run(session, alone)[0], whole[row : row + 1])
 
 
 @pytest.mark.parametrize("dtype", list(_ONNX_TYPES), ids=str)

@@ -26,7 +26,16 @@ from torch import Tensor
 BLOCK_D = 64
 TILE = 16
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+
+def _jit(function):
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        # Neither this folder nor the user's cache can be written: compile in every process.
+        return numba.njit(**options)(function)
+
+
 _inlined = numba.njit(inline="always", error_model="numpy", fastmath={"contract", "nsz"})
 
 

@@ -79,24 +79,28 @@ _SCAN = """
 """
 
 
-def _casts(*names: str) -> str:
-    return "".join(f"    {name}_32 = Cast<to = 1>({source})\n" for name, source in (n.split("=") for n in names))
+def _casts(**sources: str) -> str:
+    """`name_32` = the source in float32, for each name."""
+    return "".join(f"    {name}_32 = Cast<to = 1>({source})\n" for name, source in sources.items())
 
 
-def _time_major(name: str, *, both_directions: bool) -> str:
-    """[batch, direction, size, length] to [length, batch, direction, size], the backward half from its last token."""
-    if not both_directions:
-        return f"    {name}_ordered = Transpose<perm = [3, 0, 1, 2]>({name})\n"
+def _time_major(source: str, target: str) -> str:
+    """[batch, direction, size, length] to [length, batch, direction, size]."""
+    return f"    {target} = Transpose<perm = [3, 0, 1, 2]>({source})\n"
+
+
+def _scan_order(source: str, target: str) -> str:
+    """`_time_major`, the backward direction from its last token."""
     return f"""
-    {name}_forward, {name}_backward = Split<axis = 1, num_outputs = 2>({name})
-    {name}_flipped = Slice({name}_backward, last, before_start, last, last)
-    {name}_joined = Concat<axis = 1>({name}_forward, {name}_flipped)
-    {name}_ordered = Transpose<perm = [3, 0, 1, 2]>({name}_joined)
-"""
+    {target}_forward, {target}_backward = Split<axis = 1, num_outputs = 2>({source})
+    {target}_flipped = Slice({target}_backward, last, before_start, last, last)
+    {target}_joined = Concat<axis = 1>({target}_forward, {target}_flipped)
+""" + _time_major(f"{target}_joined", target)
 
 
 def _parse(signature: str, body: str) -> onnx.FunctionProto:
-    header = f'<opset_import: ["" : {OPSET_VERSION}], domain: "{DOMAIN}">'
+    opsets = f'"" : {OPSET_VERSION}, "{DOMAIN}" : {DOMAIN_VERSION}'
+    header = f'<opset_import: [{opsets}], domain: "{DOMAIN}">'
     return onnx.parser.parse_function(f"{header}\n{signature} {{\n{body}\n}}")
 
 
@@ -104,11 +108,12 @@ def bidirectional_function() -> onnx.FunctionProto:
     """`BidirectionalSelectiveScan(u, delta, A, B, C, D, z, delta_bias) → out`, shapes as the torch operator's."""
     body = (
         _CONSTANTS
-        + _casts("u=u", "delta=delta", "A=A", "B=B", "C=C", "D=D", "z=z", "bias=delta_bias")
+        + _casts(u="u", delta="delta", A="A", B="B", C="C", D="D", z="z", bias="delta_bias")
         + _SOFTPLUS
-        + "".join(_time_major(name, both_directions=True) for name in ("step", "step_u", "B_32", "C_32"))
-        .replace("B_32_ordered", "B_ordered")
-        .replace("C_32_ordered", "C_ordered")
+        + _scan_order("step", "step_ordered")
+        + _scan_order("step_u", "step_u_ordered")
+        + _scan_order("B_32", "B_ordered")
+        + _scan_order("C_32", "C_ordered")
         + _SCAN
         + """
     y_forward, y_backward_flipped = Split<axis = 1, num_outputs = 2>(y_ordered)
@@ -128,11 +133,22 @@ def bidirectional_function() -> onnx.FunctionProto:
     return _parse("BidirectionalSelectiveScan (u, delta, A, B, C, D, z, delta_bias) => (out)", body)
 
 
+def tensorrt_function() -> onnx.FunctionProto:
+    """`BidirectionalSelectiveScan` in terms of the plugins of `tensorrt.py`."""
+    plugin = 'plugin_namespace = "diffvqa", plugin_version = "1", aot = 1'
+    body = f"""
+    states, step_sums = diffvqa.scan_chunk_states<{plugin}>(u, delta, A, B, delta_bias)
+    carried = diffvqa.scan_carry_states<{plugin}>(states, step_sums, A)
+    partial, out = diffvqa.scan_chunk_outputs<{plugin}>(u, delta, A, B, C, D, z, delta_bias, carried)
+"""
+    return _parse("BidirectionalSelectiveScan (u, delta, A, B, C, D, z, delta_bias) => (out)", body)
+
+
 def forward_function() -> onnx.FunctionProto:
     """`SelectiveScan(u, delta, A, B, C, D, delta_bias) → y`: one direction from the first token, without the gate."""
     body = (
         _CONSTANTS
-        + _casts("u=u", "delta=delta", "A_row=A", "B_row=B", "C_row=C", "D=D", "bias=delta_bias")
+        + _casts(u="u", delta="delta", A_row="A", B_row="B", C_row="C", D="D", bias="delta_bias")
         + _SOFTPLUS
         + """
     A_32 = Unsqueeze(A_row_32, first)
@@ -141,9 +157,10 @@ def forward_function() -> onnx.FunctionProto:
     B_group = Unsqueeze(B_row_32, direction_axis)
     C_group = Unsqueeze(C_row_32, direction_axis)
 """
-        + "".join(_time_major(f"{name}_group", both_directions=False) for name in ("step", "step_u", "B", "C")).replace(
-            "_group_ordered", "_ordered"
-        )
+        + _time_major("step_group", "step_ordered")
+        + _time_major("step_u_group", "step_u_ordered")
+        + _time_major("B_group", "B_ordered")
+        + _time_major("C_group", "C_ordered")
         + _SCAN
         + """
     y_row = Squeeze(y_ordered, direction_axis)
@@ -214,16 +231,26 @@ def translation_table() -> dict:
     }
 
 
-def attach_functions(program: torch.onnx.ONNXProgram) -> None:
+def attach_functions(program: torch.onnx.ONNXProgram, *, runtime: str = "any") -> None:
     """Put the bodies of our nodes into `program.model.functions`; without them a stock runtime refuses the model.
 
     To be called after `torch.onnx.export`, not through the translation table: the exporter inlines what it is given.
+
+    Args:
+        program: an export with `translation_table()`; changed in place.
+        runtime: "any" for standard operators, "tensorrt" for the plugins of `tensorrt.py` in the bidirectional scan.
+
+    Raises:
+        ValueError: an unknown runtime.
     """
+    bidirectional = {"any": bidirectional_function, "tensorrt": tensorrt_function}
+    if runtime not in bidirectional:
+        raise ValueError(f"runtime={runtime!r}: expected one of {', '.join(bidirectional)}")
     used = {node.op_type for node in program.model.graph.all_nodes() if node.domain == DOMAIN}
-    for proto in (bidirectional_function(), forward_function()):
+    for proto in (bidirectional[runtime](), forward_function()):
         if proto.name in used:
             function = onnx_ir.serde.deserialize_function(proto)
-            # The body's operators mean the same in every opset from 18 on, and a checker wants one opset in a model.
+            # The bodies' operators mean the same in every opset from 18 on, and a checker wants one opset in a model.
             function.opset_imports[""] = program.model.opset_imports[""]
             program.model.functions[function.identifier()] = function
     if used:

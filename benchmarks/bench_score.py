@@ -1,13 +1,10 @@
 """Scoring one video, stage by stage and whole: the engines beside the same network in eager torch.
 
-Both see the same inputs and threads. Before every timed round of one, the other runs once, so that a machine that slows
-down slows both; `speedup` is the median of the rounds' own ratios. Outputs are compared before anything is timed.
+Both see the same inputs and threads and take turns, round by round. Outputs are compared before anything is timed.
 
     pytest benchmarks/bench_score.py --benchmark-only
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,24 +51,15 @@ def runs(engines_folder: Path, clip: Path) -> dict[str, dict[str, Run]]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("stage", ["vae_encoder", "denoise", "head", "score"])
-def test_stage(benchmark, runs, stage, provider):
+def test_stage(benchmark, time_in_turns, runs, stage, provider):
     (other,) = PROVIDERS.keys() - {provider}
     ours, theirs = runs[stage][provider], runs[stage][other]
     expected, actual = theirs(), ours()
     assert np.abs(actual - expected).max() < TOLERANCE * np.abs(expected).max()
 
-    other_seconds: list[float] = []
-
-    def run_the_other() -> None:
-        start = time.perf_counter()
-        theirs()
-        other_seconds.append(time.perf_counter() - start)
-
     benchmark.group = f"{stage}, tiny, one video of 8 frames"
-    benchmark.pedantic(ours, setup=run_the_other, rounds=ROUNDS)
-    ratios = [b / a for a, b in zip(benchmark.stats.stats.data, other_seconds, strict=True)]
     benchmark.extra_info["threads"] = available_cpus()
-    benchmark.extra_info[f"speedup_over_{other}"] = round(statistics.median(ratios), 3)
+    time_in_turns(ours, theirs, other, ROUNDS)
 
 
 def test_a_file_to_its_score(benchmark, engines_folder, clip):

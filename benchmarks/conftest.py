@@ -2,11 +2,15 @@
 
 import datetime
 import importlib.metadata
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("diffvqa-rt", "av", "mamba-ssm", "numba", "numpy", "onnxruntime", "torch", "triton")
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +28,35 @@ def engines_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def time_in_turns(benchmark):
+    """Times `run` and, before each of its rounds, `other`, so that a machine that slows down slows both.
+
+    Adds `speedup_over_NAME`, the median of the rounds' own ratios, to the row.
+    """
+
+    def time_both(run: Callable[[], object], other: Callable[[], object], name: str, rounds: int) -> None:
+        other_seconds: list[float] = []
+
+        def run_the_other() -> None:
+            start = time.perf_counter()
+            other()
+            other_seconds.append(time.perf_counter() - start)
+
+        run()
+        benchmark.pedantic(run, setup=run_the_other, rounds=rounds)
+        ratios = [theirs / ours for ours, theirs in zip(benchmark.stats.stats.data, other_seconds, strict=True)]
+        benchmark.extra_info[f"speedup_over_{name}"] = round(statistics.median(ratios), 3)
+
+    return time_both
+
+
 def pytest_benchmark_update_machine_info(config, machine_info):
+    for private in ("node", "release"):
+        machine_info.pop(private, None)
+    machine_info["cpu"] = {name: machine_info["cpu"].get(name) for name in ("brand_raw", "arch", "count")}
     machine_info["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    machine_info["versions"] = {
-        name: importlib.metadata.version(name) for name in ("diffvqa-rt", "numpy", "onnxruntime", "torch", "av")
+    installed = {
+        distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()
     }
+    machine_info["versions"] = {name: installed[name] for name in PACKAGES if name in installed}

@@ -4,7 +4,8 @@
 
 On a CPU: our torch paths and the ONNX form beside the eager loop. On a GPU: the Triton kernels beside mamba-ssm's CUDA
 kernel called twice with flips (where it is installed), `torch.compile` of the reference, a copy of the same bytes and
-as many exponentials. Every output is checked before it is timed.
+as many exponentials. Every output is checked before it is timed. On a CPU every provider's forward takes turns with the
+eager loop, round by round.
 """
 
 import pytest
@@ -113,9 +114,7 @@ def _inputs(shape, provider):
 
 def _time(benchmark, run, shape, label):
     """Timed with the L2 cache cleared before each round and the GPU waited for inside it."""
-    benchmark.group = f"selective_scan {label} batch {shape[0]}, dim {shape[1]}, length {shape[3]}, {DTYPE}"
-    device = torch.cuda.get_device_name() if HAS_GPU else f"CPU, {torch.get_num_threads()} threads"
-    benchmark.extra_info.update(device=device, torch=torch.__version__, shape=list(shape), dtype=str(DTYPE))
+    _describe(benchmark, shape, label)
     scrub = torch.empty(L2_BYTES if HAS_GPU else 1, dtype=torch.int8, device=DEVICE)
 
     def synchronised():
@@ -131,15 +130,26 @@ def _time(benchmark, run, shape, label):
     benchmark.pedantic(synchronised, setup=clear, rounds=ROUNDS, warmup_rounds=2)
 
 
+def _describe(benchmark, shape, label):
+    benchmark.group = f"selective_scan {label} batch {shape[0]}, dim {shape[1]}, length {shape[3]}, {DTYPE}"
+    device = torch.cuda.get_device_name() if HAS_GPU else f"CPU, {torch.get_num_threads()} threads"
+    benchmark.extra_info.update(device=device, torch=torch.__version__, shape=list(shape), dtype=str(DTYPE))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_forward(benchmark, provider, shape):
+def test_forward(benchmark, time_in_turns, provider, shape):
     inputs = _inputs(shape, provider)
     run = PROVIDERS[provider](inputs)
     want = bidirectional_selective_scan(*testing.in_float64(inputs), backend="chunked")
     tolerance = testing.FORWARD_TOLERANCE[DTYPE] * (2 if provider == "mamba-ssm" else 1)
     testing.assert_close(run(*inputs), want, tolerance)
-    _time(benchmark, lambda: run(*inputs), shape, "forward")
+    if HAS_GPU:
+        _time(benchmark, lambda: run(*inputs), shape, "forward")
+        return
+    _describe(benchmark, shape, "forward")
+    baseline = PROVIDERS["pytorch"](inputs)
+    time_in_turns(lambda: run(*inputs), lambda: baseline(*inputs), "pytorch", ROUNDS)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:1], ids=str)

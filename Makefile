@@ -5,7 +5,7 @@ READY := .venv/ready
 ENGINES := build/tiny/manifest.json
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow gpu clean
 
 demo: $(ENGINES)
 	$(BIN)/diffvqa score examples/frog.mp4
@@ -21,6 +21,13 @@ lint: $(READY)
 # What needs minutes or gigabytes: one step of the full-size network among others.
 slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# What only a GPU shows, in the Python that sees it: the kernels natively, and their table beside mamba-ssm and the bounds.
+gpu: export PYTHONPATH = .:kernels:export
+gpu:
+	mkdir -p build
+	$(PYTHON) -m pytest -m gpu tests/kernels
+	$(PYTHON) -m pytest benchmarks/test_selective_scan.py --benchmark-json=build/selective_scan_gpu.json
 
 $(ENGINES): $(READY) $(SOURCES)
 	$(BIN)/python export/build_engines.py --preset tiny --out build/tiny

@@ -35,6 +35,9 @@ $(ENGINES): $(READY) $(SOURCES)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,export,dev]'
+	# The bindings alone: TensorRT's libraries are not on PyPI, and the plugins' declarations need none. Where there is no
+	# such wheel, their test skips and says so.
+	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps tensorrt-cu13-bindings==11.4.0.106
 	touch $@
 
 clean:

@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from diffvqa_kernels.selective_scan import backward, forward
+from diffvqa_kernels.selective_scan import backward, forward, tuning
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -100,7 +100,7 @@ def builds(dtype: str, layout: str, d_state: int) -> Iterator[Build]:
         function = kernel if isinstance(kernel, triton.JITFunction) else kernel.fn
         return Build(name=name, function=function, constants=constants, num_warps=num_warps, dtype=dtype, layout=layout)
 
-    for config in forward.prune(forward.tile_configs(), {}, BLOCK_N=block_n):
+    for config in tuning.prune(tuning.tile_configs(), {}, BLOCK_N=block_n):
         tile, warps = config.kwargs, config.num_warps
         label = f"tile{tile['TILE']}x{tile['BLOCK_D']}"
         states = common | tile | {"CHUNK": forward.CHUNK, "ADJOINT": False}
@@ -123,7 +123,7 @@ def builds(dtype: str, layout: str, d_state: int) -> Iterator[Build]:
 def compile_for(build: Build, architecture: str) -> CompiledKernel:
     """The kernel compiled for `sm_…`; needs no GPU."""
     target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
-    options = {"num_warps": build.num_warps, "maxnreg": forward.MAX_REGISTERS}
+    options = {"num_warps": build.num_warps, "maxnreg": tuning.MAX_REGISTERS}
     return triton.compile(build.source(), target=target, options=options)
 
 
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     for given, known in ((architectures, ARCHITECTURES), (layouts, LAYOUTS)):
         if unknown := set(given) - set(known):
             parser.error(f"unknown {', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
-    if forward.INTERPRETED:
+    if tuning.INTERPRETED:
         parser.error("TRITON_INTERPRET=1 is set: the interpreter compiles nothing")
 
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -106,6 +106,15 @@ def test_gradients_of_one_direction_without_options(reverse):
         testing.assert_close(tensor, expected, testing.GRADIENT_TOLERANCE[torch.float32], f"gradient of {name}")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_traced_launches_give_the_same_bits(dtype, uninitialised_memory_is_nan):
+    from diffvqa_kernels.selective_scan.forward import forward
+
+    inputs = _inputs((1, 3, 2, 18), dtype=dtype)
+    got = forward(*inputs, (False, True), is_traced=True)
+    assert torch.equal(got, bidirectional_selective_scan(*inputs, backend="triton"))
+
+
 def test_float64_is_refused():
     with pytest.raises(TypeError, match="float64"):
         bidirectional_selective_scan(*testing.in_float64(_inputs((1, 2, 2, 3))), backend="triton")
@@ -128,13 +137,13 @@ def test_on_gpu(shape, dtype, is_adversarial, uninitialised_memory_is_nan):
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
 def test_every_tile_shape_gives_the_same_bits(monkeypatch):
-    from diffvqa_kernels.selective_scan import forward
+    from diffvqa_kernels.selective_scan import forward, tuning
 
     inputs = _inputs((2, 128, 16, 500), dtype=torch.bfloat16)
     outputs = []
-    for config in forward.prune(forward.tile_configs(), {}, BLOCK_N=16):
+    for config in tuning.prune(tuning.tile_configs(), {}, BLOCK_N=16):
         for kernel in (forward._chunk_states, forward._chunk_outputs):
             monkeypatch.setattr(kernel, "configs", [config])
-        monkeypatch.setattr(forward, "_chosen", {})
+        monkeypatch.setattr(tuning, "_chosen", {})
         outputs.append(bidirectional_selective_scan(*inputs, backend="triton"))
     assert all(torch.equal(out, outputs[0]) for out in outputs)

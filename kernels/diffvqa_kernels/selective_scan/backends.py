@@ -22,12 +22,12 @@ _MODULES = {"triton": ("forward", "backward"), "numba": ("numba_cpu", "numba_cpu
 
 def forward_module(backend: str, u: Tensor, d_state: int) -> ModuleType:
     """The module whose `forward` runs; a backend asked for by name never falls back."""
-    return importlib.import_module(f"{_PACKAGE}.{_MODULES[_resolved(backend, u, d_state)][0]}")
+    return importlib.import_module(f"{_PACKAGE}.{_MODULES[resolved(backend, u, d_state)][0]}")
 
 
 def backward_module(backend: str, u: Tensor, d_state: int) -> ModuleType:
     """The module whose `backward` runs."""
-    return importlib.import_module(f"{_PACKAGE}.{_MODULES[_resolved(backend, u, d_state)][1]}")
+    return importlib.import_module(f"{_PACKAGE}.{_MODULES[resolved(backend, u, d_state)][1]}")
 
 
 def check_backend(backend: str) -> None:
@@ -40,7 +40,8 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
 
 
-def _resolved(backend: str, u: Tensor, d_state: int) -> str:
+def resolved(backend: str, u: Tensor, d_state: int) -> str:
+    """The name of the backend that runs."""
     check_backend(backend)
     if backend == "auto":
         return _automatic(u.device.type, u.dtype, d_state)
@@ -57,7 +58,7 @@ def _check_triton(u: Tensor, d_state: int) -> None:
     if d_state > MAX_TRITON_STATE:
         raise ValueError(f"backend='triton' holds up to {MAX_TRITON_STATE} states a channel, A has {d_state}")
     if u.device.type == "cpu":
-        from diffvqa_kernels.selective_scan.forward import INTERPRETED
+        from diffvqa_kernels.selective_scan.tuning import INTERPRETED
 
         if not INTERPRETED:
             raise ValueError("backend='triton' on CPU tensors needs TRITON_INTERPRET=1 before triton's first import")

@@ -16,17 +16,15 @@ import triton.language as tl
 from torch import Tensor
 
 from diffvqa_kernels.selective_scan.forward import (
-    INTERPRETED,
-    MAX_REGISTERS,
     advance,
     chunk_states,
-    lanes,
     last_step,
     load_carried,
     load_tile,
     load_weights,
     softplus,
 )
+from diffvqa_kernels.selective_scan.tuning import INTERPRETED, MAX_REGISTERS, lanes
 
 # Four tiles: recomputing the states before a tile costs 1.5 more exponentials a token on average, and the states at the
 # borders take d_state / 16 of the inputs' float32 size.

@@ -16,18 +16,17 @@ Shapes as in `chunked.py`; any strides, fastest with the channel axis contiguous
 Kernel arguments come as inputs, integers, outputs, constants: the order in which TensorRT's plugins pass them.
 """
 
-import os
+from contextlib import nullcontext
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+from diffvqa_kernels.selective_scan.tuning import INTERPRETED, autotuned, launch_tuned, launchable
+
 # Short in the interpreter, so that small tests cross its borders.
 CHUNK = 16 if INTERPRETED else 64
-# Without a limit ptxas aims at a higher occupancy than a sequence in chunks can fill, and spills a few bytes for it.
-MAX_REGISTERS = 255
 CARRY_BLOCK_CHUNKS, CARRY_BLOCK_D = 64, 32
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -78,56 +77,6 @@ def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HA
     if HAS_BIAS:
         bias = tl.load(delta_bias_ptr + direction * dim + channels, mask=channels < dim, other=0.0).to(tl.float32)
     return A, bias
-
-
-def lanes(block_n: int) -> int:
-    """Lanes of a warp that lie along channels: a thread then holds 16 states of a channel, or all there are."""
-    return max(8, min(32, 512 // block_n))
-
-
-def prune(candidates: list[triton.Config], named_args: dict, **meta) -> list[triton.Config]:
-    """The configurations that split d_state over lanes in the one way that goes with it: sums keep their order."""
-    width = lanes(meta["BLOCK_N"])
-    return [c for c in candidates if c.kwargs["BLOCK_D"] == width * c.num_warps and (c.num_warps == 1 or width == 32)]
-
-
-def tile_configs() -> list[triton.Config]:
-    """The tile shapes to choose from. A tile leaves a thread at most 64 elements; twice as many spill."""
-    shapes = [(4, 32, 1), (2, 32, 1), (4, 64, 2), (4, 16, 1), (2, 16, 1), (4, 8, 1), (2, 8, 1)]
-    if INTERPRETED:
-        # The interpreter can time nothing and pays for every element of a scan: one small tile.
-        shapes = [(4, 8, 1)]
-    return [
-        triton.Config({"TILE": tile, "BLOCK_D": block_d}, num_warps=warps, maxnreg=MAX_REGISTERS)
-        for tile, block_d, warps in shapes
-    ]
-
-
-def autotuned(kernel):
-    """Times the configurations once per (dim, d_state, dtype) and GPU, and keeps the choice in Triton's disk cache.
-
-    Batch and length are not part of the key: the same video scores the same whatever it is batched with. Launched by
-    `launch_tuned`.
-    """
-    return triton.autotune(
-        tile_configs(),
-        key=["dim", "BLOCK_N"],
-        prune_configs_by=None if INTERPRETED else {"early_config_prune": prune},
-        cache_results=not INTERPRETED,
-    )(kernel)
-
-
-_chosen: dict[tuple, dict] = {}
-
-
-def launch_tuned(kernel, grid, arguments: tuple, *, dim: int, **constants) -> None:
-    """Launch in the tile shape that the tuner chose for the first such launch; later ones skip the tuner's overhead."""
-    key = (kernel, arguments[0].device, arguments[0].dtype, dim, constants["BLOCK_N"])
-    if (config := _chosen.get(key)) is not None:
-        kernel.fn[grid](*arguments, **constants, **config)
-        return
-    kernel[grid](*arguments, **constants)
-    _chosen[key] = kernel.best_config.all_kwargs()
 
 
 @autotuned
@@ -375,16 +324,24 @@ def forward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     reverse: tuple[bool, ...],
+    *,
+    is_traced: bool = False,
 ) -> Tensor:
-    """The sum over directions of the scan's output, gated by silu(z); strides as `z` (or `u`), dtype as `u`."""
+    """The sum over directions of the scan's output, gated by silu(z); strides as `z` (or `u`), dtype as `u`.
+
+    With `is_traced` the launches become nodes of the graph that is being traced.
+    """
     batch, directions, dim, length = u.shape
     A = A.contiguous()
     D, delta_bias = (t if t is None else t.contiguous() for t in (D, delta_bias))
-    d_state = A.shape[2]
+    # An integer also where it is traced as a dynamic size, since the tile depends on it.
+    d_state = int(A.shape[2])
     out = torch.empty_like(u[:, 0] if z is None else z, dtype=u.dtype)
-    partial = out if out.dtype == torch.float32 or directions == 1 else torch.empty_like(out, dtype=torch.float32)
-    with torch.cuda.device_of(u):
-        states = chunk_states(u, delta, A, B, delta_bias, reverse[0], CHUNK)
+    # Functionalisation, which traced launches go through, takes two arguments that a kernel writes for two tensors.
+    can_share = directions == 1 or (out.dtype == torch.float32 and not is_traced)
+    partial = out if can_share else torch.empty_like(out, dtype=torch.float32)
+    with nullcontext() if is_traced else torch.cuda.device_of(u):
+        states = chunk_states(u, delta, A, B, delta_bias, reverse[0], CHUNK, is_traced=is_traced)
         grid = lambda meta: (triton.cdiv(length, CHUNK), triton.cdiv(dim, meta["BLOCK_D"]), batch)  # noqa: E731
         arguments = (
             *(u, delta, A, B, C, D, z, delta_bias, states),
@@ -397,6 +354,7 @@ def forward(
             _chunk_outputs,
             grid,
             arguments,
+            is_traced=is_traced,
             dim=dim,
             DIRECTIONS=directions,
             REVERSE_FIRST=reverse[0],
@@ -419,10 +377,11 @@ def chunk_states(
     chunk_length: int,
     *,
     adjoint: bool = False,
+    is_traced: bool = False,
 ) -> Tensor:
     """The state after each chunk with all before it carried in, float32 [batch, directions, chunks, d_state, dim]."""
     batch, directions, dim, length = delta.shape
-    d_state = A.shape[2]
+    d_state = int(A.shape[2])
     chunks = triton.cdiv(length, chunk_length)
     states = u.new_empty(batch, directions, chunks, d_state, dim, dtype=torch.float32)
     step_sums = u.new_empty(batch, directions, chunks, dim, dtype=torch.float32)
@@ -437,6 +396,7 @@ def chunk_states(
         _chunk_states,
         grid,
         arguments,
+        is_traced=is_traced,
         dim=dim,
         ADJOINT=adjoint,
         REVERSE_FIRST=reverse_first,
@@ -444,7 +404,7 @@ def chunk_states(
         CHUNK=chunk_length,
         BLOCK_N=triton.next_power_of_2(d_state),
     )
-    _carry_states[triton.cdiv(dim, CARRY_BLOCK_D), d_state, batch * directions](
+    launchable(_carry_states, is_traced)[triton.cdiv(dim, CARRY_BLOCK_D), d_state, batch * directions](
         *(states, step_sums, A),
         *(directions, chunks, dim, d_state),
         states,

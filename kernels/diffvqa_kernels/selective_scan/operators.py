@@ -1,12 +1,14 @@
 """`diffvqa::selective_scan` and `diffvqa::bidirectional_selective_scan` as torch operators.
 
-`torch.compile`, `torch.export` and the ONNX exporter see one node; which backend runs is decided when it runs.
+`torch.compile`, `torch.export` and the ONNX exporter see one node; which backend runs is decided when it runs. Only
+Inductor, and with it AOTInductor, gets the forward of both directions on a GPU as the launches that it consists of.
 """
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from diffvqa_kernels.selective_scan.backends import backward_module, forward_module
+from diffvqa_kernels.selective_scan.backends import backward_module, forward_module, resolved
 
 _BOTH = (False, True)
 
@@ -114,6 +116,29 @@ def _(u, delta, A, B, C, D, z, delta_bias, backend="auto"):
 @bidirectional_selective_scan_backward_op.register_fake
 def _(grad_out, *inputs_and_options):
     return [torch.empty_like(t) for t in inputs_and_options if isinstance(t, Tensor)]
+
+
+def _runs_triton_on_a_gpu(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> bool:
+    return u.device.type == "cuda" and resolved(backend, u, int(A.shape[-1])) == "triton"
+
+
+def _launches(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> Tensor:
+    from diffvqa_kernels.selective_scan.forward import forward
+
+    return forward(u, delta, A, B, C, D, z, delta_bias, _BOTH, is_traced=True)
+
+
+@bidirectional_selective_scan_op.register_torch_dispatch(FunctionalTensorMode)
+def _(mode, op, types, args, kwargs):
+    """A compiler's graph on a GPU gets the three launches, an exported program keeps the node.
+
+    What `torch.library.triton_op` does, which would have a Triton kernel on every device.
+    """
+    is_exported = not torch._functorch.config.decompose_custom_triton_ops
+    if is_exported or not _runs_triton_on_a_gpu(*args, **kwargs):
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+    with mode:
+        return _launches(*args, **kwargs)
 
 
 def _save(ctx, inputs, output):

@@ -20,7 +20,7 @@ import tensorrt.plugin as trtp
 import triton
 
 from diffvqa_kernels.aot import Build, compile_for
-from diffvqa_kernels.selective_scan import forward
+from diffvqa_kernels.selective_scan import forward, tuning
 
 # PTX for 8.0 runs on every later GPU; Triton's for 9.0 and up is bound to that very architecture.
 ARCHITECTURE = "sm_80"
@@ -108,7 +108,7 @@ def _chunk_outputs(u, delta, A, B, C, D, z, delta_bias, states, outputs, tactic)
 def _build(kernel, flags: dict, u: trtp.TensorDesc, A: trtp.TensorDesc) -> Build:
     """The kernel in its first tile shape: a GPU to time the others on is not at hand while a plugin is described."""
     block_n = triton.next_power_of_2(A.shape_expr[2].constant_value())
-    config = forward.prune(forward.tile_configs(), {}, BLOCK_N=block_n)[0]
+    config = tuning.prune(tuning.tile_configs(), {}, BLOCK_N=block_n)[0]
     return Build(
         name=kernel.base_fn.__name__,
         function=kernel.fn,

@@ -30,7 +30,8 @@ class OnnxEngine:
         self.spec = spec
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        # Planned reuse of buffers costs `tiny` 6 % of its time, and 450 MB become 670 (two Xeon cores, onnxruntime 1.31).
+        # Planned reuse of buffers costs `tiny` 6 % of its time and 670 MB in the place of 450 (two Xeon cores,
+        # onnxruntime 1.31).
         options.enable_mem_reuse = False
         # ONNX Runtime's warnings are about its own optimiser; errors reach the caller as exceptions.
         options.log_severity_level = 3

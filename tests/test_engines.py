@@ -101,7 +101,7 @@ def test_a_backend_that_was_not_built_is_named(engines_copy):
     edit_manifest(lambda v: v["backends"].pop("torch"))(engines_copy)
     (engines_copy / "torch" / "weights.safetensors").unlink()
     with pytest.raises(
-        EngineMismatchError, match="has no torch engines, only onnx; build them with .* --backend torch"
+        EngineMismatchError, match="has no torch engines, only onnx; build them with .* --backend onnx,torch"
     ):
         open_engines(engines_copy, "torch")
     with pytest.raises(ValueError, match="backend is 'tpu'; expected one of onnx, torch"):

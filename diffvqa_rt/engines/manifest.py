@@ -164,7 +164,7 @@ class Manifest:
         if record is None:
             raise EngineMismatchError(
                 f"{folder} has no {name} engines, only {', '.join(self.backends)}; "
-                f"build them with export/build_engines.py --backend {name}"
+                f"build them with export/build_engines.py --backend {','.join([*self.backends, name])}"
             )
         for engine, spec in engine_specs(self.config).items():
             built = record.engines.get(engine)

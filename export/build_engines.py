@@ -44,9 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 built, 1 failed (one sentence on stderr), 2 bad arguments."""
     arguments = parse_arguments(argv)
     # Torch takes seconds to import, and --help needs none of it.
-    from diffvqa_export.build import BuildRequest, build_engines
-    from diffvqa_export.weights import choose_weights
-
+    try:
+        from diffvqa_export.build import BuildRequest, build_engines
+        from diffvqa_export.weights import choose_weights
+    except ModuleNotFoundError as error:
+        print(f"build_engines.py: {error.name} is not installed: pip install 'diffvqa-rt[export]'", file=sys.stderr)
+        return 1
     try:
         preset = preset_named(arguments.preset)
         chosen = choose_weights(preset, arguments.weights)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import build_engines
 import numpy as np
@@ -196,6 +197,12 @@ def test_a_users_mistake_gets_one_sentence(arguments, status, sentence, capsys):
     assert build_engines.main(arguments) == status
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+
+
+def test_a_missing_package_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "diffvqa_export.build", None)
+    assert build_engines.main([]) == 1
+    assert "is not installed: pip install 'diffvqa-rt[export]'" in capsys.readouterr().err
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -88,6 +88,7 @@ def _seekable(file: BinaryIO) -> BinaryIO:
         return open(file.fileno(), "rb", closefd=False)
     if not stat.S_ISFIFO(mode):
         raise OSError("neither a file nor a pipe")
+    # The caller closes it.
     spool = tempfile.TemporaryFile()  # noqa: SIM115
     shutil.copyfileobj(file, spool)
     spool.seek(0)

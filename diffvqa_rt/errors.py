@@ -17,5 +17,9 @@ class EngineMismatchError(DiffVQAError):
     """An engine folder disagrees with its manifest, or with what it is asked to run on."""
 
 
+class DeviceUnavailableError(EngineMismatchError):
+    """An engine is sound but for a device that this machine lacks."""
+
+
 class ParityError(DiffVQAError):
     """An engine's outputs are further from the reference's than its tolerance."""

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.engines import BackendName, Engine, open_engines
+from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.results import ScoringFailure, VideoScore
-from diffvqa_rt.specs import FEATURES
+from diffvqa_rt.specs import FEATURES, Array
 from diffvqa_rt.video import SampledFrames, VideoInfo, make_views, sample_frames
 
 VideoSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
@@ -38,10 +38,12 @@ class StageClock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def denoise(unet_controller: Engine, z0: NDArray[np.float32], steps: int) -> dict[str, NDArray[np.float32]]:
+def denoise(unet_controller: Engine, z0: Array, steps: int) -> Mapping[str, Array]:
     """All K steps towards z0 [V, 2N, C, h, w]. Returns the last step's outputs: `z_next` (ẑ0) and the features."""
+    if isinstance(unet_controller, DenoisingEngine):
+        return unet_controller.denoise(z0, steps)
     # Step 0 makes its own z_T from z0 and the noise table, and does not read z.
-    z = np.zeros_like(z0)
+    z: Array = np.zeros(z0.shape, z0.dtype)
     for step in range(steps - 1):
         z = unet_controller({"z": z, "z0": z0, "step": np.array(step)}, ["z_next"])["z_next"]
     return unet_controller({"z": z, "z0": z0, "step": np.array(steps - 1)})
@@ -50,15 +52,28 @@ def denoise(unet_controller: Engine, z0: NDArray[np.float32], steps: int) -> dic
 def play(
     engines: Mapping[str, Engine], frames: NDArray[np.float32], steps: int, clock: StageClock | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """The whole chain of engines on views [V, 2N, 3, S, S]: score [V], frame_scores and frame_weights [V, N]."""
+    """The whole chain of engines on views [V, 2N, 3, S, S]: score [V], frame_scores and frame_weights [V, N].
+
+    As many videos at a time as the engines take.
+    """
     clock = clock or StageClock()
+    limits = [engine.max_videos for engine in engines.values() if engine.max_videos is not None]
+    size = min([len(frames), *limits])
+    parts = [_play_together(engines, frames[i : i + size], steps, clock) for i in range(0, len(frames), size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _play_together(
+    engines: Mapping[str, Engine], frames: NDArray[np.float32], steps: int, clock: StageClock
+) -> dict[str, NDArray[np.float32]]:
     with clock.measure("vae_encoder"):
         z0 = engines["vae_encoder"]({"frames": frames})["z0"]
     with clock.measure("denoise"):
         last = denoise(engines["unet_controller"], z0, steps)
     with clock.measure("head"):
         features = {name: last[name] for name in FEATURES}
-        return engines["head"]({"z0_hat": last["z_next"], **features, "frames": frames})
+        outputs = engines["head"]({"z0_hat": last["z_next"], **features, "frames": frames})
+        return {name: np.asarray(values) for name, values in outputs.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,46 @@ cut it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.config import VIEWS, DiffVQAConfig
 
+Precision = Literal["fp32", "fp16", "bf16"]
+"""What the networks between float32 borders compute in."""
+
 DType = Literal["float32", "int64"]
 Dimension = int | str
 
 MANIFEST_NAME = "manifest.json"
 FEATURES = ("features_0", "features_1", "features_2", "features_3")
+
+
+class Array(Protocol):
+    """What crosses an engine's border: a NumPy array, or one that the runtime keeps on its device until it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> NDArray: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """How many videos at a time an engine takes: the range, and the number that it is tuned for."""
+
+    min: int = 1
+    opt: int = 1
+    max: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"profile is {self.min}, {self.opt}, {self.max} videos; expected 1 ≤ min ≤ opt ≤ max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +67,7 @@ class EngineSpec:
     outputs: tuple[TensorSpec, ...]
     is_per_frame: bool
 
-    def check_inputs(self, arrays: Mapping[str, NDArray]) -> None:
+    def check_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Raises ValueError where the arrays are not this engine's inputs: by name, dtype, rank or fixed dimension."""
         names = [spec.name for spec in self.inputs]
         if set(arrays) != set(names):

@@ -1,6 +1,7 @@
 """Export a DiffVQA network, build its engines, prove them against torch, write an engine folder."""
 
 import argparse
+import errno
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from diffvqa_rt.engines import BACKENDS
 from diffvqa_rt.engines.describe import describe
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.presets import PRESETS, preset_named
+from diffvqa_rt.specs import Profile
 
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
 
@@ -29,7 +31,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAME[,NAME]",
         help=f"what to build: {', '.join(BACKENDS)}, or several with commas (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the engine folder (default: build/PRESET)")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        help="what the VAE, the UNet and the Controller compute in: fp32, fp16 or bf16; the sampler, the head and what "
+        "overflows stay float32 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the engine folder (default: build/PRESET, or build/PRESET-PRECISION)"
+    )
     parser.add_argument(
         "--clip",
         type=Path,
@@ -37,7 +47,33 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="VIDEO",
         help="real video for the parity check (default: %(default)s)",
     )
+    parser.add_argument(
+        "--videos",
+        type=_profile,
+        default=Profile(),
+        metavar="MIN,OPT,MAX",
+        help="TensorRT: how many videos at a time the engines take, and how many they are tuned for (default: 1,1,4)",
+    )
+    parser.add_argument(
+        "--strip-weights",
+        action="store_true",
+        help="TensorRT: plans without weights, which they take at opening from the ONNX files beside them; needs a GPU",
+    )
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="TensorRT: plans that later versions of TensorRT open too (not for tensorrt-rtx)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be built, its size and its memory")
     return parser.parse_args(argv)
+
+
+def _profile(text: str) -> Profile:
+    try:
+        least, tuned_for, most = (int(number) for number in text.split(","))
+        return Profile(min=least, opt=tuned_for, max=most)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected three numbers in rising order, as 1,1,4") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,40 +81,59 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     # Torch takes seconds to import, and --help needs none of it.
     try:
-        from diffvqa_export.build import BuildRequest, build_engines
+        from diffvqa_export.build import build_engines
+        from diffvqa_export.context import BuildRequest
+        from diffvqa_export.estimate import Estimate
         from diffvqa_export.weights import choose_weights
     except ModuleNotFoundError as error:
         print(f"build_engines.py: {error.name} is not installed: pip install 'diffvqa-rt[export]'", file=sys.stderr)
         return 1
     try:
         preset = preset_named(arguments.preset)
-        chosen = choose_weights(preset, arguments.weights)
+        suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
         request = BuildRequest(
+            weights=choose_weights(preset, arguments.weights),
             backends=tuple(arguments.backend.split(",")),
-            out=arguments.out or Path("build") / preset.name,
+            precision=arguments.precision,
+            out=arguments.out or Path("build") / f"{preset.name}{suffix}",
             clip=arguments.clip,
-            is_trained=chosen.is_trained,
-            source=chosen.source,
+            profile=arguments.videos,
+            strip_weights=arguments.strip_weights,
+            version_compatible=arguments.version_compatible,
         )
     except ValueError as error:
         print(f"build_engines.py: {error}", file=sys.stderr)
         return 2
+    estimate = Estimate.of(request)
+    if arguments.dry_run:
+        print(estimate.describe())
+        return 0
     start = time.perf_counter()
 
     def report_progress(step: str) -> None:
         print(f"[{time.perf_counter() - start:6.1f} s] {step}", file=sys.stderr, flush=True)
 
     try:
-        manifest = build_engines(chosen.network, request, report_progress)
-    except (DiffVQAError, OSError) as error:
+        estimate.refuse_what_does_not_fit()
+        manifest = build_engines(request, report_progress)
+    except (DiffVQAError, ValueError) as error:
         print(f"build_engines.py: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"build_engines.py: {_sentence(error, request.out)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("build_engines.py: interrupted; nothing was written", file=sys.stderr)
+        print(f"build_engines.py: interrupted; the same command goes on from {request.out}.work", file=sys.stderr)
         return 130
-    report_progress(f"wrote {request.out}")
+    report_progress(f"wrote {request.out}; {request.out}.work keeps the steps for the next build, remove it at will")
     print(describe(manifest))
     return 0
+
+
+def _sentence(error: OSError, out: Path) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"the disk of {out} is full; make room (see --dry-run), and the same command goes on from {out}.work"
+    return str(error)
 
 
 if __name__ == "__main__":

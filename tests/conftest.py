@@ -1,5 +1,6 @@
 """What several test files need: a real engine folder, and a real clip."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -15,11 +16,12 @@ def clip() -> Path:
 
 @pytest.fixture(scope="session")
 def built_engines(tmp_path_factory) -> Path:
-    """The `tiny` engines for both backends, built once by the command that users run. Not to be changed."""
+    """The `tiny` engines for what is installed, built once by the command that users run. Not to be changed."""
     import build_engines
 
     folder = tmp_path_factory.mktemp("engines") / "tiny"
-    assert build_engines.main(["--backend", "onnx,torch", "--out", str(folder)]) == 0
+    installed = ["onnx", "torch", *(["tensorrt-rtx"] if importlib.util.find_spec("tensorrt_rtx") else [])]
+    assert build_engines.main(["--backend", ",".join(installed), "--out", str(folder)]) == 0
     return folder
 
 

@@ -136,7 +136,7 @@ def test_weights_from_a_stable_diffusion_folder_leave_the_unet_as_it_was(stable_
     chosen = choose_weights(SMALL, stable_diffusion_folder)
     assert not chosen.is_trained and chosen.source.endswith("with a random head")
     unet = UNet2DConditionModel.from_pretrained(stable_diffusion_folder / "unet").eval()
-    extractor = chosen.network.extractor
+    extractor = chosen.load().extractor
     z, timestep = torch.randn(1, *SMALL.latent_shape), torch.tensor([444])
     steered = extractor.predict_noise(z, torch.randn_like(z), timestep)
     torch.testing.assert_close(steered, unet(z, timestep, extractor.null_prompt[None]).sample, rtol=1e-4, atol=1e-5)

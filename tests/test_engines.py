@@ -1,13 +1,21 @@
 """An engine folder is verified before it runs, and runs the same however it is cut."""
 
+import contextlib
+import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffvqa_rt.engines import Manifest, open_engines
+from diffvqa_rt.engines.verification import external_data_files
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.specs import engine_specs
@@ -18,6 +26,19 @@ def flip_a_byte(folder: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+
+
+def change_a_weight(folder: Path) -> None:
+    file = folder / "onnx" / "unet_controller.onnx.data"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def link_the_weights_from_elsewhere(folder: Path) -> None:
+    elsewhere = folder.parent / "weights"
+    (folder / "onnx" / "head.onnx.data").rename(elsewhere)
+    (folder / "onnx" / "head.onnx.data").symlink_to(elsewhere)
 
 
 def add_an_unlisted_model(folder: Path) -> None:
@@ -54,6 +75,12 @@ DAMAGES = {
     "changed_byte": (flip_a_byte, "head.onnx was changed after it was built: its SHA-256 is"),
     "unlisted_model": (add_an_unlisted_model, "extra.onnx is not listed in manifest.json; remove it"),
     "missing_engine": (remove_an_engine, "head.onnx, listed in manifest.json, cannot be read"),
+    "changed_weight": (change_a_weight, "unet_controller.onnx.data was changed after it was built: its SHA-256 is"),
+    "missing_weights": (
+        lambda folder: (folder / "onnx" / "head.onnx.data").unlink(),
+        "head.onnx.data, listed in manifest.json, cannot be read",
+    ),
+    "linked_weights": (link_the_weights_from_elsewhere, "head.onnx.data is a link or lies outside its engine folder"),
     "link": (link_an_engine_from_elsewhere, "head.onnx is a link or lies outside its engine folder"),
     "outside": (edit_manifest(list_a_file_outside), "head.onnx is a link or lies outside its engine folder"),
     "no_manifest": (lambda folder: (folder / "manifest.json").unlink(), "is not an engine folder: it has no manifest"),
@@ -61,7 +88,7 @@ DAMAGES = {
         lambda folder: (folder / "manifest.json").write_text("{"),
         "cannot be read .*; build the engines again",
     ),
-    "other_format": (edit_manifest(lambda v: v.update(format=99)), "has format 99, this version reads 1"),
+    "other_format": (edit_manifest(lambda v: v.update(format=99)), "has format 99, this version reads 2"),
     "damaged": (edit_manifest(lambda v: v["config"].pop("vae")), "is damaged .*; build the engines again"),
     "other_steps": (
         edit_manifest(lambda v: v["config"]["sampler"].update(steps=5)),
@@ -87,24 +114,81 @@ def test_a_folder_that_is_not_what_was_built_is_refused(engines_copy, damage, se
         open_engines(engines_copy)
 
 
-def test_a_file_that_is_listed_but_no_model_is_refused(engines_copy):
-    import hashlib
+def replace_model(folder: Path, content: bytes) -> None:
+    """Another head, which the manifest vouches for."""
+    (folder / "onnx" / "head.onnx").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit_manifest(lambda v: v["backends"]["onnx"]["files"].update({"onnx/head.onnx": digest}))(folder)
 
-    (engines_copy / "onnx" / "head.onnx").write_bytes(b"not onnx")
-    digest = hashlib.sha256(b"not onnx").hexdigest()
-    edit_manifest(lambda v: v["backends"]["onnx"]["files"].update({"onnx/head.onnx": digest}))(engines_copy)
+
+def test_a_file_that_is_listed_but_no_model_is_refused(engines_copy):
+    replace_model(engines_copy, b"not onnx")
+    with pytest.raises(EngineMismatchError, match=r"head.onnx is not a serialised ONNX model; build the engines again"):
+        open_engines(engines_copy)
+    replace_model(engines_copy, onnx.ModelProto(ir_version=10).SerializeToString())
     with pytest.raises(EngineMismatchError, match=r"onnxruntime .* cannot open .*head.onnx, built by onnxruntime"):
         open_engines(engines_copy)
+
+
+@pytest.mark.parametrize("location", ["../head.onnx.data", "/etc/passwd", "sub/head.onnx.data", "unlisted.bin", ""])
+def test_weights_that_lie_elsewhere_never_reach_the_runtime(engines_copy, monkeypatch, location):
+    model = onnx.load(engines_copy / "onnx" / "head.onnx", load_external_data=False)
+    (entry,) = [e for e in model.graph.initializer[0].external_data if e.key == "location"]
+    entry.value = location
+    replace_model(engines_copy, model.SerializeToString())
+    shutil.copy(engines_copy / "onnx" / "head.onnx.data", engines_copy / "head.onnx.data")
+    (engines_copy / "head.onnx.data").rename(engines_copy / "onnx" / "unlisted.bin")
+    opened = []
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda model, *a, **k: opened.append(model) or real(model, *a, **k)
+    )
+    with pytest.raises(EngineMismatchError, match="head.onnx keeps weights in .*, which manifest.json does not list"):
+        open_engines(engines_copy)
+    assert (engines_copy / "onnx" / "head.onnx").read_bytes() not in opened
+
+
+def test_every_file_that_an_onnx_model_points_to_is_found():
+    """Initialisers, constants, subgraphs, functions, sparse tensors: the ONNX library's own model of the format."""
+
+    def stored(location: str) -> onnx.TensorProto:
+        tensor = onnx.TensorProto(name="t", data_type=onnx.TensorProto.FLOAT, dims=[1])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="offset", value="0")
+        tensor.external_data.add(key="location", value=location)
+        return tensor
+
+    def graph(*names: str, nodes: tuple = ()) -> onnx.GraphProto:
+        return onnx.helper.make_graph(list(nodes), "g", [], [], initializer=[stored(name) for name in names])
+
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=stored("constant"))
+    branch = onnx.helper.make_node("If", ["c"], ["d"], then_branch=graph("then"), else_branch=graph("else"))
+    sparse = onnx.SparseTensorProto(values=stored("values"), indices=stored("indices"))
+    model = onnx.helper.make_model(graph("a", "b", nodes=(constant, branch)))
+    model.graph.sparse_initializer.append(sparse)
+    model.functions.add(name="f", domain="d").node.append(
+        onnx.helper.make_node("Constant", [], ["c"], sparse_value=sparse, value=stored("function"))
+    )
+    model.functions[0].attribute_proto.append(onnx.helper.make_attribute("default", stored("default")))
+    model.training_info.add().algorithm.CopyFrom(graph("training"))
+    expected = {"a", "b", "constant", "then", "else", "values", "indices", "function", "default", "training"}
+    assert external_data_files(model.SerializeToString()) == expected
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_model_are_a_value_error(content):
+    with contextlib.suppress(ValueError):
+        external_data_files(content)
 
 
 def test_a_backend_that_was_not_built_is_named(engines_copy):
     edit_manifest(lambda v: v["backends"].pop("torch"))(engines_copy)
     (engines_copy / "torch" / "weights.safetensors").unlink()
     with pytest.raises(
-        EngineMismatchError, match="has no torch engines, only onnx; build them with .* --backend onnx,torch"
+        EngineMismatchError, match="has no torch engines, only onnx.*; build them with .* --backend onnx.*,torch"
     ):
         open_engines(engines_copy, "torch")
-    with pytest.raises(ValueError, match="backend is 'tpu'; expected one of onnx, torch"):
+    with pytest.raises(ValueError, match="backend is 'tpu'; expected one of onnx, onnx-cuda, .*torch"):
         open_engines(engines_copy, "tpu")
 
 

@@ -1,31 +1,46 @@
 """`export/build_engines.py`: what it writes, what it proves, and what it refuses."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import build_engines
 import numpy as np
 import onnx
 import pytest
 import torch
-from diffvqa_export import build
+from diffvqa_export import backends
+from diffvqa_export.build import build_engines as build_folder
+from diffvqa_export.context import BuildRequest
 from diffvqa_export.onnx_export import export_onnx
 from diffvqa_export.parity import measure_parity
-from diffvqa_export.weights import choose_weights
+from diffvqa_export.precision import KEPT_IN_FLOAT32, write_precision
+from diffvqa_export.reference import Reference, record_reference
+from diffvqa_export.stages import STAGES
+from diffvqa_export.weights import choose_weights, random_weights
 
 from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.engines import Manifest, open_engines
 from diffvqa_rt.engines.torch_backend import torch_engines
-from diffvqa_rt.errors import EngineBuildError, ParityError
+from diffvqa_rt.errors import EngineBuildError, EngineMismatchError, ParityError
 from diffvqa_rt.models.checkpoints import save_weights
 from diffvqa_rt.models.diffvqa import random_network
+from diffvqa_rt.models.stages import stage_modules
 from diffvqa_rt.presets import SD21, TINY
 from diffvqa_rt.specs import engine_specs
 from diffvqa_rt.video import make_views, sample_frames
 
 STANDARD_DOMAINS = {"", "ai.onnx"}
+
+
+def torch_request(out, clip) -> BuildRequest:
+    return BuildRequest(weights=random_weights(TINY), backends=("torch",), out=out, clip=clip)
 
 
 def nodes_of(graph):
@@ -38,7 +53,7 @@ def nodes_of(graph):
 
 @pytest.mark.parametrize("name", engine_specs(TINY))
 def test_a_graph_has_standard_operators_only(built_engines, name):
-    model = onnx.load(built_engines / "onnx" / f"{name}.onnx")
+    model = onnx.load(built_engines / "onnx" / f"{name}.onnx", load_external_data=False)
     local = {(function.domain, function.name) for function in model.functions}
     called = {(node.domain, node.op_type) for graph in (model.graph, *model.functions) for node in nodes_of(graph)}
     assert {domain for domain, operator in called - local} <= STANDARD_DOMAINS
@@ -67,7 +82,7 @@ def test_timesteps_noise_and_text_are_inside_the_step(built_engines):
     model = onnx.load(built_engines / "onnx" / "unet_controller.onnx")
     assert [i.name for i in model.graph.input] == ["z", "z0", "step"]
     assert not {"Sin", "Cos"} & {node.op_type for node in model.graph.node}
-    stored = {tensor.raw_data for tensor in model.graph.initializer}
+    stored = {onnx.numpy_helper.to_array(tensor).tobytes() for tensor in model.graph.initializer}
     extractor = random_network(TINY).extractor
     matrices = {name: p for name, p in extractor.named_parameters() if p.ndim == 2 and not name.startswith("vae")}
     kept = {n for n, p in matrices.items() if {m.detach().numpy().tobytes() for m in (p, p.T)} & stored}
@@ -77,21 +92,22 @@ def test_timesteps_noise_and_text_are_inside_the_step(built_engines):
 
 
 def test_another_networks_engines_fail_parity_and_nothing_is_written(built_engines, clip, tmp_path, monkeypatch):
-    def copy_instead_of_exporting(stage, module, config, spec, path, provenance):
-        shutil.copy(built_engines / "onnx" / path.name, path)
+    def copy_instead_of_exporting(stage, module, config, spec, path, *others):
+        for file in (path.name, f"{path.name}.data"):
+            shutil.copy(built_engines / "onnx" / file, path.parent)
 
-    monkeypatch.setattr(build, "export_onnx", copy_instead_of_exporting)
+    monkeypatch.setattr(backends, "export_onnx", copy_instead_of_exporting)
     monkeypatch.setattr(Manifest, "provenance", Manifest.read(built_engines).provenance)
-    request = build.BuildRequest(
-        backends=("onnx",), out=tmp_path / "out", clip=clip, is_trained=False, source="random, seed 1"
-    )
+    request = BuildRequest(weights=random_weights(TINY, 1), backends=("onnx",), out=tmp_path / "out", clip=clip)
     with pytest.raises(ParityError, match="vae_encoder's z0 is off by .* Nothing was written"):
-        build.build_engines(random_network(TINY, seed=1), request, progress=lambda step: None)
-    assert list(tmp_path.iterdir()) == []
+        build_folder(request, progress=lambda step: None)
+    assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip):
+def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip, tmp_path):
     class Broken:
+        max_videos = None
+
         def __init__(self, engine):
             self.spec, self._engine = engine.spec, engine
 
@@ -100,12 +116,33 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip)
             return {name: np.full_like(values, np.nan) for name, values in results.items()}
 
     _, engines = open_engines(built_engines, "onnx")
-    reference = torch_engines(random_network(TINY))
     views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
+    record_reference(random_network(TINY), views, tmp_path)
     broken = {**engines, "head": Broken(engines["head"])}
-    report = measure_parity(broken, reference, TINY, build.STAGES, views, clip.name)
-    assert any("head's score is off by inf" in failure for failure in report.failures)
+    report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
+    assert any("head's score is off by inf" in f and "1 of its values are not finite" in f for f in report.failures)
     assert any(failure.startswith("the score is nan") for failure in report.failures)
+
+
+def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tmp_path):
+    class SeesTheBatch:
+        max_videos = None
+
+        def __init__(self, engine):
+            self.spec, self._engine = engine.spec, engine
+
+        def __call__(self, inputs, outputs=None):
+            results = self._engine(inputs, outputs)
+            # The last bit of the last row, where there are several.
+            return {n: np.concatenate([v[:1], np.nextafter(v[1:], np.inf)]) for n, v in results.items()}
+
+    _, engines = open_engines(built_engines, "onnx")
+    views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
+    record_reference(random_network(TINY), views, tmp_path)
+    broken = {**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}
+    report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
+    (failure,) = report.failures
+    assert failure.startswith("vae_encoder gives a video another result in another slot of a batch")
 
 
 def test_a_border_that_is_not_the_specs_is_refused(tmp_path):
@@ -115,43 +152,37 @@ def test_a_border_that_is_not_the_specs_is_refused(tmp_path):
 
     spec = engine_specs(TINY)["vae_encoder"]
     with pytest.raises(EngineBuildError, match="exported outputs are .*; the spec says"):
-        export_onnx(build.STAGES["vae_encoder"], FixedFrames(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
+        export_onnx(STAGES["vae_encoder"], FixedFrames(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
 
 
 def test_a_folder_that_is_no_engine_folder_is_not_overwritten(tmp_path, clip):
     (tmp_path / "holiday.jpg").write_bytes(b"irreplaceable")
-    request = build.BuildRequest(backends=("torch",), out=tmp_path, clip=clip, is_trained=False, source="")
+    request = torch_request(tmp_path, clip)
     with pytest.raises(EngineBuildError, match="is not an engine folder; choose another --out"):
-        build.build_engines(random_network(TINY), request, progress=lambda step: None)
+        build_folder(request, progress=lambda step: None)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"irreplaceable"
 
 
 def test_an_engine_folder_with_something_else_in_it_is_not_overwritten(engines_copy, clip):
     (engines_copy / "notes.txt").write_text("irreplaceable")
-    request = build.BuildRequest(backends=("torch",), out=engines_copy, clip=clip, is_trained=False, source="")
+    request = torch_request(engines_copy, clip)
     with pytest.raises(EngineBuildError, match="notes.txt is not part of the engines"):
-        build.build_engines(random_network(TINY), request, progress=lambda step: None)
+        build_folder(request, progress=lambda step: None)
     (engines_copy / "notes.txt").unlink()
     (engines_copy / "manifest.json").write_text('{"name": "a web app"}')
     with pytest.raises(EngineBuildError, match="is not an engine folder"):
-        build.build_engines(random_network(TINY), request, progress=lambda step: None)
+        build_folder(request, progress=lambda step: None)
     assert (engines_copy / "onnx" / "head.onnx").exists()
 
 
 def test_engines_of_an_older_format_are_replaced(engines_copy, clip):
     values = json.loads((engines_copy / "manifest.json").read_text())
     (engines_copy / "manifest.json").write_text(json.dumps({"format": 0, "backends": values["backends"]}))
-    request = build.BuildRequest(backends=("torch",), out=engines_copy, clip=clip, is_trained=False, source="")
-    build.build_engines(random_network(TINY), request, progress=lambda step: None)
+    request = torch_request(engines_copy, clip)
+    build_folder(request, progress=lambda step: None)
     assert list(Manifest.read(engines_copy).backends) == ["torch"]
-    assert [path.name for path in engines_copy.parent.iterdir()] == [engines_copy.name]  # nothing left beside it
-
-
-def test_a_network_too_large_for_one_file_is_refused_before_the_export(tmp_path, clip, monkeypatch):
-    monkeypatch.setattr(build, "MAX_ONNX_BYTES", 1_000_000)
-    request = build.BuildRequest(backends=("onnx",), out=tmp_path / "out", clip=clip, is_trained=False, source="")
-    with pytest.raises(EngineBuildError, match="of weights, and an ONNX file of ours holds at most .* --backend torch"):
-        build.build_engines(random_network(TINY), request, progress=lambda step: None)
+    beside = {path.name for path in engines_copy.parent.iterdir()}
+    assert beside == {engines_copy.name, f"{engines_copy.name}.work"}
 
 
 def test_what_the_exporter_cannot_do_is_a_sentence(tmp_path):
@@ -161,7 +192,7 @@ def test_what_the_exporter_cannot_do_is_a_sentence(tmp_path):
 
     spec = engine_specs(TINY)["vae_encoder"]
     with pytest.raises(EngineBuildError, match="vae_encoder could not be exported to ONNX"):
-        export_onnx(build.STAGES["vae_encoder"], Unexportable(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
+        export_onnx(STAGES["vae_encoder"], Unexportable(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
 
 
 def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, capsys):
@@ -189,7 +220,9 @@ def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, cap
     [
         (["--preset", "huge"], 2, "preset is 'huge'; expected one of tiny, sd21"),
         (["--weights", "nowhere.safetensors"], 2, "nowhere.safetensors: no such weights file"),
-        (["--backend", "onnx,vulkan"], 2, "expected some of onnx, torch"),
+        (["--backend", "onnx,vulkan"], 2, "expected some of onnx, "),
+        (["--precision", "int8"], 2, "precision is 'int8'; expected one of fp32, fp16, bf16"),
+        (["--precision", "bf16"], 2, "ONNX Runtime has no bfloat16 kernels for the CPU"),
         (["--clip", "nowhere.mp4"], 1, "nowhere.mp4 cannot be read"),
     ],
 )
@@ -215,3 +248,148 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_a_manifest_names_every_field_of_its_network(built_engines):
     values = json.loads((built_engines / "manifest.json").read_text())
     assert DiffVQAConfig.from_dict(values["config"]) == TINY != SD21
+
+
+class Interrupted:
+    """`export_onnx` until a stage comes; there it raises, in the place of a key, a kill or a full disk."""
+
+    def __init__(self, stage: str, error: BaseException) -> None:
+        self._stage, self._error = stage, error
+
+    def __call__(self, stage, *arguments):
+        if stage.name == self._stage:
+            raise self._error
+        export_onnx(stage, *arguments)
+
+
+def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "tiny"
+    command = ["--out", str(out)]
+    monkeypatch.setattr(backends, "export_onnx", Interrupted("unet_controller", KeyboardInterrupt()))
+    assert build_engines.main(command) == 130
+    assert f"interrupted; the same command goes on from {out}.work" in capsys.readouterr().err
+    assert not out.exists()
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(backends, "export_onnx", Interrupted("head", full))
+    assert build_engines.main(command) == 1
+    progress = capsys.readouterr().err
+    assert f"the disk of {out} is full; make room" in progress
+    assert "reference: float32 torch on frog.mp4: done before" in progress
+    assert "onnx: export vae_encoder: done before" in progress
+    assert "onnx: export unet_controller\n" in progress
+    assert not out.exists()
+
+    monkeypatch.setattr(backends, "export_onnx", export_onnx)
+    assert build_engines.main(command) == 0
+    progress = capsys.readouterr().err
+    assert progress.count("done before") == 3
+    first = Manifest.read(out)
+    open_engines(out)
+
+    # Again: nothing is left to do, and the files are found where the finished build put them.
+    assert build_engines.main(command) == 0
+    progress = capsys.readouterr().err
+    assert progress.count("done before") == 5 and "onnx: export head\n" not in progress
+    assert Manifest.read(out).backends == first.backends
+    assert (out / "onnx" / "head.onnx.data").stat().st_nlink == 1  # ONNX's tools refuse files with several names
+
+    # A step whose file was changed is done again.
+    (out / "onnx" / "head.onnx").write_bytes(b"damaged")
+    assert build_engines.main(command) == 0
+    assert "onnx: export head\n" in capsys.readouterr().err
+    open_engines(out)
+
+
+_BUILD_AND_WAIT = """
+import sys, time
+import build_engines
+from diffvqa_export import backends
+
+def wait(stage, *arguments):
+    print("exporting", flush=True)
+    time.sleep(600)
+
+backends.export_onnx = wait
+build_engines.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_build_leaves_no_engine_folder_and_no_lock(tmp_path, clip):
+    command = [sys.executable, "-c", _BUILD_AND_WAIT, "--out", str(tmp_path / "tiny")]
+    environment = os.environ | {"PYTHONPATH": str(Path(build_engines.__file__).parent)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == "exporting\n"
+        request = torch_request(tmp_path / "tiny", clip)
+        with pytest.raises(EngineBuildError, match="another build is working in .*tiny.work; wait for it"):
+            build_folder(request, progress=lambda step: None)
+        process.kill()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.work"]
+    with pytest.raises(EngineMismatchError, match="is not an engine folder"):
+        open_engines(tmp_path / "tiny.work")
+    build_folder(request, progress=lambda step: None)
+    open_engines(tmp_path / "tiny", "torch")
+
+
+def test_a_dry_run_says_what_will_be_written_and_writes_nothing(built_engines, tmp_path, capsys):
+    assert build_engines.main(["--backend", "onnx,torch", "--dry-run", "--out", str(tmp_path / "tiny")]) == 0
+    assert list(tmp_path.iterdir()) == []
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    estimated = {
+        words[2]: float(words[0]) for words in lines if len(words) == 3 and words[1] == "MB" and "/" in words[2]
+    }
+    assert estimated.keys() == {f"onnx/{name}.onnx.data" for name in engine_specs(TINY)} | {"torch/weights.safetensors"}
+    for file, megabytes in estimated.items():
+        assert megabytes == pytest.approx((built_engines / file).stat().st_size / 1e6, rel=0.02, abs=0.1)
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    assert build_engines.main(["--out", str(tmp_path / "tiny")]) == 1
+    error = capsys.readouterr().err
+    assert "needs about 38" in error and "its disk has 1.0 MB left; make room" in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def half_precision_graph(name: str, folder: Path) -> onnx.ModelProto:
+    module = stage_modules(random_network(TINY))[name]
+    write_precision(name, module, "fp16")
+    export_onnx(STAGES[name], module, TINY, engine_specs(TINY)[name], folder / f"{name}.onnx", "")
+    model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_half_precision_keeps_what_overflows_in_float32(tmp_path):
+    """`KEPT_IN_FLOAT32`, operator by operator, in the graph that a runtime gets."""
+    model = half_precision_graph("unet_controller", tmp_path)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    inputs_of = {}
+    for node in model.graph.node:
+        inputs_of.setdefault(node.op_type, []).append(types[node.input[0]])
+    assert set(inputs_of["InstanceNormalization"]) == {FLOAT}  # GroupNorm's statistics
+    assert set(inputs_of["Softmax"]) == {FLOAT}
+    assert set(inputs_of["Clip"]) == {FLOAT}  # the sampler
+    assert set(inputs_of["Attention"]) == {FLOAT16}
+    assert set(inputs_of["Gemm"]) == {FLOAT16}
+    # The UNet's and the Controller's conv_in, and conv_out.
+    assert sorted(inputs_of["Conv"]).count(FLOAT) == 3 < inputs_of["Conv"].count(FLOAT16)
+    stash_types = {
+        attribute.i
+        for node in model.graph.node
+        if node.op_type == "LayerNormalization"
+        for attribute in node.attribute
+        if attribute.name == "stash_type"
+    }
+    assert stash_types <= {FLOAT}  # 1, the default
+    assert all(value.type.tensor_type.elem_type in (FLOAT, onnx.TensorProto.INT64) for value in model.graph.input)
+    assert {value.type.tensor_type.elem_type for value in model.graph.output} == {FLOAT}
+
+
+def test_the_head_stays_in_float32(tmp_path):
+    module = stage_modules(random_network(TINY))["head"]
+    write_precision("head", module, "bf16")
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    assert all(KEPT_IN_FLOAT32.values())  # each with its reason

@@ -142,3 +142,21 @@ def test_one_video_is_not_taken_for_many(scorer, clip):
 def test_no_clip_is_changed(clip):
     """The example is what the committed numbers were measured on."""
     assert hashlib.sha256(clip.read_bytes()).hexdigest()[:16] == "1de1a2b13e618cec"
+
+
+def test_engines_that_take_two_videos_at_a_time_give_the_same_scores(scorer, clip):
+    class TwoAtATime:
+        max_videos = 2
+
+        def __init__(self, engine):
+            self.spec, self._engine = engine.spec, engine
+            self.batches = []
+
+        def __call__(self, inputs, outputs=None):
+            self.batches.append(len(next(iter(inputs.values()))))
+            return self._engine(inputs, outputs)
+
+    limited = {name: TwoAtATime(engine) for name, engine in scorer._engines.items()}
+    result = Scorer(scorer.manifest, limited, "onnx").score(clip, crops=5)
+    assert limited["head"].batches == [2, 2, 1]
+    assert result.crop_scores == scorer.score(clip, crops=5).crop_scores

@@ -9,24 +9,48 @@ One protocol for every runtime: arrays in by name, arrays out by name, as `diffv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from numpy.typing import NDArray
-
-from diffvqa_rt.engines.manifest import Manifest
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.specs import EngineSpec
+from diffvqa_rt.specs import Array, EngineSpec
 
-BackendName = Literal["onnx", "torch"]
+BackendName = Literal["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx", "aot-inductor", "torch"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
+EXTRAS: dict[BackendName, str] = {
+    "onnx": "cpu",
+    "onnx-cuda": "gpu",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+    "aot-inductor": "export",
+    "torch": "export",
+}
+"""What to install for each."""
 
 
 class Engine(Protocol):
-    spec: EngineSpec
+    """`max_videos`: how many videos it takes at a time; None where any number goes."""
 
-    def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
-        """The named outputs (all of them by default). Raises ValueError where the inputs don't fit the spec."""
+    @property
+    def spec(self) -> EngineSpec: ...
+    @property
+    def max_videos(self) -> int | None: ...
+
+    def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Mapping[str, Array]:
+        """The named outputs (all of them by default). Raises ValueError where the inputs don't fit the spec.
+
+        Takes NumPy arrays, and what engines of the same folder returned: a runtime with a device keeps its arrays there
+        from one engine to the next, and they hold their values until the engine that returned them is called again.
+        """
         ...
+
+
+@runtime_checkable
+class DenoisingEngine(Protocol):
+    """A `unet_controller` that plays all K steps itself, on its device."""
+
+    def denoise(self, z0: Any, steps: int) -> Mapping[str, Array]: ...
 
 
 def available_cpus() -> int:
@@ -50,19 +74,51 @@ def open_engines(
     manifest = Manifest.read(folder)
     record = manifest.backend(backend, folder)
     manifest.refuse_unlisted(folder)
+    return manifest, open_backend(backend, folder, manifest, record, threads or available_cpus())
+
+
+def open_backend(
+    backend: BackendName, folder: Path, manifest: Manifest, record: BackendRecord, threads: int
+) -> Mapping[str, Engine]:
+    """One backend's engines, each file verified before its runtime sees it.
+
+    Raises:
+        DeviceUnavailableError: the engines are for a device that this machine lacks.
+        EngineMismatchError: a file is not what the manifest says, or the runtime is not installed.
+    """
+    # Each runtime is imported where it is asked for: none needs another's packages.
     try:
         if backend == "torch":
             from diffvqa_rt.engines.torch_backend import open_torch
 
-            return manifest, open_torch(folder, manifest, record, threads or available_cpus())
-        from diffvqa_rt.engines.onnx_backend import open_onnx
+            return open_torch(folder, manifest, record, threads)
+        if backend == "aot-inductor":
+            from diffvqa_rt.engines.inductor_backend import open_inductor
 
-        return manifest, open_onnx(folder, manifest, record, threads or available_cpus())
+            return open_inductor(folder, manifest, record, threads)
+        if backend == "tensorrt" or backend == "tensorrt-rtx":
+            from diffvqa_rt.engines.tensorrt_backend import open_tensorrt
+
+            return open_tensorrt(folder, manifest, record, backend)
+        from diffvqa_rt.engines.onnx_backend import open_onnx, open_onnx_cuda
+
+        if backend == "onnx-cuda":
+            return open_onnx_cuda(folder, manifest, record)
+        return open_onnx(folder, manifest, record, threads)
     except ModuleNotFoundError as error:
-        extra = "export" if backend == "torch" else "cpu"
         raise EngineMismatchError(
-            f"the {backend} backend needs {error.name}, which is not installed: pip install 'diffvqa-rt[{extra}]'"
+            f"the {backend} backend needs {error.name}, which is not installed: "
+            f"pip install 'diffvqa-rt[{EXTRAS[backend]}]'"
         ) from error
 
 
-__all__ = ["BACKENDS", "BackendName", "Engine", "Manifest", "available_cpus", "open_engines"]
+__all__ = [
+    "BACKENDS",
+    "BackendName",
+    "DenoisingEngine",
+    "Engine",
+    "Manifest",
+    "available_cpus",
+    "open_backend",
+    "open_engines",
+]

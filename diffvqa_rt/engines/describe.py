@@ -24,17 +24,23 @@ def describe(manifest: Manifest) -> str:
 
 
 def _describe_backend(name: str, record: BackendRecord) -> list[str]:
-    lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}"]
+    lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}; selective scan: {record.scan}"]
+    lines += [f"  {setting}: {value}" for setting, value in record.settings.items()]
     lines += [f"  {file}  sha256 {sha256[:16]}…" for file, sha256 in record.files.items()]
     if record.parity is None:
-        return [*lines, "  the reference itself; nothing to compare"]
+        return [*lines, f"  not compared with torch: {record.without_parity}"]
     parity = record.parity
     lines.append(f"  against float32 torch on {parity.clip}:")
-    lines.append(f"    {'engine':<16} {'output':<14} {'max error':>10} {'relative':>10} {'tolerance':>10}")
+    lines.append(
+        f"    {'engine':<16} {'output':<14} {'max error':>10} {'relative':>10} {'tolerance':>10} {'not finite':>10}"
+    )
     lines += [
-        f"    {o.engine:<16} {o.output:<14} {o.max_error:>10.1e} {o.relative_error:>10.1e} {o.tolerance:>10.0e}"
+        f"    {o.engine:<16} {o.output:<14} {o.max_error:>10.1e} {o.relative_error:>10.1e} {o.tolerance:>10.0e} "
+        f"{o.not_finite:>10}"
         for o in parity.outputs
     ]
+    if parity.row_differences:
+        lines.append(f"    the same video in another slot of a batch: off by {max(parity.row_differences.values()):g}")
     lines.append(
         f"    score {parity.score:.6f}, torch {parity.reference_score:.6f}: "
         f"difference {parity.score_difference:.1e} (tolerance {parity.score_tolerance:.0e})"

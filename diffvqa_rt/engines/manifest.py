@@ -5,18 +5,17 @@ an engine file that no manifest lists is refused as a whole.
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.engines.verification import map_verified, unlisted_files
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.specs import MANIFEST_NAME, TensorSpec, engine_specs
+from diffvqa_rt.specs import MANIFEST_NAME, Precision, TensorSpec, engine_specs
 
-FORMAT = 1
+FORMAT = 2
 ENGINE_SUFFIXES = frozenset({".onnx", ".data", ".engine", ".plan", ".pt2", ".so", ".safetensors"})
 
 
@@ -24,13 +23,15 @@ ENGINE_SUFFIXES = frozenset({".onnx", ".data", ".engine", ".plan", ".pt2", ".so"
 class OutputParity:
     """How far one output of one engine is from the float32 torch reference on the same inputs.
 
-    `relative_error` is max|Δ| / max|reference|; for the step engine the worst of its K steps.
+    `max_error` is max|Δ|, `relative_error` ‖Δ‖ / ‖reference‖; for the step engine those of the worst of its K steps.
+    `not_finite` counts NaN and infinite values.
     """
 
     engine: str
     output: str
     max_error: float
     relative_error: float
+    not_finite: int
     tolerance: float
 
     @property
@@ -40,10 +41,15 @@ class OutputParity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParityReport:
-    """The engines on a real clip: each output from the reference's own inputs, and the score of the whole chain."""
+    """The engines on a real clip: each output from the reference's own inputs, and the score of the whole chain.
+
+    `row_differences`: by engine that takes several videos, max|Δ| between a video alone and the same video in either
+    slot of a batch of two.
+    """
 
     clip: str
     outputs: tuple[OutputParity, ...]
+    row_differences: dict[str, float]
     score: float
     reference_score: float
     score_tolerance: float
@@ -56,9 +62,15 @@ class ParityReport:
     def failures(self) -> list[str]:
         """A sentence for each bar that was missed; empty when the engines are good."""
         missed = [
-            f"{o.engine}'s {o.output} is off by {o.relative_error:.2e} of its range (tolerance {o.tolerance:.0e})"
+            f"{o.engine}'s {o.output} is off by {o.relative_error:.2e} of its size (tolerance {o.tolerance:.0e})"
+            + (f", and {o.not_finite} of its values are not finite" if o.not_finite else "")
             for o in self.outputs
             if not o.is_within
+        ]
+        missed += [
+            f"{engine} gives a video another result in another slot of a batch (by {difference:.2e})"
+            for engine, difference in self.row_differences.items()
+            if difference != 0
         ]
         if not self.score_difference <= self.score_tolerance:
             missed.append(f"the score is {self.score:.6f} instead of {self.reference_score:.6f}")
@@ -76,14 +88,29 @@ class EngineRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendRecord:
-    """One runtime's engines by name. `files`: path in the folder → SHA-256, of every file that the engines need."""
+    """One runtime's engines by name.
+
+    Attributes:
+        runtime: the runtime's name and version.
+        precision: what the networks compute in; their borders are float32.
+        device: what the engines run on: `cpu`, or GPU architectures.
+        scan: what the selective scan is in them.
+        settings: what else an opener has to know, by the runtime's own names.
+        files: path in the folder → SHA-256, of every file that the engines need.
+        engines: the engines by name.
+        parity: the comparison with torch, or None where it could not be made.
+        without_parity: why there is none.
+    """
 
     runtime: str
-    precision: str
+    precision: Precision
     device: str
+    scan: str
+    settings: dict[str, str]
     files: dict[str, str]
     engines: dict[str, EngineRecord]
     parity: ParityReport | None
+    without_parity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +175,7 @@ class Manifest:
                     **{
                         **record,
                         "engines": {engine: _engine(fields) for engine, fields in record["engines"].items()},
-                        "parity": _parity(record["parity"]),
+                        "parity": None if record["parity"] is None else parity_from_dict(record["parity"]),
                     }
                 )
                 for name, record in values["backends"].items()
@@ -195,7 +222,8 @@ class Manifest:
         self.refuse_unlisted(folder)
         for record in self.backends.values():
             for name, sha256 in record.files.items():
-                read_verified(folder, name, sha256)
+                with map_verified(folder, name, sha256):
+                    pass
 
     def refuse_unlisted(self, folder: Path) -> None:
         """Raises EngineMismatchError if the folder holds an engine file that the manifest does not list."""
@@ -207,12 +235,6 @@ class Manifest:
                 )
 
 
-def unlisted_files(folder: Path, listed: Set[str]) -> list[Path]:
-    """What lies in the folder beside the manifest and the listed files."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return [path for path in paths if path.relative_to(folder).as_posix() not in {MANIFEST_NAME, *listed}]
-
-
 def _engine(values: dict[str, Any]) -> EngineRecord:
     def tensors(listed: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in listed)
@@ -220,30 +242,6 @@ def _engine(values: dict[str, Any]) -> EngineRecord:
     return EngineRecord(file=values["file"], inputs=tensors(values["inputs"]), outputs=tensors(values["outputs"]))
 
 
-def _parity(values: dict[str, Any] | None) -> ParityReport | None:
-    if values is None:
-        return None
+def parity_from_dict(values: dict[str, Any]) -> ParityReport:
+    """The inverse of `dataclasses.asdict`, also by way of JSON."""
     return ParityReport(**{**values, "outputs": tuple(OutputParity(**output) for output in values["outputs"])})
-
-
-def read_verified(folder: Path, name: str, sha256: str) -> bytes:
-    """The bytes of a listed file, read once and checked before anything else sees them.
-
-    Raises EngineMismatchError if the file is missing, a link, outside the folder, or not what the manifest says.
-    """
-    path = folder / name
-    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
-        raise EngineMismatchError(f"{path} is a link or lies outside its engine folder; build the engines again")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise EngineMismatchError(
-            f"{path}, listed in {MANIFEST_NAME}, cannot be read; build the engines again"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise EngineMismatchError(
-            f"{path} was changed after it was built: its SHA-256 is {found[:12]}…, {MANIFEST_NAME} says "
-            f"{sha256[:12]}…; build the engines again"
-        )
-    return content

@@ -1,16 +1,18 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU (`onnx`) and on an NVIDIA GPU (`onnx-cuda`): the same files."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from diffvqa_rt.engines.manifest import BackendRecord, Manifest, read_verified
-from diffvqa_rt.errors import EngineMismatchError
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest
+from diffvqa_rt.engines.verification import external_data_files, map_verified, read_verified
+from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
 
 PROVENANCE_KEY = "diffvqa_provenance"
@@ -18,7 +20,7 @@ PROVENANCE_KEY = "diffvqa_provenance"
 
 
 class OnnxEngine:
-    """An ONNX model behind the engine protocol.
+    """An ONNX model on the CPU behind the engine protocol.
 
     A per-frame engine runs its frames in up to `threads` shares, one single-threaded run each: without a barrier after
     every node two cores finish a tiny step 1.2 times sooner, and the shares stay in their core's cache. Frames don't
@@ -26,23 +28,13 @@ class OnnxEngine:
     steps through tiny nodes, where a second thread gains 7 % on free cores and costs up to 2.5 times on busy ones.
     """
 
-    def __init__(self, spec: EngineSpec, model: bytes, threads: int) -> None:
+    max_videos = None
+
+    def __init__(self, spec: EngineSpec, session: onnxruntime.InferenceSession, threads: int) -> None:
         self.spec = spec
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        # Planned reuse of buffers costs `tiny` 6 % of its time and 670 MB in the place of 450 (two Xeon cores,
-        # onnxruntime 1.31).
-        options.enable_mem_reuse = False
-        # ONNX Runtime's warnings are about its own optimiser; errors reach the caller as exceptions.
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = session
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads) if spec.is_per_frame and threads > 1 else None
-
-    @property
-    def provenance(self) -> str:
-        """What the file says it was built from; empty if it says nothing."""
-        return self._session.get_modelmeta().custom_metadata_map.get(PROVENANCE_KEY, "")
 
     def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
         self.spec.check_inputs(inputs)
@@ -64,21 +56,127 @@ def _parts(count: int, shares: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
+class OnnxCudaEngine:
+    """An ONNX model on a GPU. Outputs stay there as `OnnxDeviceArray`, and come back as inputs without a copy."""
+
+    max_videos = None
+
+    def __init__(self, spec: EngineSpec, session: onnxruntime.InferenceSession, device: str = "cuda") -> None:
+        self.spec = spec
+        self._session = session
+        self._device = device
+
+    def __call__(
+        self, inputs: Mapping[str, "NDArray | OnnxDeviceArray"], outputs: Sequence[str] | None = None
+    ) -> dict[str, "OnnxDeviceArray"]:
+        self.spec.check_inputs(inputs)
+        names = list(outputs) if outputs is not None else [output.name for output in self.spec.outputs]
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            if isinstance(value, OnnxDeviceArray):
+                binding.bind_ortvalue_input(name, value.ort_value)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        for name in names:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding)
+        return {name: OnnxDeviceArray(value) for name, value in zip(names, binding.get_outputs(), strict=True)}
+
+
+class OnnxDeviceArray:
+    """An array on ONNX Runtime's device; NumPy copies it to the host where it needs the values."""
+
+    def __init__(self, ort_value: onnxruntime.OrtValue) -> None:
+        self.ort_value = ort_value
+        self.shape = tuple(ort_value.shape())
+        self.ndim = len(self.shape)
+        self.dtype = np.dtype(np.float32)  # of every engine's every output (`specs`)
+
+    def __array__(self, dtype: DTypeLike | None = None, /, *, copy: bool | None = None) -> NDArray:
+        return self.ort_value.numpy().astype(dtype or self.dtype, copy=False)
+
+
 def open_onnx(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, OnnxEngine]:
-    """The folder's ONNX engines. Raises EngineMismatchError for a file that is not what the manifest says."""
-    engines = {}
-    for name, spec in engine_specs(manifest.config).items():
-        file = record.engines[name].file
-        model = read_verified(folder, file, record.files[file])
-        try:
-            engines[name] = OnnxEngine(spec, model, threads)
-        except Exception as error:  # ONNX Runtime's own exception classes share no documented base
+    """The folder's ONNX engines on the CPU. Raises EngineMismatchError for a file that is not what was built."""
+    sessions = _open_sessions(folder, manifest, record, "CPUExecutionProvider", _cpu_options)
+    return {name: OnnxEngine(spec, sessions[name], threads) for name, spec in engine_specs(manifest.config).items()}
+
+
+def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord) -> dict[str, OnnxCudaEngine]:
+    """The folder's ONNX engines on the first GPU. Raises EngineMismatchError as `open_onnx`, or where there is none."""
+    provider = "CUDAExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise DeviceUnavailableError(
+            "this ONNX Runtime runs on the CPU only; for the onnx-cuda backend replace it: "
+            "pip uninstall onnxruntime; pip install 'diffvqa-rt[gpu]'"
+        )
+    sessions = _open_sessions(folder, manifest, record, provider, _options)
+    for name, session in sessions.items():
+        # Without a usable GPU, ONNX Runtime goes on with the CPU and says so in a log that nobody reads.
+        if provider not in session.get_providers():
+            raise DeviceUnavailableError(f"{name}: ONNX Runtime finds no GPU that it can use; take the onnx backend")
+    return {name: OnnxCudaEngine(spec, sessions[name]) for name, spec in engine_specs(manifest.config).items()}
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    # ONNX Runtime's warnings are about its own optimiser; errors reach the caller as exceptions.
+    options.log_severity_level = 3
+    return options
+
+
+def _cpu_options() -> onnxruntime.SessionOptions:
+    options = _options()
+    options.intra_op_num_threads = 1
+    # Planned reuse of buffers costs `tiny` 6 % of its time and 670 MB in the place of 450 (two Xeon cores,
+    # onnxruntime 1.31).
+    options.enable_mem_reuse = False
+    return options
+
+
+def _open_sessions(
+    folder: Path,
+    manifest: Manifest,
+    record: BackendRecord,
+    provider: str,
+    make_options: Callable[[], onnxruntime.SessionOptions],
+) -> dict[str, onnxruntime.InferenceSession]:
+    sessions = {}
+    for name, engine in record.engines.items():
+        path = folder / engine.file
+        model = read_verified(folder, engine.file, record.files[engine.file])
+        with contextlib.ExitStack() as stack:
+            data = {}
+            for location in _external_data(model, path):
+                file = (PurePosixPath(engine.file).parent / location).as_posix()
+                if PurePosixPath(location).name != location or file not in record.files:
+                    raise EngineMismatchError(
+                        f"{path} keeps weights in {location!r}, which {MANIFEST_NAME} does not list beside it; "
+                        "build the engines again"
+                    )
+                data[location] = stack.enter_context(map_verified(folder, file, record.files[file]))
+            options = make_options()
+            if data:
+                # From memory that was verified: of a model in bytes, ONNX Runtime would look for them by itself.
+                sizes = [len(content) for content in data.values()]
+                options.add_external_initializers_from_files_in_memory(list(data), list(data.values()), sizes)
+            try:
+                session = onnxruntime.InferenceSession(model, options, providers=[provider])
+            except Exception as error:  # ONNX Runtime's own exception classes share no documented base
+                raise EngineMismatchError(
+                    f"onnxruntime {onnxruntime.__version__} cannot open {path}, built by {record.runtime}: {error}"
+                ) from error
+        if session.get_modelmeta().custom_metadata_map.get(PROVENANCE_KEY, "") != manifest.provenance:
             raise EngineMismatchError(
-                f"onnxruntime {onnxruntime.__version__} cannot open {folder / file}, built by {record.runtime}: {error}"
-            ) from error
-        if engines[name].provenance != manifest.provenance:
-            raise EngineMismatchError(
-                f"{folder / file} was built from another network or other weights than {MANIFEST_NAME} says; "
+                f"{path} was built from another network or other weights than {MANIFEST_NAME} says; "
                 "build the engines again"
             )
-    return engines
+        sessions[name] = session
+    return sessions
+
+
+def _external_data(model: bytes, path: Path) -> set[str]:
+    try:
+        return external_data_files(model)
+    except ValueError as error:
+        raise EngineMismatchError(f"{path} is {error}; build the engines again") from error

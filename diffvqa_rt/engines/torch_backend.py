@@ -9,8 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
-from diffvqa_rt.engines.manifest import BackendRecord, Manifest, read_verified
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest
+from diffvqa_rt.engines.verification import read_verified
 from diffvqa_rt.errors import EngineMismatchError
+from diffvqa_rt.models.checkpoints import network_from_state
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.models.stages import stage_modules
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
@@ -18,6 +20,8 @@ from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
 
 class TorchEngine:
     """A stage's module behind the engine protocol."""
+
+    max_videos = None
 
     def __init__(self, spec: EngineSpec, module: nn.Module) -> None:
         self.spec = spec
@@ -42,11 +46,11 @@ def open_torch(folder: Path, manifest: Manifest, record: BackendRecord, threads:
     """The folder's weights in the torch network. Raises EngineMismatchError if they aren't what the manifest says."""
     torch.set_num_threads(threads)
     ((name, sha256),) = record.files.items()
-    network = DiffVQA(manifest.config)
     try:
-        network.load_state_dict(load_safetensors(read_verified(folder, name, sha256)))
-    except (RuntimeError, SafetensorError) as error:
+        weights = load_safetensors(read_verified(folder, name, sha256))
+        network = network_from_state(manifest.config, weights, folder / name)
+    except (ValueError, SafetensorError) as error:
         raise EngineMismatchError(
             f"{folder / name} does not fit the network of {MANIFEST_NAME}; build the engines again"
         ) from error
-    return torch_engines(network.eval())
+    return torch_engines(network)

@@ -94,7 +94,9 @@ class TextAttention(nn.Module):
 
     def forward(self, tokens: Tensor, weights: TextWeights) -> Tensor:
         scores = (tokens @ weights.to_scores).unflatten(1, (self.heads, -1))
-        return torch.addmm(self.to_out[0].bias, scores.softmax(dim=2).flatten(1), weights.to_output)
+        # In float32 whatever the network runs in: a half-precision runtime may sum the exponentials in half precision.
+        attention = scores.float().softmax(dim=2).to(tokens.dtype)
+        return torch.addmm(self.to_out[0].bias, attention.flatten(1), weights.to_output)
 
 
 class GEGLU(nn.Module):

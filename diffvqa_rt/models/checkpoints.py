@@ -35,6 +35,27 @@ def load_weights(path: Path) -> tuple[DiffVQA, bool]:
     Raises:
         ValueError: the file is no safetensors file of a DiffVQA network, or a tensor is missing or of another shape.
     """
+    config, is_trained = read_description(path)
+    return network_from_state(config, _read(path), path), is_trained
+
+
+def network_from_state(config: DiffVQAConfig, weights: Weights, path: Path) -> DiffVQA:
+    """The network with these tensors for its weights, in float32 and evaluation mode; `path` is what an error names.
+
+    Raises:
+        ValueError: a tensor is missing or of another shape.
+    """
+    # No storage of its own first: at full size the weights are 5 GB, and once is enough.
+    with torch.device("meta"):
+        network = DiffVQA(config)
+    # A file may hold half precision; BatchNorm's counter is an integer.
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    _load(network, weights, path, assign=True)
+    return network.eval()
+
+
+def read_description(path: Path) -> tuple[DiffVQAConfig, bool]:
+    """What `load_weights` will give: the network's description and whether it was trained. Raises ValueError as it."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -44,9 +65,7 @@ def load_weights(path: Path) -> tuple[DiffVQA, bool]:
         raise ValueError(f"{path} is not a safetensors file ({error}); weights are never read from pickles") from error
     if "config" not in metadata:
         raise ValueError(f"{path} does not describe a DiffVQA network; expected a file that diffvqa_rt saved")
-    network = DiffVQA(DiffVQAConfig.from_dict(json.loads(metadata["config"])))
-    _load(network, _read(path), path)
-    return network.eval(), json.loads(metadata.get("is_trained", "false"))
+    return DiffVQAConfig.from_dict(json.loads(metadata["config"])), json.loads(metadata.get("is_trained", "false"))
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -131,9 +150,9 @@ def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
     _load(block, kept, path)
 
 
-def _load(module: nn.Module, weights: Weights, path: Path) -> None:
+def _load(module: nn.Module, weights: Weights, path: Path, *, assign: bool = False) -> None:
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit this network: {_one_line(error)}") from error
 

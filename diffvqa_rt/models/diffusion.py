@@ -1,5 +1,7 @@
 """The adapted diffusion feature extractor (SPEC §2): VAE encoder, UNet, Controller and the K-step sampler."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -58,13 +60,29 @@ class DenoisingStep(nn.Module):
         # Row k is what step k adds: the noise table's next row, and nothing after the last step.
         self.register_buffer("step_noise", torch.cat([noise[1:], torch.zeros_like(noise[:1])]).to(device))
 
+    def tables(self) -> list[Tensor]:
+        """What the timesteps and the text give to all blocks."""
+        return [tensor for given in (self._unet_tables, self._controller_tables) for tensor in given.tensors()]
+
+    def convert_tables(self, dtype: torch.dtype) -> None:
+        """Puts what the timesteps and the text give, computed in the dtype of their weights, into another dtype."""
+        self._unet_tables = self._unet_tables.map(lambda table: table.to(dtype))
+        self._controller_tables = self._controller_tables.map(lambda table: table.to(dtype))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DenoisingStep":
+        """What `to(device)` goes through: the tables move with the weights."""
+        super()._apply(fn, recurse)
+        self._unet_tables, self._controller_tables = self._unet_tables.map(fn), self._controller_tables.map(fn)
+        return self
+
     def forward(self, z: Tensor, z0: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         noised = self.z0_scale * z0 + self.noise_scale * self.initial_noise
         latents, references = torch.where(step == 0, noised, z).flatten(0, 1), z0.flatten(0, 1)
         control = self.controller(latents, references, self._controller_tables.at_step(step))
         epsilon, features = self.unet(latents, self._unet_tables.at_step(step), control)
         next_latents = self.advance(latents, epsilon.float(), step)
-        return tuple(x.unflatten(0, z.shape[:2]) for x in (next_latents, *features))
+        # The borders are float32 whatever runs between them.
+        return tuple(x.float().unflatten(0, z.shape[:2]) for x in (next_latents, *features))
 
     def advance(self, z: Tensor, epsilon: Tensor, step: Tensor) -> Tensor:
         """z_t and ε [B, C, h, w] → z_{t−1}; `diffvqa_rt.sampler` has the equation."""

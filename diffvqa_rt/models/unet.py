@@ -4,7 +4,7 @@ What depends on the timestep and on the text alone is a `Conditioning`: computed
 once for all K steps and then indexed (an exact fold) where the network is played.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -39,6 +39,15 @@ class Conditioning(NamedTuple):
         """Row `step` (int64 scalar) of a conditioning that holds all K steps."""
         index = step.reshape(1)
         return self._replace(time_shifts=tuple(table.index_select(0, index) for table in self.time_shifts))
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.time_shifts, *(matrix for weights in self.text_weights for matrix in weights)]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
+        return Conditioning(
+            tuple(function(table) for table in self.time_shifts),
+            tuple(TextWeights(*(function(matrix) for matrix in weights)) for weights in self.text_weights),
+        )
 
 
 class TimestepEmbedding(nn.Module):
@@ -159,8 +168,11 @@ class UNetEncoder(nn.Module):
         return [*self.down_blocks, self.mid_block]
 
     def encode(self, x: Tensor, shifts: Iterator[Tensor], texts: Iterator[TextWeights]) -> tuple[list[Tensor], Tensor]:
-        """The skip connections, fine to coarse, and the middle block's output."""
-        x = self.conv_in(x)
+        """The skip connections, fine to coarse, and the middle block's output.
+
+        `conv_in` reads float32 latents, and the blocks may run in half precision.
+        """
+        x = self.conv_in(x).to(next(self.mid_block.parameters()).dtype)
         skips = [x]
         for block in self.down_blocks:
             skips += block.down(skips[-1], shifts, texts)
@@ -239,7 +251,7 @@ class UNet(UNetEncoder):
         for block in self.up_blocks:
             x = block.up(x, skips, shifts, texts)
             features.append(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x))), features
+        return self.conv_out(F.silu(self.conv_norm_out(x.to(self.conv_out.weight.dtype)))), features
 
 
 def _zero_convolution(channels: int) -> nn.Conv2d:

@@ -67,10 +67,12 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        # `conv_in` reads float32 frames and `conv_out` writes float32 latents; the blocks may run in half precision.
+        x = self.conv_in(x).to(next(self.mid_block.parameters()).dtype)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        x = self.mid_block(x).to(self.conv_out.weight.dtype)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 class VaeEncoder(nn.Module):

@@ -1,96 +1,91 @@
-"""The build: a network in, an engine folder out. Written beside its place and renamed, so none is ever half there."""
+"""The build: weights in, an engine folder out.
+
+Every step is kept in a work folder with the hash of its inputs, and the engine folder is put together from there by a
+rename when all of it is proven: an interrupted build goes on where it stopped, and no folder is ever half there.
+"""
 
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
-import onnxruntime
-import torch
-from safetensors.torch import save as safetensors_bytes
-
-from diffvqa_export import head, unet_controller, vae_encoder
-from diffvqa_export.onnx_export import export_onnx
+from diffvqa_export.backends import builder_of
+from diffvqa_export.context import BuildContext, BuildRequest, Built
 from diffvqa_export.parity import Views, measure_parity
-from diffvqa_rt.engines import BackendName, available_cpus
+from diffvqa_export.reference import Reference, record_reference
+from diffvqa_export.stages import STAGES
+from diffvqa_export.work import Progress, WorkFolder, file_sha256
+from diffvqa_rt.config import VIEWS
+from diffvqa_rt.engines import BackendName, available_cpus, open_backend
 from diffvqa_rt.engines.manifest import (
     BackendRecord,
     BuildRecord,
     EngineRecord,
     Manifest,
     WeightsRecord,
-    unlisted_files,
+    parity_from_dict,
 )
-from diffvqa_rt.engines.onnx_backend import open_onnx
-from diffvqa_rt.engines.torch_backend import torch_engines
-from diffvqa_rt.errors import EngineBuildError, ParityError
+from diffvqa_rt.engines.verification import unlisted_files
+from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
 from diffvqa_rt.models.checkpoints import weights_sha256
-from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.models.stages import stage_modules
 from diffvqa_rt.specs import MANIFEST_NAME, engine_specs
 from diffvqa_rt.video import make_views, sample_frames
 
-STAGES = {module.STAGE.name: module.STAGE for module in (vae_encoder, unet_controller, head)}
 PACKAGES = ("diffvqa-rt", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
 
-# A protobuf ends at 2 GiB; weights beside the graph come with the full-size engines (issue 4).
-MAX_ONNX_BYTES = 1_900_000_000
 
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildRequest:
-    """`source` says where the weights come from; `clip` is the real video that parity is measured on."""
-
-    backends: tuple[BackendName, ...]
-    out: Path
-    clip: Path
-    is_trained: bool
-    source: str
-
-    def __post_init__(self) -> None:
-        unknown = set(self.backends) - set(get_args(BackendName))
-        if unknown or not self.backends:
-            raise ValueError(f"backends is {self.backends!r}; expected some of {', '.join(get_args(BackendName))}")
-
-
-def build_engines(network: DiffVQA, request: BuildRequest, progress: Progress) -> Manifest:
+def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     """Exports, verifies and writes the engine folder `request.out`; an older one there is replaced.
 
     `progress` is called with the name of each step as it begins.
 
     Raises:
-        ParityError: an engine is further from torch than its tolerance; nothing is written.
-        EngineBuildError: a step failed, or `out` holds something that is not an engine folder.
+        ParityError: an engine is further from torch than its tolerance; `out` is left as it was.
+        EngineBuildError: a step failed, another build is at work, or `out` holds something else than engines.
         VideoDecodeError: the parity clip cannot be read.
+        ValueError: the weights don't fit the network.
     """
     out = request.out.resolve()
-    _refuse_to_replace_other_files(out)
-    config = network.config
+    refuse_to_replace_other_files(out)
+    # A half-precision build changes the network in place, and torch's weights are float32; aot-inductor moves it to a
+    # GPU, and the exporters trace on the CPU.
+    backends = sorted(request.backends, key=lambda name: (name == "aot-inductor") - (name == "torch"))
+    builders = {name: builder_of(name, request) for name in backends}
+    config = request.config
     views = make_views(sample_frames(request.clip, config.frames).frames, config.view_size)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside `out`, so that a rename puts it there; whoever else builds has a folder of their own.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as name:
-        new, old = Path(name, "new"), Path(name, "old")
-        new.mkdir()
-        manifest = _build_into(new, network, views, request, progress)
-        manifest.write(new)
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
+    with WorkFolder(out, progress) as work:
+        progress(f"load the weights: {request.weights.source}")
+        network = request.weights.load()
+        manifest = Manifest(
+            config=config,
+            weights=WeightsRecord(
+                sha256=weights_sha256(network), is_trained=request.weights.is_trained, source=request.weights.source
+            ),
+            build=_build_record(),
+            backends={},
+        )
+        context = BuildContext(request, work, network, manifest.provenance)
+        del network
+        clip = {"clip": request.clip.name, "clip_sha256": file_sha256(request.clip)}
+        if set(request.backends) != {"torch"}:  # which would be compared with itself
+            _record_reference(context, views, clip)
+        built = {name: build(context) for name, build in builders.items()}
+        context.release()
+        records: dict[str, BackendRecord] = {}
+        for name in request.backends:
+            record = _record(built[name], manifest)
+            records[name] = _with_parity(context, name, record, manifest, clip)
+        manifest = dataclasses.replace(manifest, backends=records)
+        work.put_in_place({file for record in records.values() for file in record.files}, manifest)
     return manifest
 
 
-def _refuse_to_replace_other_files(out: Path) -> None:
+def refuse_to_replace_other_files(out: Path) -> None:
     """Raises EngineBuildError unless `out` is free, empty, or an engine folder with nothing else in it."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -105,77 +100,61 @@ def _refuse_to_replace_other_files(out: Path) -> None:
         raise EngineBuildError(f"{foreign[0]} is not part of the engines in {out}; move it, or choose another --out")
 
 
-def _build_into(folder: Path, network: DiffVQA, views: Views, request: BuildRequest, progress: Progress) -> Manifest:
-    manifest = Manifest(
-        config=network.config,
-        weights=WeightsRecord(sha256=weights_sha256(network), is_trained=request.is_trained, source=request.source),
-        build=_build_record(),
-        backends={},
+def _record_reference(context: BuildContext, views: Views, clip: Mapping[str, str]) -> None:
+    def make(folder: Path) -> dict[str, Any]:
+        record_reference(context.network, views, folder)
+        return {}
+
+    # Of the weights as they are, whatever the engines' precision.
+    context.do(f"reference: float32 torch on {clip['clip']}", {**clip, "precision": "fp32"}, make)
+
+
+def _record(built: Built, manifest: Manifest) -> BackendRecord:
+    specs = engine_specs(manifest.config)
+    return BackendRecord(
+        runtime=built.runtime,
+        precision=built.precision,
+        device=built.device,
+        scan=built.scan,
+        settings=built.settings,
+        files=built.files,
+        engines={
+            name: EngineRecord(file=built.engines[name], inputs=spec.inputs, outputs=spec.outputs)
+            for name, spec in specs.items()
+        },
+        parity=None,
     )
-    records = {}
-    if "torch" in request.backends:
-        progress("torch: write the weights")
-        records["torch"] = _torch_backend(folder, network)
-    if "onnx" in request.backends:
-        record = _export_onnx_engines(folder, network, manifest.provenance, progress)
-        progress(f"onnx: compare with torch on {request.clip.name}")
-        opened = open_onnx(folder, manifest, record, available_cpus())
-        report = measure_parity(opened, torch_engines(network), network.config, STAGES, views, request.clip.name)
-        if report.failures:
-            raise ParityError(f"{network.config.name}, onnx: {'; '.join(report.failures)}. Nothing was written")
-        records["onnx"] = dataclasses.replace(record, parity=report)
-    return dataclasses.replace(manifest, backends=records)
 
 
-def _export_onnx_engines(folder: Path, network: DiffVQA, provenance: str, progress: Progress) -> BackendRecord:
-    size = sum(parameter.nbytes for parameter in network.parameters())
-    if size > MAX_ONNX_BYTES:
-        raise EngineBuildError(
-            f"{network.config.name} has {size / 1e9:.1f} GB of weights, and an ONNX file of ours holds at most "
-            f"{MAX_ONNX_BYTES / 1e9:.1f} GB; build it with --backend torch"
+def _with_parity(
+    context: BuildContext, name: BackendName, record: BackendRecord, manifest: Manifest, clip: Mapping[str, str]
+) -> BackendRecord:
+    """The record with its comparison, or with the reason why there is none."""
+    if name == "torch":
+        return dataclasses.replace(record, without_parity="the reference itself; nothing to compare")
+
+    def make(folder: Path) -> dict[str, Any]:
+        engines = open_backend(name, context.work.path, manifest, record, available_cpus())
+        reference = Reference(context.work.path)
+        # Frames don't see each other; on a CPU, one frame's two views at full size take a minute, all of them ten.
+        frames = len(VIEWS) if record.device == "cpu" else None
+        report = measure_parity(
+            engines, reference, manifest.config, STAGES, record.precision, clip["clip"], frames=frames
         )
-    specs, modules = engine_specs(network.config), stage_modules(network)
-    (folder / "onnx").mkdir()
-    engines = {}
-    for name, stage in STAGES.items():
-        progress(f"onnx: export {name}")
-        engines[name] = f"onnx/{name}.onnx"
-        export_onnx(stage, modules[name], network.config, specs[name], folder / engines[name], provenance)
-    return BackendRecord(
-        runtime=f"onnxruntime {onnxruntime.__version__}",
-        precision="float32",
-        device="cpu",
-        files={file: _sha256(folder / file) for file in engines.values()},
-        engines=_engine_records(network, engines),
-        parity=None,
-    )
+        if report.failures:
+            raise ParityError(
+                f"{manifest.config.name}, {name}: {'; '.join(report.failures)}. Nothing was written to "
+                f"{context.request.out}"
+            )
+        return dataclasses.asdict(report)
 
-
-def _engine_records(network: DiffVQA, files: dict[str, str]) -> dict[str, EngineRecord]:
-    specs = engine_specs(network.config)
-    return {
-        name: EngineRecord(file=files[name], inputs=spec.inputs, outputs=spec.outputs) for name, spec in specs.items()
-    }
-
-
-def _torch_backend(folder: Path, network: DiffVQA) -> BackendRecord:
-    (folder / "torch").mkdir()
-    file = "torch/weights.safetensors"
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    (folder / file).write_bytes(safetensors_bytes(state))
-    return BackendRecord(
-        runtime=f"torch {torch.__version__}",
-        precision="float32",
-        device="cpu",
-        files={file: _sha256(folder / file)},
-        engines=_engine_records(network, dict.fromkeys(STAGES, file)),
-        parity=None,
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    bars = {stage.name: stage.tolerances[record.precision].relative for stage in STAGES.values()}
+    inputs = {**clip, "files": record.files, "runtime": record.runtime, "device": record.device, "bars": bars}
+    try:
+        step = context.do(f"{name}: compare with torch on {clip['clip']}", inputs, make)
+    except DeviceUnavailableError as error:
+        return dataclasses.replace(record, without_parity=str(error))
+    return dataclasses.replace(record, parity=parity_from_dict(step.facts))
 
 
 def _build_record() -> BuildRecord:

@@ -1,17 +1,18 @@
 """What every export module says of its engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.specs import Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """The largest relative error (max|Δ| / max|reference|) that an engine's outputs may have, and why that much."""
+    """The largest relative error (‖Δ‖ / ‖reference‖) that an engine's outputs may have, and why that much."""
 
     relative: float
     reason: str
@@ -22,7 +23,7 @@ class ExportStage:
     """`example_inputs` gives the tensors that the exporter traces with, in the spec's order."""
 
     name: str
-    tolerance: Tolerance
+    tolerances: Mapping[Precision, Tolerance]
     example_inputs: Callable[[DiffVQAConfig], tuple[Tensor, ...]]
 
 

@@ -14,9 +14,13 @@ def example_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:
 
 STAGE = ExportStage(
     name="unet_controller",
-    tolerance=Tolerance(
-        relative=1e-3,
-        reason="float32 rounding of ε (1e-6), which the cosine schedule's first step multiplies by up to 3,493",
-    ),
+    tolerances={
+        "fp32": Tolerance(
+            relative=1e-3, reason="rounding of ε (1e-6), which the cosine schedule's first step multiplies by 3,493"
+        ),
+        # Half precision's errors times 3,493 end at the latents' clamp.
+        "fp16": Tolerance(relative=3e-2, reason="100 layers that round to 11 bits"),
+        "bf16": Tolerance(relative=2e-1, reason="100 layers that round to 8 bits"),
+    },
     example_inputs=example_inputs,
 )

@@ -1,11 +1,12 @@
 """Which weights a build uses."""
 
 import importlib.resources
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.models.checkpoints import load_stable_diffusion, load_weights
+from diffvqa_rt.models.checkpoints import load_stable_diffusion, load_weights, read_description
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 
 RANDOM_SEED = 0
@@ -13,9 +14,16 @@ RANDOM_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class ChosenWeights:
-    network: DiffVQA
+    """`load` makes the network when it is needed: at full size its weights are 5 GB."""
+
+    config: DiffVQAConfig
     is_trained: bool
     source: str
+    load: Callable[[], DiffVQA]
+
+
+def random_weights(preset: DiffVQAConfig, seed: int = RANDOM_SEED) -> ChosenWeights:
+    return ChosenWeights(preset, False, f"random, seed {seed}", lambda: random_network(preset, seed))
 
 
 def choose_weights(preset: DiffVQAConfig, path: Path | None) -> ChosenWeights:
@@ -28,13 +36,17 @@ def choose_weights(preset: DiffVQAConfig, path: Path | None) -> ChosenWeights:
     if path is None:
         bundled = importlib.resources.files("diffvqa_rt") / "weights" / f"{preset.name}.safetensors"
         if not bundled.is_file():
-            return ChosenWeights(random_network(preset, RANDOM_SEED), False, f"random, seed {RANDOM_SEED}")
+            return random_weights(preset)
         path = Path(str(bundled))
     if path.is_dir():
-        network = random_network(preset, RANDOM_SEED)
-        load_stable_diffusion(network.extractor, path)
-        return ChosenWeights(network, False, f"{path.name}, with a random head")
-    network, is_trained = load_weights(path)
-    if network.config != preset:
-        raise ValueError(f"{path} holds the network {network.config.name!r}, which is not the preset {preset.name!r}")
-    return ChosenWeights(network, is_trained, path.name)
+        return ChosenWeights(preset, False, f"{path.name}, with a random head", lambda: _from_folder(preset, path))
+    config, is_trained = read_description(path)
+    if config != preset:
+        raise ValueError(f"{path} holds the network {config.name!r}, which is not the preset {preset.name!r}")
+    return ChosenWeights(preset, is_trained, path.name, lambda: load_weights(path)[0])
+
+
+def _from_folder(preset: DiffVQAConfig, folder: Path) -> DiffVQA:
+    network = random_network(preset, RANDOM_SEED)
+    load_stable_diffusion(network.extractor, folder)
+    return network

@@ -9,6 +9,8 @@ and one that has a kernel of that name takes the kernel instead. Both directions
     program.save("model.onnx")
 """
 
+from typing import Literal
+
 import onnx
 import onnx.defs
 import onnx.parser
@@ -21,6 +23,10 @@ from diffvqa_kernels.selective_scan import operators  # noqa: F401  (defines tor
 DOMAIN = "diffvqa"
 DOMAIN_VERSION = 1
 OPSET_VERSION = 18
+
+ScanRuntime = Literal["any", "tensorrt"]
+TENSORRT_PLUGINS = ("scan_chunk_states", "scan_carry_states", "scan_chunk_outputs")
+"""The nodes that a model for TensorRT has in the place of a `Scan` (`tensorrt.py`)."""
 
 _CONSTANTS = """
     one = Constant<value_float = 1.0>()
@@ -231,7 +237,7 @@ def translation_table() -> dict:
     }
 
 
-def attach_functions(program: torch.onnx.ONNXProgram, *, runtime: str = "any") -> None:
+def attach_functions(program: torch.onnx.ONNXProgram, *, runtime: ScanRuntime = "any") -> None:
     """Put the bodies of our nodes into `program.model.functions`; without them a stock runtime refuses the model.
 
     To be called after `torch.onnx.export`, not through the translation table: the exporter inlines what it is given.

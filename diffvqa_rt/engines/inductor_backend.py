@@ -1,0 +1,264 @@
+"""AOTInductor's packages: the stages as compiled code, run by torch without the network's Python code.
+
+On a CPU a package runs in one thread and the work is cut for it: a per-frame engine's frames into up to `threads`
+shares, the head's videos one by one. Frames and videos don't see each other, so no bit depends on the cut (a test holds
+that). On a GPU the whole batch is one call, per-frame engines leave their outputs there as `DeviceArray`s, and the
+step engine's `denoise` plays all steps as one CUDA graph.
+"""
+
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest
+from diffvqa_rt.engines.verification import map_verified
+from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
+from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
+
+_REBUILD = "build it here with export/build_engines.py --backend aot-inductor"
+_FEATURES = "diffvqa_cpu_features"
+_MODEL = "model"  # AOTInductor's own name for a package's only model
+
+# Of a call's first input. `tiny` in one thread: the encoder takes 2 or 4 pictures at a time, which stay in the cache,
+# 1.28 times sooner than 16; the step takes 16 latents twice as soon as one by one, since oneDNN looks its kernels up
+# and reorders its weights once a call.
+_MAX_CALL_BYTES = 2 << 20
+
+
+def build_metadata(provenance: str, device: torch.device) -> dict[str, str]:
+    """What a package carries to be recognised by: `Manifest.provenance`, and all that its code was compiled for."""
+    return {"diffvqa_provenance": provenance, **_runtime(device.type)}
+
+
+def _runtime(device: str) -> dict[str, str]:
+    described = {"diffvqa_torch": torch.__version__, "diffvqa_device": device, "diffvqa_machine": platform.machine()}
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return {**described, "diffvqa_gpu": f"sm_{major}{minor}"}
+    features = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    return {**described, _FEATURES: " ".join(features)}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceArray:
+    """An array that stays on the GPU; `np.asarray` brings it here."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    @property
+    def ndim(self) -> int:
+        return self.tensor.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return torch.empty(0, dtype=self.tensor.dtype).numpy().dtype
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
+        return np.asarray(self.tensor.cpu().numpy(), dtype)
+
+
+Arrays = Mapping[str, Any]
+"""NumPy arrays by name; a GPU's engines take and give `DeviceArray`s too."""
+
+
+class InductorEngine:
+    """A package for a CPU behind the engine protocol."""
+
+    max_videos = None
+
+    def __init__(self, spec: EngineSpec, package: Path, threads: int) -> None:
+        self.spec = spec
+        self._threads = threads
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), _MODEL, False, threads, -1)
+        # A single call runs there, too: the caller's own threads stay as many as they are.
+        self._pool = ThreadPoolExecutor(threads, initializer=_run_single_threaded)
+
+    def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        self.spec.check_inputs(inputs)
+        # `from_numpy` warns about read-only arrays, and a package takes contiguous tensors only.
+        tensors = [torch.from_numpy(np.require(inputs[t.name], requirements=["C", "W"])) for t in self.spec.inputs]
+        videos_and_frames = tensors[0].shape[:2]
+        if self.spec.is_per_frame:
+            results = self._run(_shares(_as_one_video(tensors), self._threads))
+            joined = [
+                torch.cat(parts, dim=1)[0].unflatten(0, videos_and_frames) for parts in zip(*results, strict=True)
+            ]
+        else:
+            results = self._run([[tensor[video, None] for tensor in tensors] for video in range(videos_and_frames[0])])
+            joined = [torch.cat(parts) for parts in zip(*results, strict=True)]
+        named = {spec.name: tensor.numpy() for spec, tensor in zip(self.spec.outputs, joined, strict=True)}
+        return named if outputs is None else {name: named[name] for name in outputs}
+
+    def _run(self, calls: list[list[Tensor]]) -> list[list[Tensor]]:
+        return list(self._pool.map(self._loader.run, calls))
+
+
+def _as_one_video(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """[V, frames, …] as [1, V · frames, …], which is what a per-frame package takes; the step as it is."""
+    return [tensor.flatten(0, 1)[None] if tensor.ndim else tensor for tensor in tensors]
+
+
+def _shares(tensors: list[Tensor], threads: int) -> list[list[Tensor]]:
+    count = tensors[0].shape[1]
+    largest = max(1, _MAX_CALL_BYTES * count // tensors[0].nbytes)
+    shares = max(min(count, threads), -(-count // largest))
+    bounds = [count * share // shares for share in range(shares + 1)]
+    return [[t[:, start:stop] if t.ndim else t for t in tensors] for start, stop in pairwise(bounds)]
+
+
+def _run_single_threaded() -> None:
+    torch.set_num_threads(1)
+    # Makes torch set this thread up now, and not with what another sets in the meantime.
+    torch.get_num_threads()
+
+
+class CudaInductorEngine:
+    """A package for a GPU behind the engine protocol: one call for the whole batch.
+
+    A per-frame engine's outputs are `DeviceArray`s; the head's, a few numbers, are NumPy arrays.
+    """
+
+    max_videos = None
+
+    def __init__(self, spec: EngineSpec, package: Path) -> None:
+        self.spec = spec
+        # Without locks and events between runs, which a CUDA graph can't record.
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), _MODEL, True, 1, -1)
+        self._graphs: dict[tuple[tuple[int, ...], int], _DenoiseGraph] = {}
+
+    def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        self.spec.check_inputs(inputs)
+        tensors = [_on_gpu(inputs[spec.name]) for spec in self.spec.inputs]
+        if self.spec.is_per_frame:
+            videos_and_frames = tensors[0].shape[:2]
+            results = [t[0].unflatten(0, videos_and_frames) for t in self._loader.run(_as_one_video(tensors))]
+        else:
+            results = self._loader.run(tensors)
+        named = dict(zip([spec.name for spec in self.spec.outputs], results, strict=True))
+        return {name: self._array(named[name]) for name in (named if outputs is None else outputs)}
+
+    def denoise(self, z0: Any, steps: int) -> dict[str, Any]:
+        """What `diffvqa_rt.scoring.denoise` gives, as one CUDA graph; the first call with a shape of z0 records it."""
+        assert self.spec.name == "unet_controller"
+        source = _on_gpu(z0)
+        key = (tuple(source.shape), steps)
+        if key not in self._graphs:
+            self._graphs[key] = _DenoiseGraph(self._loader, source, steps)
+        results = self._graphs[key].play(source)
+        return {spec.name: DeviceArray(tensor) for spec, tensor in zip(self.spec.outputs, results, strict=True)}
+
+    def _array(self, tensor: Tensor) -> Any:
+        return DeviceArray(tensor) if self.spec.is_per_frame else tensor.cpu().numpy()
+
+
+class _DenoiseGraph:
+    """All steps of the sampler on a buffer of z0's shape, recorded once."""
+
+    def __init__(self, loader: Any, z0: Tensor, steps: int) -> None:
+        self._videos_and_frames = z0.shape[:2]
+        self._z0 = z0.flatten(0, 1)[None].clone()
+        self._start = torch.zeros_like(self._z0)
+        self._steps = list(torch.arange(steps, device=z0.device))
+        # Twice outside the graph first, on its stream: libraries allocate and choose kernels there.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._unroll(loader)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._results = self._unroll(loader)
+
+    def _unroll(self, loader: Any) -> list[Tensor]:
+        results = [self._start]
+        for step in self._steps:
+            results = loader.run([results[0], self._z0, step])
+        return results
+
+    def play(self, z0: Tensor) -> list[Tensor]:
+        self._z0.copy_(z0.flatten(0, 1)[None])
+        self._graph.replay()
+        # The next replay writes where this one did.
+        return [tensor[0].unflatten(0, self._videos_and_frames).clone() for tensor in self._results]
+
+
+def _on_gpu(array: Any) -> Tensor:
+    if isinstance(array, DeviceArray):
+        return array.tensor.contiguous()
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).cuda()
+
+
+def open_inductor(
+    folder: Path, manifest: Manifest, record: BackendRecord, threads: int
+) -> dict[str, InductorEngine | CudaInductorEngine]:
+    """The folder's packages, each verified before its code is loaded.
+
+    On a CPU, torch works in single-threaded calls from then on, up to `threads` at a time.
+
+    Raises:
+        EngineMismatchError: a file is not what the manifest says, or was compiled for another machine or torch.
+    """
+    engines: dict[str, InductorEngine | CudaInductorEngine] = {}
+    specs = engine_specs(manifest.config)
+    for name, engine in record.engines.items():
+        file = engine.file
+        # The loader takes a path. What was verified is copied to where only this user writes, and the copy is loaded.
+        with tempfile.TemporaryDirectory(prefix="diffvqa-") as private:
+            package = Path(private, f"{name}.pt2")
+            with map_verified(folder, file, record.files[file]) as content:
+                package.write_bytes(content)
+            engines[name] = _opened(package, folder / file, specs[name], manifest, record, threads)
+    return engines
+
+
+def _opened(
+    package: Path, origin: Path, spec: EngineSpec, manifest: Manifest, record: BackendRecord, threads: int
+) -> InductorEngine | CudaInductorEngine:
+    try:
+        loader: Any = torch._C._aoti.AOTIModelPackageLoader
+        metadata = loader.load_metadata_from_package(str(package), _MODEL)
+        _check(metadata, origin, manifest)
+        if metadata["diffvqa_device"] == "cuda":
+            return CudaInductorEngine(spec, package)
+        return InductorEngine(spec, package, threads)
+    except RuntimeError as error:
+        raise EngineMismatchError(
+            f"torch {torch.__version__} cannot open {origin}, built by {record.runtime}: {error}"
+        ) from error
+
+
+def _check(metadata: Mapping[str, str], origin: Path, manifest: Manifest) -> None:
+    """Raises EngineMismatchError unless the package's code is for this process and its weights are the manifest's."""
+    if metadata.get("diffvqa_provenance") != manifest.provenance:
+        raise EngineMismatchError(
+            f"{origin} was built from another network or other weights than {MANIFEST_NAME} says; "
+            "build the engines again"
+        )
+    device = metadata["diffvqa_device"]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailableError(f"{origin} was compiled for a GPU and torch sees none here; {_REBUILD}")
+    built, here = metadata, _runtime(device)
+    for key, what in (("torch", "torch"), ("machine", "a processor of kind"), ("gpu", "a GPU of kind")):
+        then, now = built.get(f"diffvqa_{key}"), here.get(f"diffvqa_{key}")
+        if then != now:
+            raise EngineMismatchError(f"{origin} was compiled for {what} {then}, and this is {now}; {_REBUILD}")
+    missing = set(built.get(_FEATURES, "").split()) - set(here.get(_FEATURES, "").split())
+    if missing:
+        raise EngineMismatchError(
+            f"{origin} was compiled for a processor with {', '.join(sorted(missing))}, which this one lacks; {_REBUILD}"
+        )

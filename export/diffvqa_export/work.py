@@ -1,0 +1,146 @@
+"""The work folder of a build: each finished step is kept with the hash of its inputs, so nothing is done twice.
+
+It stands beside the engine folder and survives an interruption; the next build with the same `--out` goes on from it. A
+finished build moves its files to the engine folder, and the next one finds them there.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from diffvqa_rt.engines.manifest import Manifest
+from diffvqa_rt.errors import EngineBuildError
+
+STEPS_NAME = "steps.json"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a finished step left: `files`, path in the work folder → SHA-256, and `facts`, small JSON values."""
+
+    key: str
+    files: dict[str, str]
+    facts: dict[str, Any]
+
+
+class WorkFolder:
+    """Used as a context: one build at a time works in it.
+
+    Raises on entering:
+        EngineBuildError: another build is working there.
+    """
+
+    def __init__(self, out: Path, progress: Progress) -> None:
+        self.path = out.parent / f"{out.name}.work"
+        self._out = out
+        self._progress = progress
+        self._steps: dict[str, Step] = {}
+
+    def __enter__(self) -> "WorkFolder":
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / "lock").open("w")
+        try:
+            # The kernel takes it back when the process ends, however it ends.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise EngineBuildError(
+                f"another build is working in {self.path}; wait for it, or choose another --out"
+            ) from None
+        self._steps = self._read_steps()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def do(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Step:
+        """The step's result: of an earlier run if that had the same inputs and its files are unchanged, else made now.
+
+        Args:
+            name: shown as progress.
+            inputs: all that the result depends on, as JSON values.
+            make: writes the step's files into the empty folder it is given and returns the facts to remember.
+        """
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        if self.is_done(name, key):
+            self._progress(f"{name}: done before")
+            return self._steps[name]
+        self._progress(name)
+        partial = self.path / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        facts = make(partial)
+        files = {}
+        for source in sorted(path for path in partial.rglob("*") if path.is_file()):
+            file = source.relative_to(partial).as_posix()
+            target = self.path / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files[file] = file_sha256(source)
+            source.replace(target)
+        shutil.rmtree(partial)
+        self._steps[name] = Step(key, files, facts)
+        self._write_steps()
+        return self._steps[name]
+
+    def is_done(self, name: str, key: str) -> bool:
+        step = self._steps.get(name)
+        return (
+            step is not None and step.key == key and all(self._has(file, sha256) for file, sha256 in step.files.items())
+        )
+
+    def _has(self, file: str, sha256: str) -> bool:
+        """Whether the file is here, unchanged; one that a finished build took is linked back."""
+        here, there = self.path / file, self._out / file
+        if not here.is_file() and there.is_file():
+            here.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(there, here)
+            except OSError:
+                shutil.copy2(there, here)
+        return here.is_file() and file_sha256(here) == sha256
+
+    def put_in_place(self, files: Set[str], manifest: Manifest) -> None:
+        """Moves the files to a new engine folder and renames it; one that is there gives way at the last moment.
+
+        Moved, not linked: ONNX's own tools refuse files with several names.
+        """
+        new, old = self.path / "new", self.path / "old"
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        new.mkdir()
+        manifest.write(new)
+        for file in files:
+            (new / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.path / file).replace(new / file)
+        if self._out.exists():
+            self._out.rename(old)
+        new.rename(self._out)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _read_steps(self) -> dict[str, Step]:
+        try:
+            values = json.loads((self.path / STEPS_NAME).read_text(encoding="utf-8"))
+            return {name: Step(**fields) for name, fields in values.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}  # nothing to go on from: every step is done again
+
+    def _write_steps(self) -> None:
+        new = self.path / f"{STEPS_NAME}.new"
+        new.write_text(json.dumps({name: asdict(step) for name, step in self._steps.items()}, indent=1))
+        new.replace(self.path / STEPS_NAME)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,12 +22,14 @@ lint: $(READY)
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
-# What only a GPU shows, in the Python that sees it: the kernels natively, and their table beside mamba-ssm and the bounds.
+# What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the
+# engines beside torch, and the denoising loop at full size.
 gpu: export PYTHONPATH = .:kernels:export
 gpu:
 	mkdir -p build
-	$(PYTHON) -m pytest -m gpu tests/kernels
+	$(PYTHON) -m pytest -m gpu tests
 	$(PYTHON) -m pytest benchmarks/test_selective_scan.py --benchmark-json=build/selective_scan_gpu.json
+	$(PYTHON) -m pytest -m gpu benchmarks/bench_denoise_gpu.py --benchmark-json=build/denoise_gpu.json
 
 $(ENGINES): $(READY) $(SOURCES)
 	$(BIN)/python export/build_engines.py --preset tiny --out build/tiny
@@ -35,8 +37,9 @@ $(ENGINES): $(READY) $(SOURCES)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,export,dev]'
-	# The bindings alone: TensorRT's libraries are not on PyPI, and the plugins' declarations need none. Where there is no
-	# such wheel, their test skips and says so.
+	# Where there are no such wheels, the tests of TensorRT skip and say so. Of TensorRT the bindings alone: its libraries are
+	# not on PyPI, and the plugins' declarations need none.
+	-$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorrt-rtx]'
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps tensorrt-cu13-bindings==11.4.0.106
 	touch $@
 

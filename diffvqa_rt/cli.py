@@ -129,6 +129,12 @@ def _score(arguments: argparse.Namespace) -> int:
     scorer = Scorer.open(arguments.engines, backend=arguments.backend, threads=arguments.threads)
     if not scorer.manifest.weights.is_trained:
         print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
+    if arguments.backend != "torch" and scorer.manifest.backends[arguments.backend].parity is None:
+        print(
+            f"diffvqa: These {arguments.backend} engines were never compared with torch; build them on this machine "
+            "(export/build_engines.py), and they are.",
+            file=sys.stderr,
+        )
     failures = 0
 
     def results() -> Iterator[Result]:

@@ -103,11 +103,12 @@ class Scorer:
 
         Args:
             folder: the engine folder.
-            backend: `onnx` (ONNX Runtime), or `torch` for comparison.
+            backend: which of the folder's engines to play, `diffvqa_rt.engines.BACKENDS`.
             threads: CPU threads; all that this process may use by default.
 
         Raises:
             EngineMismatchError: the folder, or a file in it, is not what its manifest says.
+            DeviceUnavailableError: the engines are for a device that this machine lacks.
         """
         manifest, engines = open_engines(Path(folder), backend, threads)
         return cls(manifest, engines, backend)

@@ -234,3 +234,14 @@ def test_an_output_that_takes_nothing_gets_one_sentence(built_engines, clip, red
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert sentence in result.stderr and "Traceback" not in result.stderr
+
+
+def test_engines_that_were_never_compared_with_torch_say_so(engines_copy, clip, capsys):
+    path = engines_copy / "manifest.json"
+    values = json.loads(path.read_text())
+    values["backends"]["onnx"] |= {"parity": None, "without_parity": "nobody did"}
+    path.write_text(json.dumps(values))
+    assert cli.main(["score", "--engines", str(engines_copy), str(clip)]) == 0
+    assert "These onnx engines were never compared with torch" in capsys.readouterr().err
+    assert cli.main(["info", str(engines_copy)]) == 0
+    assert "not compared with torch: nobody did" in capsys.readouterr().out

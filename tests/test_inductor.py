@@ -11,6 +11,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import build_engines
 import diffvqa_export
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from diffvqa_export import head, unet_controller, vae_encoder
 from diffvqa_export.inductor_build import package_from_module
 from diffvqa_export.precision import write_precision
 
+from diffvqa_rt import Scorer
 from diffvqa_rt.engines import inductor_backend
 from diffvqa_rt.engines.inductor_backend import DeviceArray, open_inductor
 from diffvqa_rt.engines.manifest import BackendRecord, BuildRecord, EngineRecord, Manifest, WeightsRecord
@@ -370,3 +372,14 @@ def test_packages_on_a_gpu(tmp_path):
         assert all(isinstance(array, DeviceArray) for array in found.values())
         for output, values in expected.items():
             np.testing.assert_array_equal(np.asarray(found[output]), np.asarray(values))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_build_command_compiles_proves_and_opens(tmp_path, clip):
+    out = tmp_path / "tiny"
+    assert build_engines.main(["--backend", "aot-inductor", "--precision", "bf16", "--out", str(out)]) == 0
+    record = Manifest.read(out).backends["aot-inductor"]
+    assert (record.device, record.precision, record.scan) == ("cpu", "bf16", "a C++ kernel")
+    assert record.parity is not None and 1e-3 < record.parity.outputs[0].relative_error < 6e-2
+    assert Scorer.open(out, backend="aot-inductor").score(clip).backend == "aot-inductor"

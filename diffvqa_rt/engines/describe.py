@@ -1,5 +1,7 @@
 """An engine folder's manifest for a person to read."""
 
+from collections.abc import Mapping
+
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 
 UNTRAINED_NOTE = "These weights are untrained: the scores show that the engines run, and nothing about a video."
@@ -16,17 +18,23 @@ def describe(manifest: Manifest) -> str:
         f"built     {build.date} on {build.machine}" + (f", commit {build.commit}" if build.commit else ""),
         f"          {', '.join(f'{name} {version}' for name, version in build.versions.items())}",
     ]
+    if build.step_seconds:
+        seconds, gigabytes = sum(build.step_seconds.values()), build.peak_memory_bytes / 1e9
+        lines.append(f"took      {seconds:.0f} s, and at most {gigabytes:.1f} GB of memory")
     for name, record in manifest.backends.items():
-        lines += ["", *_describe_backend(name, record)]
+        lines += ["", *_describe_backend(name, record, build.file_bytes)]
     if not manifest.weights.is_trained:
         lines += ["", UNTRAINED_NOTE]
     return "\n".join(lines)
 
 
-def _describe_backend(name: str, record: BackendRecord) -> list[str]:
+def _describe_backend(name: str, record: BackendRecord, file_bytes: Mapping[str, int]) -> list[str]:
     lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}; selective scan: {record.scan}"]
     lines += [f"  {setting}: {value}" for setting, value in record.settings.items()]
-    lines += [f"  {file}  sha256 {sha256[:16]}…" for file, sha256 in record.files.items()]
+    lines += [
+        f"  {file_bytes.get(file, 0) / 1e6:>8.1f} MB  sha256 {sha256[:16]}…  {file}"
+        for file, sha256 in record.files.items()
+    ]
     if record.parity is None:
         return [*lines, f"  not compared with torch: {record.without_parity}"]
     parity = record.parity

@@ -6,7 +6,7 @@ an engine file that no manifest lists is refused as a whole.
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,23 @@ class WeightsRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRecord:
-    """When, where and by what an engine folder was built. `commit` is empty outside a git checkout."""
+    """When, where and by what an engine folder was built, and what that took.
+
+    Attributes:
+        date, machine, versions: of the build.
+        commit: of the source; empty outside a git checkout.
+        step_seconds: of every step, those that an earlier build did included.
+        file_bytes: of every file.
+        peak_memory_bytes: of the last build's process.
+    """
 
     date: str
     machine: str
     commit: str
     versions: dict[str, str]
+    step_seconds: dict[str, float] = field(default_factory=dict)
+    file_bytes: dict[str, int] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -98,7 +98,7 @@ class OnnxDeviceArray:
 
 def open_onnx(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, OnnxEngine]:
     """The folder's ONNX engines on the CPU. Raises EngineMismatchError for a file that is not what was built."""
-    sessions = _open_sessions(folder, manifest, record, "CPUExecutionProvider", _cpu_options)
+    sessions = _open_sessions(folder, manifest, record, "CPUExecutionProvider", cpu_session_options)
     return {name: OnnxEngine(spec, sessions[name], threads) for name, spec in engine_specs(manifest.config).items()}
 
 
@@ -125,7 +125,7 @@ def _options() -> onnxruntime.SessionOptions:
     return options
 
 
-def _cpu_options() -> onnxruntime.SessionOptions:
+def cpu_session_options() -> onnxruntime.SessionOptions:
     options = _options()
     options.intra_op_num_threads = 1
     # Planned reuse of buffers costs `tiny` 6 % of its time and 670 MB in the place of 450 (two Xeon cores,

@@ -9,6 +9,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import resource
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.specs import MANIFEST_NAME, engine_specs
 from diffvqa_rt.video import make_views, sample_frames
 
+_KIB = 1024  # what Linux counts a process's memory in
 PACKAGES = ("diffvqa-rt", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
 
 
@@ -80,8 +82,15 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         for name in request.backends:
             record = _record(built[name], manifest)
             records[name] = _with_parity(context, name, record, manifest, clip)
-        manifest = dataclasses.replace(manifest, backends=records)
-        work.put_in_place({file for record in records.values() for file in record.files}, manifest)
+        files = {file for record in records.values() for file in record.files}
+        took = dataclasses.replace(
+            manifest.build,
+            step_seconds=work.step_seconds,
+            file_bytes={file: (work.path / file).stat().st_size for file in sorted(files)},
+            peak_memory_bytes=_KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        )
+        manifest = dataclasses.replace(manifest, build=took, backends=records)
+        work.put_in_place(files, manifest)
     return manifest
 
 

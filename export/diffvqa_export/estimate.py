@@ -55,8 +55,11 @@ class Estimate:
             memory["compare"] = sum(stages.values()) + 2 * sum(float32.values()) + activations
         if "torch" in backends:
             files["torch/weights.safetensors"] = weights
-        if backends & {"onnx", "onnx-cuda"}:
+        if backends & {"onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx"}:
             files |= {f"onnx/{name}.onnx.data": size for name, size in stages.items()}
+        for backend, suffix in (("tensorrt", "plan"), ("tensorrt-rtx", "plan"), ("aot-inductor", "pt2")):
+            if backend in backends:
+                files |= {f"{backend}/{name}.{suffix}": size for name, size in stages.items()}
         return cls(out=request.out, file_bytes=files, memory_bytes=memory)
 
     def describe(self) -> str:

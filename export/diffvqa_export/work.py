@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +26,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a finished step left: `files`, path in the work folder → SHA-256, and `facts`, small JSON values."""
+    """What a finished step left: `files`, path in the work folder → SHA-256, `facts`, small JSON values, and its time."""
 
     key: str
     files: dict[str, str]
     facts: dict[str, Any]
+    seconds: float
 
 
 class WorkFolder:
@@ -44,6 +46,7 @@ class WorkFolder:
         self._out = out
         self._progress = progress
         self._steps: dict[str, Step] = {}
+        self.step_seconds: dict[str, float] = {}
 
     def __enter__(self) -> "WorkFolder":
         self.path.mkdir(parents=True, exist_ok=True)
@@ -75,8 +78,10 @@ class WorkFolder:
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         if self.is_done(name, key):
             self._progress(f"{name}: done before")
+            self.step_seconds[name] = self._steps[name].seconds
             return self._steps[name]
         self._progress(name)
+        start = time.perf_counter()
         partial = self.path / "partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -89,8 +94,9 @@ class WorkFolder:
             files[file] = file_sha256(source)
             source.replace(target)
         shutil.rmtree(partial)
-        self._steps[name] = Step(key, files, facts)
+        self._steps[name] = Step(key, files, facts, round(time.perf_counter() - start, 1))
         self._write_steps()
+        self.step_seconds[name] = self._steps[name].seconds
         return self._steps[name]
 
     def is_done(self, name: str, key: str) -> bool:

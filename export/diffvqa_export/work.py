@@ -26,7 +26,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a finished step left: `files`, path in the work folder → SHA-256, `facts`, small JSON values, and its time."""
+    """What a finished step left: `files`, path in the work folder → SHA-256, and `facts`, small JSON values."""
 
     key: str
     files: dict[str, str]

@@ -46,4 +46,4 @@ def test_one_step_of_one_frame(benchmark, time_in_turns, tmp_path):
 
     benchmark.group = f"{NAME}, sd21, one step of one frame's two views"
     benchmark.extra_info["threads"] = available_cpus()
-    time_in_turns(lambda: ours(inputs), lambda: theirs(inputs), "pytorch", ROUNDS)
+    time_in_turns(lambda: ours(inputs), {"pytorch": lambda: theirs(inputs)}, ROUNDS)

@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,31 +24,33 @@ def engines_folder(tmp_path_factory) -> Path:
     import build_engines
 
     folder = tmp_path_factory.mktemp("engines") / "tiny"
-    assert build_engines.main(["--backend", "onnx,torch", "--out", str(folder)]) == 0
+    assert build_engines.main(["--backend", "onnx,aot-inductor,torch", "--out", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture
 def time_in_turns(benchmark):
-    """Times `run` and, before each of its rounds, `other`, so that a machine that slows down slows both.
+    """Times `run` and, before each of its rounds, the baselines, so that a machine that slows down slows all.
 
     Adds `speedup_over_NAME`, the median of the rounds' own ratios, to the row.
     """
 
-    def time_both(run: Callable[[], object], other: Callable[[], object], name: str, rounds: int) -> None:
-        other_seconds: list[float] = []
+    def time_all(run: Callable[[], object], baselines: Mapping[str, Callable[[], object]], rounds: int) -> None:
+        seconds: dict[str, list[float]] = {name: [] for name in baselines}
 
-        def run_the_other() -> None:
-            start = time.perf_counter()
-            other()
-            other_seconds.append(time.perf_counter() - start)
+        def run_the_baselines() -> None:
+            for name, baseline in baselines.items():
+                start = time.perf_counter()
+                baseline()
+                seconds[name].append(time.perf_counter() - start)
 
         run()
-        benchmark.pedantic(run, setup=run_the_other, rounds=rounds)
-        ratios = [theirs / ours for ours, theirs in zip(benchmark.stats.stats.data, other_seconds, strict=True)]
-        benchmark.extra_info[f"speedup_over_{name}"] = round(statistics.median(ratios), 3)
+        benchmark.pedantic(run, setup=run_the_baselines, rounds=rounds)
+        for name, theirs in seconds.items():
+            ratios = [other / ours for ours, other in zip(benchmark.stats.stats.data, theirs, strict=True)]
+            benchmark.extra_info[f"speedup_over_{name}"] = round(statistics.median(ratios), 3)
 
-    return time_both
+    return time_all
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

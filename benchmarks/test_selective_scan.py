@@ -149,7 +149,7 @@ def test_forward(benchmark, time_in_turns, provider, shape):
         return
     _describe(benchmark, shape, "forward")
     baseline = PROVIDERS["pytorch"](inputs)
-    time_in_turns(lambda: run(*inputs), lambda: baseline(*inputs), "pytorch", ROUNDS)
+    time_in_turns(lambda: run(*inputs), {"pytorch": lambda: baseline(*inputs)}, ROUNDS)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:1], ids=str)

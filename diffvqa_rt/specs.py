@@ -7,7 +7,7 @@ cut it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,15 +38,15 @@ class Array(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
-    """How many videos at a time an engine takes: the range, and the number that it is tuned for."""
+    """How many videos at a time an engine takes: `min` … `max`, and `opt`, the number that it is tuned for."""
 
-    min: int = 1
+    min: ClassVar[int] = 1  # a single video can always be scored
     opt: int = 1
     max: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
-            raise ValueError(f"profile is {self.min}, {self.opt}, {self.max} videos; expected 1 ≤ min ≤ opt ≤ max")
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"profile is {self.opt}, {self.max} videos; expected 1 ≤ opt ≤ max")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--videos",
         type=_profile,
         default=Profile(),
-        metavar="MIN,OPT,MAX",
-        help="TensorRT: how many videos at a time the engines take, and how many they are tuned for (default: 1,1,4)",
+        metavar="OPT,MAX",
+        help="TensorRT: how many videos at a time the engines are tuned for, and how many they take (default: 1,4)",
     )
     parser.add_argument(
         "--strip-weights",
@@ -70,10 +70,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _profile(text: str) -> Profile:
     try:
-        least, tuned_for, most = (int(number) for number in text.split(","))
-        return Profile(min=least, opt=tuned_for, max=most)
+        tuned_for, most = (int(number) for number in text.split(","))
+        return Profile(opt=tuned_for, max=most)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected three numbers in rising order, as 1,1,4") from None
+        raise argparse.ArgumentTypeError(f"{text!r}; expected two whole numbers in rising order, as 1,4") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     # Torch takes seconds to import, and --help needs none of it.
     try:
-        from diffvqa_export.build import build_engines
+        from diffvqa_export.build import build_engines, refuse_what_cannot_be_built
         from diffvqa_export.context import BuildRequest
         from diffvqa_export.estimate import Estimate
         from diffvqa_export.weights import choose_weights
@@ -104,16 +104,17 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"build_engines.py: {error}", file=sys.stderr)
         return 2
-    estimate = Estimate.of(request)
-    if arguments.dry_run:
-        print(estimate.describe())
-        return 0
     start = time.perf_counter()
 
     def report_progress(step: str) -> None:
         print(f"[{time.perf_counter() - start:6.1f} s] {step}", file=sys.stderr, flush=True)
 
     try:
+        refuse_what_cannot_be_built(request)
+        estimate = Estimate.of(request)
+        if arguments.dry_run:
+            print(estimate.describe())
+            return 0
         estimate.refuse_what_does_not_fit()
         manifest = build_engines(request, report_progress)
     except (DiffVQAError, ValueError) as error:

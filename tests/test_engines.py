@@ -15,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffvqa_rt.engines import Manifest, open_engines
-from diffvqa_rt.engines.verification import external_data_files
+from diffvqa_rt.engines.manifest import PROVENANCE_KEY
+from diffvqa_rt.engines.onnx_backend import OnnxCudaEngine, OnnxDeviceArray
+from diffvqa_rt.engines.verification import external_data_files, onnx_metadata
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.presets import TINY
+from diffvqa_rt.scoring import play
 from diffvqa_rt.specs import engine_specs
 
 
@@ -173,6 +176,52 @@ def test_every_file_that_an_onnx_model_points_to_is_found():
     model.training_info.add().algorithm.CopyFrom(graph("training"))
     expected = {"a", "b", "constant", "then", "else", "values", "indices", "function", "default", "training"}
     assert external_data_files(model.SerializeToString()) == expected
+
+
+def test_what_protobuf_would_read_otherwise_is_refused():
+    entry = onnx.StringStringEntryProto(key="location", value="secret.bin").SerializeToString()
+    # TensorProto.external_data, its tag with a bit that protobuf's parsers cut off.
+    tag = (13 << 3 | 2) + (1 << 32)
+    wide = bytes([*(tag >> shift & 0x7F | 0x80 for shift in (0, 7, 14, 21)), tag >> 28])
+    tensor = wide + bytes([len(entry)]) + entry
+    graph = bytes([5 << 3 | 2, len(tensor)]) + tensor
+    with pytest.raises(ValueError, match="not a serialised ONNX model"):
+        external_data_files(bytes([7 << 3 | 2, len(graph)]) + graph)
+
+
+def test_a_model_nested_without_end_is_refused():
+    graph = onnx.GraphProto()
+    for _ in range(400):
+        outer = onnx.GraphProto()
+        outer.node.add(op_type="If").attribute.add(name="then_branch").g.CopyFrom(graph)
+        graph = outer
+    model = graph.SerializeToString()
+    length = bytes([len(model) & 0x7F | 0x80, len(model) >> 7 & 0x7F | 0x80, len(model) >> 14])
+    with pytest.raises(ValueError, match="not a serialised ONNX model"):
+        external_data_files(bytes([7 << 3 | 2]) + length + model)
+
+
+def test_metadata_is_read_as_it_was_written(built_engines):
+    metadata = onnx_metadata((built_engines / "onnx" / "head.onnx").read_bytes())
+    assert metadata == {PROVENANCE_KEY: Manifest.read(built_engines).provenance}
+
+
+def test_io_binding_hands_arrays_from_engine_to_engine(built_engines):
+    """The GPU's way of running ONNX engines, on the CPU: sessions whose outputs stay where the session is."""
+    specs = engine_specs(TINY)
+    engines = {
+        name: OnnxCudaEngine(specs[name], session, device="cpu")
+        for name, session in {n: e._session for n, e in open_engines(built_engines)[1].items()}.items()
+    }
+    expected = open_engines(built_engines)[1]
+    frames = random_inputs("vae_encoder", videos=2, frames=16)["frames"]
+    z0 = engines["vae_encoder"]({"frames": frames})["z0"]
+    assert isinstance(z0, OnnxDeviceArray) and z0.shape == (2, 16, *TINY.latent_shape)
+    steps = TINY.sampler.steps
+    ours, theirs = play(engines, frames, steps), play(expected, frames, steps)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    step = engines["unet_controller"]({"z": z0, "z0": np.asarray(z0), "step": np.array(3)}, ["z_next"])
+    assert list(step) == ["z_next"]
 
 
 @given(st.binary(max_size=200))

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_the_manifest_says_where_the_engines_come_from_and_how_good_they_are(bui
     assert measured == {(s.name, o.name) for s in engine_specs(TINY).values() for o in s.outputs}
     assert all(0 <= o.relative_error <= o.tolerance for o in parity.outputs)
     assert sum(o.relative_error for o in parity.outputs) > 0  # two runtimes never agree on every bit
-    assert parity.score_difference < 1e-3 * 100
+    assert parity.score_difference < 1e-4 * 100
 
 
 def test_timesteps_noise_and_text_are_inside_the_step(built_engines):
@@ -124,7 +125,12 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip,
     assert any(failure.startswith("the score is nan") for failure in report.failures)
 
 
-def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [(lambda row: np.nextafter(row, np.inf), r"\d"), (lambda row: row * np.nan, "nan")],
+    ids=["last_bit", "nan"],
+)
+def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tmp_path, change, difference):
     class SeesTheBatch:
         max_videos = None
 
@@ -133,8 +139,7 @@ def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tm
 
         def __call__(self, inputs, outputs=None):
             results = self._engine(inputs, outputs)
-            # The last bit of the last row, where there are several.
-            return {n: np.concatenate([v[:1], np.nextafter(v[1:], np.inf)]) for n, v in results.items()}
+            return {n: np.concatenate([v[:1], change(v[1:])]) for n, v in results.items()}
 
     _, engines = open_engines(built_engines, "onnx")
     views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
@@ -142,7 +147,7 @@ def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tm
     broken = {**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}
     report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
     (failure,) = report.failures
-    assert failure.startswith("vae_encoder gives a video another result in another slot of a batch")
+    assert re.match(rf"vae_encoder gives a video another result in another slot of a batch \(by {difference}", failure)
 
 
 def test_a_border_that_is_not_the_specs_is_refused(tmp_path):
@@ -222,6 +227,7 @@ def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, cap
         (["--weights", "nowhere.safetensors"], 2, "nowhere.safetensors: no such weights file"),
         (["--backend", "onnx,vulkan"], 2, "expected some of onnx, "),
         (["--precision", "int8"], 2, "precision is 'int8'; expected one of fp32, fp16, bf16"),
+        (["--strip-weights"], 2, "weights are left out, and versions bridged, of TensorRT's plans alone"),
         (["--precision", "bf16"], 2, "ONNX Runtime has no bfloat16 kernels for the CPU"),
         (["--clip", "nowhere.mp4"], 1, "nowhere.mp4 cannot be read"),
     ],
@@ -294,6 +300,23 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
     assert Manifest.read(out).backends == first.backends
     assert (out / "onnx" / "head.onnx.data").stat().st_nlink == 1  # ONNX's tools refuse files with several names
 
+    # Stopped while it moves its files: the older engines are back in their place, and nothing is done again.
+    work = out.with_name("tiny.work")
+    (work / "new" / "onnx").mkdir(parents=True)
+    (out / "onnx" / "head.onnx").rename(work / "new" / "onnx" / "head.onnx")
+    out.rename(work / "old")
+    assert build_engines.main(command) == 0
+    assert "onnx: export head\n" not in capsys.readouterr().err
+    open_engines(out)
+
+    # A build that fails leaves the engines that are there as they were, and with one name each.
+    monkeypatch.setattr(backends, "export_onnx", Interrupted("vae_encoder", KeyboardInterrupt()))
+    assert build_engines.main([*command, "--precision", "fp16"]) == 130
+    open_engines(out)
+    assert {path.stat().st_nlink for path in out.rglob("*") if path.is_file()} == {1}
+    monkeypatch.setattr(backends, "export_onnx", export_onnx)
+    capsys.readouterr()
+
     # A step whose file was changed is done again.
     (out / "onnx" / "head.onnx").write_bytes(b"damaged")
     assert build_engines.main(command) == 0
@@ -347,7 +370,12 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(tmp_path,
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     assert build_engines.main(["--out", str(tmp_path / "tiny")]) == 1
     error = capsys.readouterr().err
-    assert "needs about 38" in error and "its disk has 1.0 MB left; make room" in error and error.count("\n") == 1
+    assert (
+        "needs about 38" in error
+        and " more and" in error
+        and "its disk has 1.0 MB left; make room" in error
+        and error.count("\n") == 1
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -393,3 +421,10 @@ def test_the_head_stays_in_float32(tmp_path):
     write_precision("head", module, "bf16")
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
     assert all(KEPT_IN_FLOAT32.values())  # each with its reason
+
+
+def test_a_folder_of_somebody_elses_is_no_work_folder(tmp_path, clip):
+    (tmp_path / "tiny.work" / "old").mkdir(parents=True)
+    with pytest.raises(EngineBuildError, match="tiny.work is not a build's work folder; choose another --out"):
+        build_folder(torch_request(tmp_path / "tiny", clip), progress=lambda step: None)
+    assert (tmp_path / "tiny.work" / "old").exists()

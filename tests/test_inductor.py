@@ -22,7 +22,7 @@ from diffvqa_export.precision import write_precision
 
 from diffvqa_rt import Scorer
 from diffvqa_rt.engines import inductor_backend
-from diffvqa_rt.engines.inductor_backend import DeviceArray, open_inductor
+from diffvqa_rt.engines.inductor_backend import TensorArray, open_inductor
 from diffvqa_rt.engines.manifest import BackendRecord, BuildRecord, EngineRecord, Manifest, WeightsRecord
 from diffvqa_rt.engines.torch_backend import TorchEngine
 from diffvqa_rt.errors import EngineBuildError, EngineMismatchError
@@ -369,7 +369,7 @@ def test_packages_on_a_gpu(tmp_path):
         z0 = random_inputs(step.spec, 2, 2 * SMALL.frames, seed)["z0"]
         expected = denoise(step, z0, SMALL.sampler.steps)
         found = step.denoise(z0, SMALL.sampler.steps)
-        assert all(isinstance(array, DeviceArray) for array in found.values())
+        assert all(isinstance(array, TensorArray) for array in found.values())
         for output, values in expected.items():
             np.testing.assert_array_equal(np.asarray(found[output]), np.asarray(values))
 

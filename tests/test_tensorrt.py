@@ -12,7 +12,10 @@ import pytest
 pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-bindings")
 
 from diffvqa_export import tensorrt_build
+from diffvqa_export.onnx_export import export_onnx
+from diffvqa_export.stages import STAGES
 from diffvqa_export.tensorrt_build import RTX_ARCHITECTURES, engine_from_onnx
+from diffvqa_export.tensorrt_plans import _graph_sha256
 from tensorrt_stand_ins import (
     FRAMES,
     PROFILE,
@@ -27,13 +30,15 @@ from tensorrt_stand_ins import (
 
 from diffvqa_rt.engines import cuda_memory, open_engines, tensorrt_backend
 from diffvqa_rt.engines.cuda_memory import CudaError, DeviceArray
-from diffvqa_rt.engines.manifest import BackendRecord, EngineRecord, Manifest
+from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, EngineRecord, Manifest
 from diffvqa_rt.engines.tensorrt_backend import Gpu, TensorRTEngine, open_tensorrt
 from diffvqa_rt.engines.tensorrt_library import PlanRecord, load_library
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, EngineMismatchError
+from diffvqa_rt.models.diffvqa import random_network
+from diffvqa_rt.models.stages import stage_modules
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.scoring import denoise
-from diffvqa_rt.specs import FEATURES, Profile
+from diffvqa_rt.specs import FEATURES, Profile, engine_specs
 
 
 class NumpyStep:
@@ -235,11 +240,21 @@ def record_of(folder, files, plans, runtime="tensorrt-rtx 0.0"):
     )
 
 
+def graph(name, provenance, data_file=None):
+    """An ONNX file that keeps a tensor beside it."""
+    tensor = onnx.TensorProto(name=f"weight of {name}", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=data_file or f"{name}.onnx.data")
+    model = onnx.helper.make_model(onnx.helper.make_graph([], name, [], [], initializer=[tensor]))
+    model.metadata_props.add(key=PROVENANCE_KEY, value=provenance)
+    return model.SerializeToString()
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, manifest):
     for name in SPECS:
         (tmp_path / f"{name}.plan").write_bytes(f"plan of {name}".encode())
-        (tmp_path / f"{name}.onnx").write_bytes(f"graph of {name}".encode())
+        (tmp_path / f"{name}.onnx").write_bytes(graph(name, manifest.provenance))
         (tmp_path / f"{name}.onnx.data").write_bytes(f"weights of {name}".encode())
     return tmp_path
 
@@ -307,21 +322,34 @@ def test_full_tensorrt_is_to_be_built_on_the_gpu_that_runs_it(folder, manifest, 
 
 
 def test_a_stripped_plan_takes_the_weights_beside_it_verified(folder, manifest, openable):
-    library, record = openable
+    library, _ = openable
     for plan in library.engines.values():
-        plan.name = "the checkpoint that it was built with"
+        plan.name = ""  # a plan of no weights
     stripped = PlanRecord(architectures=("sm_89",), is_stripped=True, is_version_compatible=False, scan="Scan")
     files = [f"{name}.{suffix}" for name in SPECS for suffix in ("plan", "onnx", "onnx.data")]
+
+    def open_as_listed():
+        return open_tensorrt(folder, manifest, record_of(folder, files, dict.fromkeys(SPECS, stripped)), "tensorrt-rtx")
+
+    open_as_listed()
+    assert library.refitted == [(graph(n, manifest.provenance), f"weights of {n}".encode()) for n in SPECS]
     record = record_of(folder, files, dict.fromkeys(SPECS, stripped))
-    open_tensorrt(folder, manifest, record, "tensorrt-rtx")
-    assert library.refitted == [(f"graph of {n}".encode(), f"weights of {n}".encode()) for n in SPECS]
     (folder / "head.onnx.data").write_bytes(b"forged")
     with pytest.raises(EngineMismatchError, match=r"head.onnx.data was changed"):
         open_tensorrt(folder, manifest, record, "tensorrt-rtx")
-    (folder / "vae_encoder.onnx").write_bytes(b"foreign")
-    record = record_of(folder, files, dict.fromkeys(SPECS, stripped))
-    with pytest.raises(EngineMismatchError, match=r"weights of .*vae_encoder.onnx into .*: a weight is missing"):
-        open_tensorrt(folder, manifest, record, "tensorrt-rtx")
+
+    first = folder / "vae_encoder.onnx"
+    for content, message in (
+        (graph("vae_encoder", "other"), "vae_encoder.plan was built from another network or other weights than"),
+        (
+            graph("foreign", manifest.provenance, "vae_encoder.onnx.data"),
+            "into .*vae_encoder.plan: a weight is missing",
+        ),
+        (graph("vae_encoder", manifest.provenance, "/etc/passwd"), "keeps weights in '/etc/passwd', which"),
+    ):
+        first.write_bytes(content)
+        with pytest.raises(EngineMismatchError, match=message):
+            open_as_listed()
 
 
 # Building.
@@ -356,9 +384,9 @@ def test_a_timing_cache_is_used_where_it_fits(tmp_path, stored, used):
     assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [("timing", b"filled")]
 
 
-@pytest.mark.parametrize("wrong", [{"min": 0}, {"opt": 5}, {"min": 2}])
+@pytest.mark.parametrize("wrong", [{"opt": 0}, {"opt": 5}, {"max": 0}])
 def test_a_profile_that_is_none_is_refused(wrong):
-    with pytest.raises(ValueError, match="expected 1 ≤ min ≤ opt ≤ max"):
+    with pytest.raises(ValueError, match="expected 1 ≤ opt ≤ max"):
         Profile(**wrong)
 
 
@@ -438,6 +466,25 @@ def test_a_machine_without_a_gpu_says_so(rtx_record, built_engines, tmp_path, ca
 def test_rtx_has_no_version_compatible_plans(rtx, built_engines, tmp_path):
     with pytest.raises(EngineBuildError, match="has no version-compatible plans; build them with --backend tensorrt"):
         build(built_engines / "onnx" / "head.onnx", "head", tmp_path / "head.plan", version_compatible=True)
+
+
+def test_two_checkpoints_are_one_graph(built_engines, tmp_path):
+    """What makes a stripped plan serve both: nothing but the weights tells their ONNX files apart."""
+    specs = engine_specs(TINY)
+    for seed in (1, 2):
+        module = stage_modules(random_network(TINY, seed))["vae_encoder"]
+        export_onnx(
+            STAGES["vae_encoder"], module, TINY, specs["vae_encoder"], tmp_path / f"{seed}.onnx", f"weights {seed}"
+        )
+    first, second = (tmp_path / f"{seed}.onnx" for seed in (1, 2))
+    assert first.read_bytes() != second.read_bytes()
+    renamed = onnx.load(second, load_external_data=False)
+    for tensor in renamed.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = entry.value.replace("2.onnx", "1.onnx")
+    onnx.save(renamed, second)
+    assert _graph_sha256(first) == _graph_sha256(second)
+    assert _graph_sha256(first) != _graph_sha256(built_engines / "onnx" / "head.onnx")
 
 
 def test_a_version_compatible_plan_opens_in_another_version(folder, manifest, openable):

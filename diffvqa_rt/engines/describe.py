@@ -38,7 +38,7 @@ def _describe_backend(name: str, record: BackendRecord, file_bytes: Mapping[str,
     if record.parity is None:
         return [*lines, f"  not compared with torch: {record.without_parity}"]
     parity = record.parity
-    lines.append(f"  against float32 torch on {parity.clip}:")
+    lines.append(f"  against float32 torch on {parity.frames} views of {parity.clip}, and the score on all:")
     lines.append(
         f"    {'engine':<16} {'output':<14} {'max error':>10} {'relative':>10} {'tolerance':>10} {'not finite':>10}"
     )

@@ -2,7 +2,7 @@
 
 On a CPU a package runs in one thread and the work is cut for it: a per-frame engine's frames into up to `threads`
 shares, the head's videos one by one. Frames and videos don't see each other, so no bit depends on the cut (a test holds
-that). On a GPU the whole batch is one call, per-frame engines leave their outputs there as `DeviceArray`s, and the
+that). On a GPU the whole batch is one call, per-frame engines leave their outputs there as `TensorArray`s, and the
 step engine's `denoise` plays all steps as one CUDA graph.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
-from diffvqa_rt.engines.verification import map_verified
+from diffvqa_rt.engines.verification import copy_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
 
@@ -50,7 +50,7 @@ def _runtime(device: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceArray:
+class TensorArray:
     """An array that stays on the GPU; `np.asarray` brings it here."""
 
     tensor: Tensor
@@ -72,7 +72,7 @@ class DeviceArray:
 
 
 Arrays = Mapping[str, Any]
-"""NumPy arrays by name; a GPU's engines take and give `DeviceArray`s too."""
+"""NumPy arrays by name; a GPU's engines take and give `TensorArray`s too."""
 
 
 class InductorEngine:
@@ -120,6 +120,12 @@ def _shares(tensors: list[Tensor], threads: int) -> list[list[Tensor]]:
     return [[t[:, start:stop] if t.ndim else t for t in tensors] for start, stop in pairwise(bounds)]
 
 
+def keep_float32() -> None:
+    """What says float32 computes in it: torch lets convolutions on a GPU take TF32, which keeps 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def _run_single_threaded() -> None:
     torch.set_num_threads(1)
     # Makes torch set this thread up now, and not with what another sets in the meantime.
@@ -129,13 +135,14 @@ def _run_single_threaded() -> None:
 class CudaInductorEngine:
     """A package for a GPU behind the engine protocol: one call for the whole batch.
 
-    A per-frame engine's outputs are `DeviceArray`s; the head's, a few numbers, are NumPy arrays.
+    A per-frame engine's outputs are `TensorArray`s; the head's, a few numbers, are NumPy arrays.
     """
 
     max_videos = None
 
     def __init__(self, spec: EngineSpec, package: Path) -> None:
         self.spec = spec
+        keep_float32()
         # Without locks and events between runs, which a CUDA graph can't record.
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), _MODEL, True, 1, -1)
         self._graphs: dict[tuple[tuple[int, ...], int], _DenoiseGraph] = {}
@@ -159,10 +166,10 @@ class CudaInductorEngine:
         if key not in self._graphs:
             self._graphs[key] = _DenoiseGraph(self._loader, source, steps)
         results = self._graphs[key].play(source)
-        return {spec.name: DeviceArray(tensor) for spec, tensor in zip(self.spec.outputs, results, strict=True)}
+        return {spec.name: TensorArray(tensor) for spec, tensor in zip(self.spec.outputs, results, strict=True)}
 
     def _array(self, tensor: Tensor) -> Any:
-        return DeviceArray(tensor) if self.spec.is_per_frame else tensor.cpu().numpy()
+        return TensorArray(tensor) if self.spec.is_per_frame else tensor.cpu().numpy()
 
 
 class _DenoiseGraph:
@@ -198,7 +205,7 @@ class _DenoiseGraph:
 
 
 def _on_gpu(array: Any) -> Tensor:
-    if isinstance(array, DeviceArray):
+    if isinstance(array, TensorArray):
         return array.tensor.contiguous()
     return torch.from_numpy(np.require(array, requirements=["C", "W"])).cuda()
 
@@ -217,11 +224,10 @@ def open_inductor(
     specs = engine_specs(manifest.config)
     for name, engine in record.engines.items():
         file = engine.file
-        # The loader takes a path. What was verified is copied to where only this user writes, and the copy is loaded.
+        # The loader takes a path: it gets a copy where only this user writes, and the copy is what is verified.
         with tempfile.TemporaryDirectory(prefix="diffvqa-") as private:
             package = Path(private, f"{name}.pt2")
-            with map_verified(folder, file, record.files[file]) as content:
-                package.write_bytes(content)
+            copy_verified(folder, file, record.files[file], package)
             engines[name] = _opened(package, folder / file, specs[name], manifest, record, threads)
     return engines
 

@@ -16,6 +16,9 @@ from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, Precision, TensorSpec, engine_specs
 
 FORMAT = 2
+PROVENANCE_KEY = "diffvqa_provenance"
+"""Where an ONNX file's metadata holds `Manifest.provenance`."""
+
 ENGINE_SUFFIXES = frozenset({".onnx", ".data", ".engine", ".plan", ".pt2", ".so", ".safetensors"})
 
 
@@ -43,11 +46,13 @@ class OutputParity:
 class ParityReport:
     """The engines on a real clip: each output from the reference's own inputs, and the score of the whole chain.
 
-    `row_differences`: by engine that takes several videos, max|Δ| between a video alone and the same video in either
-    slot of a batch of two.
+    `frames`: on how many of the clip's frames, both views counted, the per-frame engines were compared alone; the chain
+    ran on all. `row_differences`: by engine that takes several videos, max|Δ| between the same video in the two slots
+    of a batch, and on a CPU alone.
     """
 
     clip: str
+    frames: int
     outputs: tuple[OutputParity, ...]
     row_differences: dict[str, float]
     score: float

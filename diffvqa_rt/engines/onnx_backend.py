@@ -4,19 +4,16 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
-from diffvqa_rt.engines.manifest import BackendRecord, Manifest
-from diffvqa_rt.engines.verification import external_data_files, map_verified, read_verified
+from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
+from diffvqa_rt.engines.verification import listed_data_files, map_verified, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
-
-PROVENANCE_KEY = "diffvqa_provenance"
-"""Where an ONNX file's metadata holds `Manifest.provenance`."""
 
 
 class OnnxEngine:
@@ -57,7 +54,10 @@ def _parts(count: int, shares: int) -> list[slice]:
 
 
 class OnnxCudaEngine:
-    """An ONNX model on a GPU. Outputs stay there as `OnnxDeviceArray`, and come back as inputs without a copy."""
+    """An ONNX model on a GPU. Outputs stay there as `OnnxDeviceArray`, and come back as inputs without a copy.
+
+    `device` is where the session puts its outputs: `cuda`, or `cpu` for a test without a GPU.
+    """
 
     max_videos = None
 
@@ -76,7 +76,7 @@ class OnnxCudaEngine:
             if isinstance(value, OnnxDeviceArray):
                 binding.bind_ortvalue_input(name, value.ort_value)
             else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+                binding.bind_cpu_input(name, np.require(value, requirements="C"))  # keeps a scalar a scalar
         for name in names:
             binding.bind_output(name, self._device)
         self._session.run_with_iobinding(binding)
@@ -110,7 +110,9 @@ def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord) -> d
             "this ONNX Runtime runs on the CPU only; for the onnx-cuda backend replace it: "
             "pip uninstall onnxruntime; pip install 'diffvqa-rt[gpu]'"
         )
-    sessions = _open_sessions(folder, manifest, record, provider, _options)
+    # float32 is float32: TF32 keeps 10 bits. And no kernel is chosen by a stopwatch, which differs from start to start.
+    settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    sessions = _open_sessions(folder, manifest, record, (provider, settings), _options)
     for name, session in sessions.items():
         # Without a usable GPU, ONNX Runtime goes on with the CPU and says so in a log that nobody reads.
         if provider not in session.get_providers():
@@ -138,7 +140,7 @@ def _open_sessions(
     folder: Path,
     manifest: Manifest,
     record: BackendRecord,
-    provider: str,
+    provider: str | tuple[str, dict[str, str]],
     make_options: Callable[[], onnxruntime.SessionOptions],
 ) -> dict[str, onnxruntime.InferenceSession]:
     sessions = {}
@@ -146,15 +148,10 @@ def _open_sessions(
         path = folder / engine.file
         model = read_verified(folder, engine.file, record.files[engine.file])
         with contextlib.ExitStack() as stack:
-            data = {}
-            for location in _external_data(model, path):
-                file = (PurePosixPath(engine.file).parent / location).as_posix()
-                if PurePosixPath(location).name != location or file not in record.files:
-                    raise EngineMismatchError(
-                        f"{path} keeps weights in {location!r}, which {MANIFEST_NAME} does not list beside it; "
-                        "build the engines again"
-                    )
-                data[location] = stack.enter_context(map_verified(folder, file, record.files[file]))
+            data = {
+                location: stack.enter_context(map_verified(folder, file, record.files[file]))
+                for location, file in listed_data_files(model, engine.file, folder, record.files.keys()).items()
+            }
             options = make_options()
             if data:
                 # From memory that was verified: of a model in bytes, ONNX Runtime would look for them by itself.
@@ -173,10 +170,3 @@ def _open_sessions(
             )
         sessions[name] = session
     return sessions
-
-
-def _external_data(model: bytes, path: Path) -> set[str]:
-    try:
-        return external_data_files(model)
-    except ValueError as error:
-        raise EngineMismatchError(f"{path} is {error}; build the engines again") from error

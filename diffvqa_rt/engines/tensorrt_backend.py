@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.engines.cuda_memory import Allocation, DeviceArray, Graph, Stream, gpu_architecture
-from diffvqa_rt.engines.manifest import BackendRecord, Manifest
+from diffvqa_rt.engines.cuda_memory import Allocation, CudaError, DeviceArray, Graph, Stream, gpu_architecture
+from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
 from diffvqa_rt.engines.tensorrt_library import Library, TensorRTName, load_library
-from diffvqa_rt.engines.verification import map_verified, read_verified
+from diffvqa_rt.engines.verification import copy_verified, listed_data_files, onnx_metadata, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, Array, EngineSpec, engine_specs
 
@@ -171,8 +171,12 @@ class TensorRTEngine:
         run_steps()
         self._gpu.stream.synchronize()
         if context.can_be_captured:
-            context.graph = self._gpu.stream.capture(run_steps)
-            context.graph_addresses = addresses
+            try:
+                context.graph = self._gpu.stream.capture(run_steps)
+                context.graph_addresses = addresses
+            except (CudaError, EngineRunError) as error:
+                # The steps have run, and what they gave is there.
+                logger.warning("%s could not capture %s: %s", self._library.label, self.spec.name, error)
         else:
             logger.warning("%s cannot capture %s: it runs step by step", self._library.label, self.spec.name)
         return results
@@ -255,7 +259,7 @@ def open_tensorrt(
     """
     library = load_library(runtime)
     rebuild = f"build them here: python export/build_engines.py --backend {runtime}"
-    is_version_compatible = record.settings["VERSION_COMPATIBLE"] == "on"
+    is_version_compatible = record.settings.get("VERSION_COMPATIBLE") == "on"
     if record.runtime != library.label and not is_version_compatible:
         raise EngineMismatchError(
             f"{folder} has engines of {record.runtime}, and {library.label} is installed; install that version, or "
@@ -278,21 +282,19 @@ def open_tensorrt(
     if is_version_compatible:
         # Such a plan carries the runtime that it was built with, as code; its hash is checked below.
         opener.engine_host_code_allowed = True
-    is_stripped = record.settings["STRIP_PLAN"] == "on"
+    is_stripped = record.settings.get("STRIP_PLAN") == "on"
     engines = {}
     for name, spec in engine_specs(manifest.config).items():
         library.clear_errors()
         file = record.engines[name].file
-        with map_verified(folder, file, record.files[file]) as plan:
-            engine = opener.deserialize_cuda_engine(plan)
+        engine = opener.deserialize_cuda_engine(read_verified(folder, file, record.files[file]))
         if engine is None:
             raise EngineMismatchError(
                 f"{library.label} cannot open {folder / file}: {library.first_error()}; {rebuild}"
             )
-        if is_stripped:
-            refit(engine, library, folder, record, file)
-        # A stripped plan names the weights that it was built with, and takes others.
-        elif engine.name != manifest.provenance:
+        # A stripped plan belongs to no weights; the ONNX file that they come from says which they are.
+        origin = refit(engine, library, folder, record, file) if is_stripped else engine.name
+        if origin != manifest.provenance:
             raise EngineMismatchError(
                 f"{folder / file} was built from another network or other weights than {MANIFEST_NAME} says; "
                 "build the engines again"
@@ -301,22 +303,28 @@ def open_tensorrt(
     return engines
 
 
-def refit(engine: Any, library: Library, folder: Path, record: BackendRecord, plan_file: str) -> None:
-    """Gives a stripped plan the weights of the ONNX file beside it. Raises EngineMismatchError where they don't fit."""
+def refit(engine: Any, library: Library, folder: Path, record: BackendRecord, plan_file: str) -> str:
+    """Gives a stripped plan the weights of the ONNX file beside it.
+
+    Returns:
+        The provenance that the ONNX file carries.
+
+    Raises:
+        EngineMismatchError: they don't fit, or a file is not what the manifest says.
+    """
     file = weights_file(plan_file)
-    data_file = f"{file}.data"
     refitter = library.trt.Refitter(engine, library.log)
     parser = library.trt.OnnxParserRefitter(refitter, library.log)
     model = read_verified(folder, file, record.files[file])
-    # TensorRT reads a model's data by path: it gets the verified bytes, in a folder of this process's own.
-    with tempfile.TemporaryDirectory() as private:
+    # TensorRT reads a model's data by path: it gets copies in a folder of this process's own, and those are verified.
+    with tempfile.TemporaryDirectory(prefix="diffvqa-") as private:
+        for location, data_file in listed_data_files(model, file, folder, record.files.keys()).items():
+            copy_verified(folder, data_file, record.files[data_file], Path(private, location))
         path = Path(private, Path(file).name)
-        if data_file in record.files:
-            with map_verified(folder, data_file, record.files[data_file]) as data:
-                Path(private, Path(data_file).name).write_bytes(data)
         is_refitted = parser.refit_from_bytes(model, str(path)) and refitter.refit_cuda_engine()
     if not is_refitted:
         raise EngineMismatchError(
             f"{library.label} cannot put the weights of {folder / file} into {folder / plan_file}: "
             f"{library.first_error()}; build the engines again"
         )
+    return onnx_metadata(model).get(PROVENANCE_KEY, "")

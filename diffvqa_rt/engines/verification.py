@@ -2,8 +2,10 @@
 
 import hashlib
 import mmap
+import shutil
 from collections.abc import Iterator, Set
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME
@@ -15,35 +17,81 @@ def unlisted_files(folder: Path, listed: Set[str]) -> list[Path]:
     return [path for path in paths if path.relative_to(folder).as_posix() not in {MANIFEST_NAME, *listed}]
 
 
-def map_verified(folder: Path, name: str, sha256: str) -> mmap.mmap:
-    """A listed file in memory as it is read, checked before anything else sees it; close it after use.
+def read_verified(folder: Path, name: str, sha256: str) -> bytes:
+    """A listed file's bytes, read once and checked before anything else sees them.
 
-    Raises EngineMismatchError if the file is missing, empty, a link, outside the folder, or not what the manifest says.
+    Raises EngineMismatchError if the file is missing, a link, outside the folder, or not what the manifest says.
     """
-    path = folder / name
-    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
-        raise EngineMismatchError(f"{path} is a link or lies outside its engine folder; build the engines again")
+    path = _path_of(folder, name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path) from error
+    _check_hash(path, hashlib.sha256(content), sha256)
+    return content
+
+
+def map_verified(folder: Path, name: str, sha256: str) -> mmap.mmap:
+    """A listed file in memory without a copy of it, for weights of gigabytes; close it after use.
+
+    What is checked is what is read later, unless somebody rewrites the file in place in between: for weights, not for
+    code. Raises EngineMismatchError as `read_verified`, and for an empty file.
+    """
+    path = _path_of(folder, name)
     try:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise EngineMismatchError(
-            f"{path}, listed in {MANIFEST_NAME}, cannot be read; build the engines again"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+        raise _unreadable(path) from error
+    try:
+        _check_hash(path, hashlib.sha256(content), sha256)
+    except EngineMismatchError:
         content.close()
+        raise
+    return content
+
+
+def copy_verified(folder: Path, name: str, sha256: str, target: Path) -> None:
+    """Copies a listed file to where only this user writes, for a runtime that takes paths, and checks the copy.
+
+    Raises EngineMismatchError as `read_verified`, and where there is no room for the copy.
+    """
+    path = _path_of(folder, name)
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path) from error
+    with source:
+        try:
+            with target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 24)
+        except OSError as error:
+            raise EngineMismatchError(
+                f"{path} cannot be copied to {target.parent} ({error.strerror}); make room there, or name another "
+                "folder in TMPDIR"
+            ) from error
+    with target.open("rb") as copy:
+        _check_hash(path, hashlib.file_digest(copy, "sha256"), sha256)
+
+
+def _path_of(folder: Path, name: str) -> Path:
+    path = folder / name
+    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+        raise EngineMismatchError(f"{path} is a link or lies outside its engine folder; build the engines again")
+    return path
+
+
+def _unreadable(path: Path) -> EngineMismatchError:
+    return EngineMismatchError(f"{path}, listed in {MANIFEST_NAME}, cannot be read; build the engines again")
+
+
+def _check_hash(path: Path, digest: Any, sha256: str) -> None:
+    found = digest.hexdigest()
+    if found != sha256:
         raise EngineMismatchError(
             f"{path} was changed after it was built: its SHA-256 is {found[:12]}…, {MANIFEST_NAME} says "
             f"{sha256[:12]}…; build the engines again"
         )
-    return content
-
-
-def read_verified(folder: Path, name: str, sha256: str) -> bytes:
-    """A listed file's bytes; `map_verified` for what is large."""
-    with map_verified(folder, name, sha256) as content:
-        return content[:]
 
 
 # The fields of ONNX's messages on the way to a tensor's place of storage: number → the message that is in it
@@ -59,6 +107,8 @@ _FIELDS: dict[str, dict[int, str]] = {
     "tensor": {13: "entry"},
 }
 _KEY, _VALUE = 1, 2
+_METADATA = 14
+_MAX_DEPTH = 100  # protobuf's own
 
 
 def external_data_files(model: bytes) -> set[str]:
@@ -70,26 +120,63 @@ def external_data_files(model: bytes) -> set[str]:
     Raises:
         ValueError: not a serialised ONNX model.
     """
-    return set(_locations(memoryview(model), "model"))
+    return set(_locations(memoryview(model), "model", 0))
 
 
-def _locations(message: memoryview, kind: str) -> Iterator[str]:
+def listed_data_files(model: bytes, file: str, folder: Path, listed: Set[str]) -> dict[str, str]:
+    """Where the engine file `file`, an ONNX model, keeps its weights: the model's names for it → paths in the folder.
+
+    Raises EngineMismatchError unless each is a listed file in the model's own folder.
+    """
+    try:
+        locations = external_data_files(model)
+    except ValueError as error:
+        raise EngineMismatchError(f"{folder / file} is {error}; build the engines again") from error
+    found = {location: (PurePosixPath(file).parent / location).as_posix() for location in locations}
+    for location, data_file in found.items():
+        if PurePosixPath(location).name != location or data_file not in listed:
+            raise EngineMismatchError(
+                f"{folder / file} keeps weights in {location!r}, which {MANIFEST_NAME} does not list beside it; "
+                "build the engines again"
+            )
+    return found
+
+
+def onnx_metadata(model: bytes) -> dict[str, str]:
+    """A model's `metadata_props`. Raises ValueError as `external_data_files`."""
+    entries = [content for number, content in _length_delimited(memoryview(model)) if number == _METADATA]
+    return dict(_entry(content) for content in entries)
+
+
+def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+    if depth > _MAX_DEPTH:
+        raise _no_model()
     for number, content in _length_delimited(message):
         inner = _FIELDS[kind].get(number)
         if inner == "entry":
-            entry = dict(_length_delimited(content))
-            if bytes(entry.get(_KEY, b"")) == b"location":
-                yield bytes(entry.get(_VALUE, b"")).decode()
+            key, value = _entry(content)
+            if key == "location":
+                yield value
         elif inner is not None:
-            yield from _locations(content, inner)
+            yield from _locations(content, inner, depth + 1)
+
+
+def _entry(message: memoryview) -> tuple[str, str]:
+    fields = dict(_length_delimited(message))
+    return bytes(fields.get(_KEY, b"")).decode(), bytes(fields.get(_VALUE, b"")).decode()
 
 
 def _length_delimited(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(field number, content) of a protobuf message's strings, bytes and messages."""
+    """(field number, content) of a protobuf message's strings, bytes and messages.
+
+    Stricter than protobuf's parsers, which cut a tag to 32 bits: what one of them would read otherwise is refused.
+    """
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
         number, wire_type = tag >> 3, tag & 7
+        if number == 0 or tag >> 32:
+            raise _no_model()
         if wire_type == 0:
             _, position = _varint(message, position)
             continue
@@ -97,7 +184,7 @@ def _length_delimited(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         if wire_type == 2:
             length, position = _varint(message, position)
         if length is None or position + length > len(message):
-            raise ValueError("not a serialised ONNX model")
+            raise _no_model()
         if wire_type == 2:
             yield number, message[position : position + length]
         position += length
@@ -109,7 +196,11 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 1 << 64:
             return value, position
         shift += 7
-    raise ValueError("not a serialised ONNX model")
+    raise _no_model()
+
+
+def _no_model() -> ValueError:
+    return ValueError("not a serialised ONNX model")

@@ -9,15 +9,14 @@ import onnxruntime
 import onnxscript
 import torch
 from diffvqa_kernels.selective_scan.onnx import ScanRuntime
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from diffvqa_export.context import BuildContext, BuildRequest, Built
-from diffvqa_export.inductor_build import package_from_module
 from diffvqa_export.onnx_export import export_onnx
 from diffvqa_export.stages import STAGES
 from diffvqa_export.work import Step
 from diffvqa_rt.engines import EXTRAS, BackendName
-from diffvqa_rt.engines.inductor_backend import build_metadata
 from diffvqa_rt.errors import EngineBuildError
 from diffvqa_rt.specs import engine_specs
 
@@ -62,7 +61,10 @@ def write_torch_weights(context: BuildContext) -> Built:
     def make(folder: Path) -> dict[str, str]:
         (folder / "torch").mkdir()
         state = {name: tensor.contiguous() for name, tensor in context.network.state_dict().items()}
-        save_file(state, folder / file)
+        try:
+            save_file(state, folder / file)
+        except SafetensorError as error:  # a full disk among others
+            raise EngineBuildError(f"{folder / file} cannot be written: {error}") from error
         return {}
 
     return Built(
@@ -73,35 +75,6 @@ def write_torch_weights(context: BuildContext) -> Built:
         settings={},
         files=context.do("torch: write the weights", {}, make).files,
         engines=dict.fromkeys(STAGES, file),
-    )
-
-
-def build_inductor(context: BuildContext) -> Built:
-    """Packages for the GPU where torch sees one, for this CPU else."""
-    request = context.request
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    specs = engine_specs(request.config)
-
-    def compile_stage(name: str) -> Step:
-        def make(folder: Path) -> dict[str, Any]:
-            (folder / "aot-inductor").mkdir()
-            file = f"aot-inductor/{name}.pt2"
-            module = context.module(name).to(device)
-            package_from_module(STAGES[name], module, request.config, specs[name], folder / file, context.provenance)
-            return {"file": file}
-
-        made_for = build_metadata("", torch.device(device))
-        return context.do(f"aot-inductor: compile {name}", {"made_for": made_for}, make)
-
-    steps = {name: compile_stage(name) for name in STAGES}
-    return Built(
-        runtime=f"torch {torch.__version__}",
-        precision=request.precision,
-        device=device,
-        scan="Triton kernels" if device == "cuda" else "a C++ kernel",
-        settings={},
-        files={file: sha256 for step in steps.values() for file, sha256 in step.files.items()},
-        engines={name: step.facts["file"] for name, step in steps.items()},
     )
 
 
@@ -117,11 +90,14 @@ def builder_of(backend: BackendName, request: BuildRequest) -> Builder:
             from diffvqa_export.tensorrt_plans import tensorrt_builder
 
             return tensorrt_builder(backend, request)
+        if backend == "aot-inductor":
+            from diffvqa_export.inductor_packages import build_inductor
+
+            return build_inductor
         builders: dict[BackendName, Builder] = {
             "torch": write_torch_weights,
             "onnx": functools.partial(build_onnx, device="cpu"),
             "onnx-cuda": functools.partial(build_onnx, device="cuda"),
-            "aot-inductor": build_inductor,
         }
         return builders[backend]
     except ModuleNotFoundError as error:

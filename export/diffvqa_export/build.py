@@ -6,21 +6,26 @@ rename when all of it is proven: an interrupted build goes on where it stopped, 
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import platform
-import resource
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
+import onnx
+import onnxruntime
+import onnxscript
+import torch
+
+import diffvqa_rt
 from diffvqa_export.backends import builder_of
 from diffvqa_export.context import BuildContext, BuildRequest, Built
 from diffvqa_export.parity import Views, measure_parity
 from diffvqa_export.reference import Reference, record_reference
 from diffvqa_export.stages import STAGES
-from diffvqa_export.work import Progress, WorkFolder, file_sha256
+from diffvqa_export.work import Progress, WorkFolder, file_sha256, peak_memory_bytes
 from diffvqa_rt.config import VIEWS
 from diffvqa_rt.engines import BackendName, available_cpus, open_backend
 from diffvqa_rt.engines.manifest import (
@@ -37,8 +42,10 @@ from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.specs import MANIFEST_NAME, engine_specs
 from diffvqa_rt.video import make_views, sample_frames
 
-_KIB = 1024  # what Linux counts a process's memory in
-PACKAGES = ("diffvqa-rt", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
+PACKAGES = (diffvqa_rt, numpy, onnx, onnxruntime, onnxscript, torch)
+
+# From here on the steps on a CPU are compared on one frame's two views: a minute at full size, where all take ten.
+_LARGE_NETWORK = 100_000_000
 
 
 def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
@@ -52,8 +59,8 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         VideoDecodeError: the parity clip cannot be read.
         ValueError: the weights don't fit the network.
     """
+    refuse_what_cannot_be_built(request)
     out = request.out.resolve()
-    refuse_to_replace_other_files(out)
     # A half-precision build changes the network in place, and torch's weights are float32; aot-inductor moves it to a
     # GPU, and the exporters trace on the CPU.
     backends = sorted(request.backends, key=lambda name: (name == "aot-inductor") - (name == "torch"))
@@ -85,13 +92,23 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         files = {file for record in records.values() for file in record.files}
         took = dataclasses.replace(
             manifest.build,
-            step_seconds=work.step_seconds,
+            step_seconds={name: step.seconds for name, step in work.steps.items()},
             file_bytes={file: (work.path / file).stat().st_size for file in sorted(files)},
-            peak_memory_bytes=_KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            peak_memory_bytes=max(peak_memory_bytes(), *(step.peak_memory_bytes for step in work.steps.values())),
         )
         manifest = dataclasses.replace(manifest, build=took, backends=records)
+        # Again: hours may have passed.
+        refuse_to_replace_other_files(out)
         work.put_in_place(files, manifest)
     return manifest
+
+
+def refuse_what_cannot_be_built(request: BuildRequest) -> None:
+    """What needs no computing to be refused. Raises EngineBuildError, or VideoDecodeError for the clip."""
+    refuse_to_replace_other_files(request.out.resolve())
+    for name in request.backends:
+        builder_of(name, request)
+    sample_frames(request.clip, count=1)
 
 
 def refuse_to_replace_other_files(out: Path) -> None:
@@ -144,11 +161,16 @@ def _with_parity(
 
     def make(folder: Path) -> dict[str, Any]:
         engines = open_backend(name, context.work.path, manifest, record, available_cpus())
-        reference = Reference(context.work.path)
-        # Frames don't see each other; on a CPU, one frame's two views at full size take a minute, all of them ten.
-        frames = len(VIEWS) if record.device == "cpu" else None
+        is_on_cpu = record.device == "cpu"
         report = measure_parity(
-            engines, reference, manifest.config, STAGES, record.precision, clip["clip"], frames=frames
+            engines,
+            Reference(context.work.path),
+            manifest.config,
+            STAGES,
+            record.precision,
+            clip["clip"],
+            frames=len(VIEWS) if is_on_cpu and context.parameter_count > _LARGE_NETWORK else None,
+            is_same_alone=is_on_cpu,
         )
         if report.failures:
             raise ParityError(
@@ -159,6 +181,7 @@ def _with_parity(
 
     bars = {stage.name: stage.tolerances[record.precision].relative for stage in STAGES.values()}
     inputs = {**clip, "files": record.files, "runtime": record.runtime, "device": record.device, "bars": bars}
+    inputs |= {"machine": manifest.build.machine}
     try:
         step = context.do(f"{name}: compare with torch on {clip['clip']}", inputs, make)
     except DeviceUnavailableError as error:
@@ -171,7 +194,8 @@ def _build_record() -> BuildRecord:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=f"{_cpu_name()}, {available_cpus()} CPUs",
         commit=_commit(),
-        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+        # The module's word, not the distribution's: onnxruntime comes in several.
+        versions={package.__name__: package.__version__ for package in PACKAGES},
     )
 
 

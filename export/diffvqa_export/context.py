@@ -3,17 +3,24 @@
 import functools
 import gc
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import diffvqa_kernels
+import onnx
+import onnx_ir
 import torch
 from torch import nn
 
 import diffvqa_export
-import diffvqa_rt
+import diffvqa_rt.config
+import diffvqa_rt.models
+import diffvqa_rt.sampler
+import diffvqa_rt.scoring
+import diffvqa_rt.specs
 from diffvqa_export.precision import PRECISIONS, write_precision
 from diffvqa_export.weights import ChosenWeights
 from diffvqa_export.work import Step, WorkFolder
@@ -59,6 +66,10 @@ class BuildRequest:
                 "precision is 'bf16', and ONNX Runtime has no bfloat16 kernels for the CPU; expected fp32 or fp16 for "
                 "the onnx backend, or onnx-cuda on a GPU"
             )
+        if not {"tensorrt", "tensorrt-rtx"} & set(self.backends) and (self.strip_weights or self.version_compatible):
+            raise ValueError(
+                "weights are left out, and versions bridged, of TensorRT's plans alone; expected its backend"
+            )
 
     @property
     def config(self) -> DiffVQAConfig:
@@ -90,6 +101,7 @@ class BuildContext:
         self.request = request
         self.work = work
         self.provenance = provenance
+        self.parameter_count = sum(parameter.numel() for parameter in network.parameters())
         self._network: DiffVQA | None = network
         self._modules: dict[str, nn.Module] = {}
 
@@ -103,6 +115,7 @@ class BuildContext:
         self._network = None
         self._modules = {}
         gc.collect()
+        torch.cuda.empty_cache()
 
     def module(self, name: str) -> nn.Module:
         """A stage of the network, in the request's precision."""
@@ -117,7 +130,7 @@ class BuildContext:
         everything = {
             "provenance": self.provenance,
             "precision": self.request.precision,
-            "torch": torch.__version__,
+            "versions": [torch.__version__, onnx.__version__, onnx_ir.__version__],
             "source": source_sha256(),
             **inputs,
         }
@@ -126,10 +139,12 @@ class BuildContext:
 
 @functools.cache
 def source_sha256() -> str:
-    """Of the code that decides what is built."""
+    """Of the code that decides what is built: the network, the kernels, the exporter."""
     digest = hashlib.sha256()
-    for package in (diffvqa_rt, diffvqa_kernels, diffvqa_export):
+    for package in (diffvqa_rt.models, diffvqa_kernels, diffvqa_export):
         for folder in package.__path__:
             for path in sorted(Path(folder).rglob("*.py")):
                 digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    for module in (diffvqa_rt.config, diffvqa_rt.sampler, diffvqa_rt.specs, diffvqa_rt.scoring):
+        digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from diffvqa_export.stage import ExportStage
 from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.engines.inductor_backend import build_metadata
+from diffvqa_rt.engines.inductor_backend import build_metadata, keep_float32
 from diffvqa_rt.errors import EngineBuildError
 from diffvqa_rt.specs import EngineSpec
 
@@ -43,6 +43,7 @@ def package_from_module(
     device = next(module.parameters()).device
     inputs = tuple(tensor.to(device) for tensor in stage.example_inputs(config))
     inputs, dynamic = _as_played(inputs, spec, device)
+    keep_float32()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

@@ -23,7 +23,7 @@ from torch import nn
 
 from diffvqa_export.stage import ExportStage
 from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.engines.onnx_backend import PROVENANCE_KEY
+from diffvqa_rt.engines.manifest import PROVENANCE_KEY
 from diffvqa_rt.errors import EngineBuildError
 from diffvqa_rt.specs import EngineSpec
 

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Set
@@ -26,19 +27,23 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a finished step left: `files`, path in the work folder → SHA-256, and `facts`, small JSON values."""
+    """What a finished step left: `files`, path in the work folder → SHA-256, and `facts`, small JSON values.
+
+    `peak_memory_bytes`: of the process up to the step's end, or of the largest that it started.
+    """
 
     key: str
     files: dict[str, str]
     facts: dict[str, Any]
     seconds: float
+    peak_memory_bytes: int
 
 
 class WorkFolder:
-    """Used as a context: one build at a time works in it.
+    """Used as a context: one build at a time works in it. `steps`: those that this build asked for.
 
     Raises on entering:
-        EngineBuildError: another build is working there.
+        EngineBuildError: another build is working there, or the folder is somebody else's.
     """
 
     def __init__(self, out: Path, progress: Progress) -> None:
@@ -46,11 +51,13 @@ class WorkFolder:
         self._out = out
         self._progress = progress
         self._steps: dict[str, Step] = {}
-        self.step_seconds: dict[str, float] = {}
+        self.steps: dict[str, Step] = {}
 
     def __enter__(self) -> "WorkFolder":
+        if self.path.exists() and any(self.path.iterdir()) and not self._lock_path.exists():
+            raise EngineBuildError(f"{self.path} is not a build's work folder; choose another --out, or move it")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("w")
+        self._lock = self._lock_path.open("w")
         try:
             # The kernel takes it back when the process ends, however it ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,13 +66,40 @@ class WorkFolder:
             raise EngineBuildError(
                 f"another build is working in {self.path}; wait for it, or choose another --out"
             ) from None
+        self._recover()
         self._steps = self._read_steps()
+        self._give_back()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._give_back()
         self._lock.close()
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path / "lock"
+
+    def _recover(self) -> None:
+        """After a build that stopped while it moved its files: the older engines back in place, the new files here."""
+        new, old = self.path / "new", self.path / "old"
+        if old.exists() and not self._out.exists():
+            old.rename(self._out)
+        if new.exists():
+            for source in [path for path in new.rglob("*") if path.is_file()]:
+                target = self.path / source.relative_to(new)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _give_back(self) -> None:
+        """Removes this folder's names of files that are in the engine folder: ONNX's tools refuse files with two."""
+        for file in {file for step in self._steps.values() for file in step.files}:
+            here, there = self.path / file, self._out / file
+            if here.exists() and there.exists() and here.samefile(there):
+                here.unlink()
 
     def do(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Step:
         """The step's result: of an earlier run if that had the same inputs and its files are unchanged, else made now.
@@ -78,7 +112,7 @@ class WorkFolder:
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         if self.is_done(name, key):
             self._progress(f"{name}: done before")
-            self.step_seconds[name] = self._steps[name].seconds
+            self.steps[name] = self._steps[name]
             return self._steps[name]
         self._progress(name)
         start = time.perf_counter()
@@ -94,9 +128,9 @@ class WorkFolder:
             files[file] = file_sha256(source)
             source.replace(target)
         shutil.rmtree(partial)
-        self._steps[name] = Step(key, files, facts, round(time.perf_counter() - start, 1))
+        self._steps[name] = Step(key, files, facts, round(time.perf_counter() - start, 1), peak_memory_bytes())
         self._write_steps()
-        self.step_seconds[name] = self._steps[name].seconds
+        self.steps[name] = self._steps[name]
         return self._steps[name]
 
     def is_done(self, name: str, key: str) -> bool:
@@ -117,13 +151,8 @@ class WorkFolder:
         return here.is_file() and file_sha256(here) == sha256
 
     def put_in_place(self, files: Set[str], manifest: Manifest) -> None:
-        """Moves the files to a new engine folder and renames it; one that is there gives way at the last moment.
-
-        Moved, not linked: ONNX's own tools refuse files with several names.
-        """
+        """Moves the files to a new engine folder and renames it; one that is there gives way at the last moment."""
         new, old = self.path / "new", self.path / "old"
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
         new.mkdir()
         manifest.write(new)
         for file in files:
@@ -150,3 +179,9 @@ class WorkFolder:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def peak_memory_bytes() -> int:
+    """Of this process so far, or of the largest that it started: compilers run beside it."""
+    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return 1024 * kib

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
+from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import copy_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
@@ -116,8 +116,7 @@ def _shares(tensors: list[Tensor], threads: int) -> list[list[Tensor]]:
     count = tensors[0].shape[1]
     largest = max(1, _MAX_CALL_BYTES * count // tensors[0].nbytes)
     shares = max(min(count, threads), -(-count // largest))
-    bounds = [count * share // shares for share in range(shares + 1)]
-    return [[t[:, start:stop] if t.ndim else t for t in tensors] for start, stop in pairwise(bounds)]
+    return [[t[:, part] if t.ndim else t for t in tensors] for part in equal_shares(count, shares)]
 
 
 def keep_float32() -> None:

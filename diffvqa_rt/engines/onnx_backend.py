@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
+from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import listed_data_files, map_verified, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
@@ -42,15 +42,10 @@ class OnnxEngine:
             return dict(zip(names, self._session.run(names, inputs), strict=True))
         shares = [
             {name: array[:, part] if name in cut else array for name, array in inputs.items()}
-            for part in _parts(frames, min(frames, self._threads))
+            for part in equal_shares(frames, min(frames, self._threads))
         ]
         results = list(self._pool.map(lambda share: self._session.run(names, share), shares))
         return {name: np.concatenate(parts, axis=1) for name, *parts in zip(names, *results, strict=True)}
-
-
-def _parts(count: int, shares: int) -> list[slice]:
-    bounds = [count * share // shares for share in range(shares + 1)]
-    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 class OnnxCudaEngine:

@@ -304,10 +304,12 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
     work = out.with_name("tiny.work")
     (work / "new" / "onnx").mkdir(parents=True)
     (out / "onnx" / "head.onnx").rename(work / "new" / "onnx" / "head.onnx")
+    shutil.copy(out / "manifest.json", work / "new")
     out.rename(work / "old")
     assert build_engines.main(command) == 0
     assert "onnx: export head\n" not in capsys.readouterr().err
     open_engines(out)
+    assert not (work / "manifest.json").exists()
 
     # A build that fails leaves the engines that are there as they were, and with one name each.
     monkeypatch.setattr(backends, "export_onnx", Interrupted("vae_encoder", KeyboardInterrupt()))

@@ -154,6 +154,7 @@ class CudaInductorEngine:
             results = [t[0].unflatten(0, videos_and_frames) for t in self._loader.run(_as_one_video(tensors))]
         else:
             results = self._loader.run(tensors)
+        torch.cuda.synchronize()  # a stage's time is its own
         named = dict(zip([spec.name for spec in self.spec.outputs], results, strict=True))
         return {name: self._array(named[name]) for name in (named if outputs is None else outputs)}
 
@@ -165,6 +166,7 @@ class CudaInductorEngine:
         if key not in self._graphs:
             self._graphs[key] = _DenoiseGraph(self._loader, source, steps)
         results = self._graphs[key].play(source)
+        torch.cuda.synchronize()
         return {spec.name: TensorArray(tensor) for spec, tensor in zip(self.spec.outputs, results, strict=True)}
 
     def _array(self, tensor: Tensor) -> Any:

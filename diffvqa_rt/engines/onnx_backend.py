@@ -75,6 +75,7 @@ class OnnxCudaEngine:
         for name in names:
             binding.bind_output(name, self._device)
         self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()  # a stage's time is its own
         return {name: OnnxDeviceArray(value) for name, value in zip(names, binding.get_outputs(), strict=True)}
 
 

@@ -268,14 +268,14 @@ def open_tensorrt(
     architecture = gpu_architecture()
     if architecture is None:
         raise DeviceUnavailableError(
-            f"{folder}: the {runtime} engines need an NVIDIA GPU and its driver, and none was found; use the onnx "
-            "backend on this machine"
+            f"the {runtime} engines need an NVIDIA GPU and its driver, and none was found; use the onnx backend on "
+            "this machine"
         )
     if architecture not in record.device.split(", "):
         # RTX's list is all that it can build for ahead of time.
         remedy = "use the tensorrt backend on it" if library.is_rtx else rebuild
         raise DeviceUnavailableError(
-            f"{folder}: the {runtime} engines were built for {record.device}, and this GPU is {architecture}; {remedy}"
+            f"the {runtime} engines were built for {record.device}, and this GPU is {architecture}; {remedy}"
         )
     gpu = Gpu()
     opener = library.trt.Runtime(library.log)

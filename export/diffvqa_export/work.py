@@ -19,6 +19,7 @@ from typing import Any
 
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineBuildError
+from diffvqa_rt.specs import MANIFEST_NAME
 
 STEPS_NAME = "steps.json"
 
@@ -87,7 +88,8 @@ class WorkFolder:
         if old.exists() and not self._out.exists():
             old.rename(self._out)
         if new.exists():
-            for source in [path for path in new.rglob("*") if path.is_file()]:
+            # Without its manifest: nobody is to open this folder.
+            for source in [path for path in new.rglob("*") if path.is_file() and path.name != MANIFEST_NAME]:
                 target = self.path / source.relative_to(new)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
@@ -154,10 +156,10 @@ class WorkFolder:
         """Moves the files to a new engine folder and renames it; one that is there gives way at the last moment."""
         new, old = self.path / "new", self.path / "old"
         new.mkdir()
-        manifest.write(new)
         for file in files:
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             (self.path / file).replace(new / file)
+        manifest.write(new)
         if self._out.exists():
             self._out.rename(old)
         new.rename(self._out)

@@ -56,8 +56,8 @@ class Packages:
     record: BackendRecord
     modules: dict[str, torch.nn.Module]
 
-    def open(self, threads=2):
-        return open_inductor(self.folder, self.manifest, self.record, threads)
+    def open(self):
+        return open_inductor(self.folder, self.manifest, self.record)
 
     @property
     def specs(self):
@@ -172,16 +172,23 @@ def test_packages_compute_what_torch_does(packages, videos):
             assert error <= STAGES[name].tolerances["fp32"].relative, (name, output, error)
 
 
-def test_no_bit_depends_on_the_batch_the_cut_or_the_threads(packages):
-    one, two, seven = (packages.open(threads) for threads in (1, 2, 7))
+def test_no_bit_depends_on_the_batch_the_cut_or_the_callers_threads(packages, monkeypatch):
+    engines = packages.open()
     for name, spec in packages.specs.items():
         inputs = random_inputs(spec, videos=3, frames=5)
-        batch = one[name](inputs)
-        for engines in (two, seven):
-            for output, values in engines[name](inputs).items():
-                np.testing.assert_array_equal(values, batch[output])
+        batch = engines[name](inputs)
+        bytes_of_a_frame = next(iter(inputs.values())).nbytes // 15
+        for frames_a_call, threads in ((1, 2), (2, 1), (7, 3)):
+            with monkeypatch.context() as patch:
+                patch.setattr(inductor_backend, "_MAX_CALL_BYTES", frames_a_call * bytes_of_a_frame)
+                before = torch.get_num_threads()
+                torch.set_num_threads(threads)
+                for output, values in engines[name](inputs).items():
+                    np.testing.assert_array_equal(values, batch[output])
+                assert torch.get_num_threads() == threads  # the caller keeps its own
+                torch.set_num_threads(before)
         for video in range(3):
-            alone = two[name]({n: a[video : video + 1] if a.ndim else a for n, a in inputs.items()})
+            alone = engines[name]({n: a[video : video + 1] if a.ndim else a for n, a in inputs.items()})
             for output, values in alone.items():
                 np.testing.assert_array_equal(values[0], batch[output][video])
 
@@ -218,7 +225,7 @@ folder = Path(sys.argv[1])
 specs = engine_specs(Manifest.read(folder).config)
 for name in sys.argv[2:]:
     spec = specs[name]
-    engine = InductorEngine(spec, folder / f"{name}.pt2", 2)
+    engine = InductorEngine(spec, folder / f"{name}.pt2")
     np.savez(folder / f"{name}-out.npz", **engine(dict(np.load(folder / f"{name}-in.npz"))))
 ours = [m for m in sys.modules if m.startswith(("diffvqa_kernels", "diffvqa_rt.models", "diffvqa_export"))]
 assert not ours, ours
@@ -344,7 +351,7 @@ def test_a_module_in_half_precision_keeps_its_float32_borders(tmp_path):
     expected = TorchEngine(spec, module)(inputs)["z0"]
     write_precision("vae_encoder", module, "bf16")
     package_from_module(STAGES["vae_encoder"], module, SMALL, spec, tmp_path / "vae_encoder.pt2", "")
-    found = inductor_backend.InductorEngine(spec, tmp_path / "vae_encoder.pt2", 2)(inputs)["z0"]
+    found = inductor_backend.InductorEngine(spec, tmp_path / "vae_encoder.pt2")(inputs)["z0"]
     assert found.dtype == np.float32
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert 1e-5 < error <= STAGES["vae_encoder"].tolerances["bf16"].relative

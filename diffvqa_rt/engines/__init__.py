@@ -95,7 +95,7 @@ def open_backend(
         if backend == "aot-inductor":
             from diffvqa_rt.engines.inductor_backend import open_inductor
 
-            return open_inductor(folder, manifest, record, threads)
+            return open_inductor(folder, manifest, record)
         if backend == "tensorrt" or backend == "tensorrt-rtx":
             from diffvqa_rt.engines.tensorrt_backend import open_tensorrt
 

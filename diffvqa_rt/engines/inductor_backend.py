@@ -1,9 +1,10 @@
 """AOTInductor's packages: the stages as compiled code, run by torch without the network's Python code.
 
-On a CPU a package runs in one thread and the work is cut for it: a per-frame engine's frames into up to `threads`
-shares, the head's videos one by one. Frames and videos don't see each other, so no bit depends on the cut (a test holds
-that). On a GPU the whole batch is one call, per-frame engines leave their outputs there as `TensorArray`s, and the
-step engine's `denoise` plays all steps as one CUDA graph.
+On a CPU a package runs in one thread, and one at a time in a process: torch's loader holds Python's lock while it runs,
+so several cores take several processes. The work is cut for the cache: a per-frame engine's frames into shares, the
+head's videos one by one. Frames and videos don't see each other, so no bit depends on the cut (a test holds that). On a
+GPU the whole batch is one call, per-frame engines leave their outputs there as `TensorArray`s, and the step engine's
+`denoise` plays all steps as one CUDA graph.
 """
 
 import platform
@@ -80,12 +81,11 @@ class InductorEngine:
 
     max_videos = None
 
-    def __init__(self, spec: EngineSpec, package: Path, threads: int) -> None:
+    def __init__(self, spec: EngineSpec, package: Path) -> None:
         self.spec = spec
-        self._threads = threads
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), _MODEL, False, threads, -1)
-        # A single call runs there, too: the caller's own threads stay as many as they are.
-        self._pool = ThreadPoolExecutor(threads, initializer=_run_single_threaded)
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), _MODEL, False, 1, -1)
+        # A thread of its own, so that the caller's torch keeps its threads.
+        self._worker = ThreadPoolExecutor(1, initializer=_run_single_threaded)
 
     def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         self.spec.check_inputs(inputs)
@@ -93,7 +93,7 @@ class InductorEngine:
         tensors = [torch.from_numpy(np.require(inputs[t.name], requirements=["C", "W"])) for t in self.spec.inputs]
         videos_and_frames = tensors[0].shape[:2]
         if self.spec.is_per_frame:
-            results = self._run(_shares(_as_one_video(tensors), self._threads))
+            results = self._run(_shares(_as_one_video(tensors)))
             joined = [
                 torch.cat(parts, dim=1)[0].unflatten(0, videos_and_frames) for parts in zip(*results, strict=True)
             ]
@@ -104,7 +104,7 @@ class InductorEngine:
         return named if outputs is None else {name: named[name] for name in outputs}
 
     def _run(self, calls: list[list[Tensor]]) -> list[list[Tensor]]:
-        return list(self._pool.map(self._loader.run, calls))
+        return list(self._worker.map(self._loader.run, calls))
 
 
 def _as_one_video(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -112,10 +112,10 @@ def _as_one_video(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.flatten(0, 1)[None] if tensor.ndim else tensor for tensor in tensors]
 
 
-def _shares(tensors: list[Tensor], threads: int) -> list[list[Tensor]]:
+def _shares(tensors: list[Tensor]) -> list[list[Tensor]]:
     count = tensors[0].shape[1]
     largest = max(1, _MAX_CALL_BYTES * count // tensors[0].nbytes)
-    shares = max(min(count, threads), -(-count // largest))
+    shares = -(-count // largest)
     return [[t[:, part] if t.ndim else t for t in tensors] for part in equal_shares(count, shares)]
 
 
@@ -212,11 +212,9 @@ def _on_gpu(array: Any) -> Tensor:
 
 
 def open_inductor(
-    folder: Path, manifest: Manifest, record: BackendRecord, threads: int
+    folder: Path, manifest: Manifest, record: BackendRecord
 ) -> dict[str, InductorEngine | CudaInductorEngine]:
     """The folder's packages, each verified before its code is loaded.
-
-    On a CPU, torch works in single-threaded calls from then on, up to `threads` at a time.
 
     Raises:
         EngineMismatchError: a file is not what the manifest says, or was compiled for another machine or torch.
@@ -229,12 +227,12 @@ def open_inductor(
         with tempfile.TemporaryDirectory(prefix="diffvqa-") as private:
             package = Path(private, f"{name}.pt2")
             copy_verified(folder, file, record.files[file], package)
-            engines[name] = _opened(package, folder / file, specs[name], manifest, record, threads)
+            engines[name] = _opened(package, folder / file, specs[name], manifest, record)
     return engines
 
 
 def _opened(
-    package: Path, origin: Path, spec: EngineSpec, manifest: Manifest, record: BackendRecord, threads: int
+    package: Path, origin: Path, spec: EngineSpec, manifest: Manifest, record: BackendRecord
 ) -> InductorEngine | CudaInductorEngine:
     try:
         loader: Any = torch._C._aoti.AOTIModelPackageLoader
@@ -242,7 +240,7 @@ def _opened(
         _check(metadata, origin, manifest)
         if metadata["diffvqa_device"] == "cuda":
             return CudaInductorEngine(spec, package)
-        return InductorEngine(spec, package, threads)
+        return InductorEngine(spec, package)
     except RuntimeError as error:
         raise EngineMismatchError(
             f"torch {torch.__version__} cannot open {origin}, built by {record.runtime}: {error}"

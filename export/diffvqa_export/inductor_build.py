@@ -18,7 +18,7 @@ from diffvqa_rt.specs import EngineSpec
 
 # freezing: linear layers are oneDNN's too and pointwise operators go inside its calls, 1.15 times sooner on `tiny`'s
 # step. max_autotune takes four times as long to compile for 8 % (a single frame).
-# One thread: the runtime cuts the work by frames and videos instead, and no sum depends on how many threads there are.
+# One thread: no sum depends on how many there are.
 OPTIONS = {"freezing": True, "cpp.threads": 1}
 
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from pathlib import Path
 
 import av
 import numpy as np
@@ -85,6 +86,7 @@ def test_the_matrix_turns_bt601_into_what_is_declared(name: str, red: float, blu
 @pytest.mark.parametrize(
     ("arguments", "obstacle"),
     [
+        ({"container": "avi", "b_frames": 0}, "container avi"),
         ({"codec": "mpeg4"}, "codec mpeg4"),
         ({"codec": "prores_ks", "container": "mov", "pixel_format": "yuv422p10le"}, "codec prores"),
         ({"pixel_format": "yuv444p"}, "pixel format yuv444p"),
@@ -104,6 +106,17 @@ def test_what_the_device_would_get_wrong_is_refused(arguments: dict, obstacle: s
         plan_decoding(clip, 2)
 
 
-def test_what_is_no_video_is_refused() -> None:
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        b"ffconcat version 1.0\nfile secret.webm\n",
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nsecret.webm\n#EXT-X-ENDLIST\n",
+        b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
+def test_no_plan_lets_a_playlist_reach_dali(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, playlist: bytes) -> None:
+    # DALI's own ffmpeg opens the file that the first of these names.
+    (tmp_path / "secret.webm").write_bytes(make_clip("libvpx-vp9", "webm", size=SIZE, frames=2))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(VideoDecodeError, match="<bytes> is not a video or image that can be read"):
-        plan_decoding(b"#EXTM3U\n/etc/passwd\n", 8)
+        plan_decoding(playlist, 8)

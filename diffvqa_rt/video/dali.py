@@ -93,6 +93,9 @@ def _views(frames: DataNode, region: DataNode, size: int) -> DataNode:
 def write_model(path: str | os.PathLike[str], size: int) -> None:
     """Writes the graph from encoded bytes on a GPU as the `model.dali` of Triton server's DALI backend.
 
+    Not to be given a stranger's bytes unplanned: DALI opens local files that an `ffconcat` text names, under the
+    server's working directory. Only what `device_inputs` makes may reach the model.
+
     Needs no GPU. The backend takes batches of up to the `max_batch_size` of its own configuration, on the GPU of the
     instance.
     """
@@ -194,15 +197,15 @@ class NvdecViews:
         self.size = size
         self._runner = _make_runner(size, "video", device, threads)
 
-    def __call__(self, source: bytes, plan: DecodingPlan, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
-        """The views of a video, [crops, 2N, 3, size, size] float32 in [-1, 1]; it is decoded once for each crop.
+    def __call__(self, plan: DecodingPlan, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
+        """The views of a planned video, [crops, 2N, 3, size, size] float32 in [-1, 1]; each crop decodes it once.
 
         Raises:
             DeviceDecodeError: the video does not decode.
         """
         views = np.empty((crops, 2 * len(plan.frame_numbers), 3, self.size, self.size), np.float32)
         try:
-            self._runner.run(device_inputs(source, plan, self.size, seed, crops), list(views))
+            self._runner.run(device_inputs(plan, self.size, seed, crops), list(views))
         except RuntimeError as error:
             raise DeviceDecodeError(
                 "<bytes> does not decode by DALI, whose own words are this error's cause; decode it with PyAV"
@@ -210,12 +213,10 @@ class NvdecViews:
         return views
 
 
-def device_inputs(
-    source: bytes, plan: DecodingPlan, size: int, seed: int = 0, crops: int = 1
-) -> list[dict[str, NDArray]]:
+def device_inputs(plan: DecodingPlan, size: int, seed: int = 0, crops: int = 1) -> list[dict[str, NDArray]]:
     """The inputs, by name, of the graph that `write_model` writes: one row for each crop of a video."""
     shared: dict[str, NDArray] = {
-        "video": np.frombuffer(source, np.uint8),
+        "video": np.frombuffer(plan.source, np.uint8),
         "frame_numbers": plan.frame_numbers,
         "rgb_matrix": plan.rgb_matrix,
         "orientation": np.array([plan.orientation.rotation_degrees, plan.orientation.is_mirrored], np.int32),

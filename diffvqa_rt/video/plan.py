@@ -18,12 +18,14 @@ from diffvqa_rt.video.decode import VideoInfo, describe_video
 from diffvqa_rt.video.reader import FrameReader
 from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
 
-# What NVDEC decodes on every GPU since 2018 (Turing), but AV1 (2020): 8 bits everywhere, 10 bits not in H.264.
+# DALI's ffmpeg knows every format and reads local files that a text in one of them names (measured, with `ffconcat`):
+# only containers that begin with a mark of their own.
+_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
+# What NVDEC decodes on every GPU since 2018 (Turing). Not AV1, whose film grain and repeated frames DALI leaves out.
 _PIXEL_FORMATS = {
     "h264": ("yuv420p",),
     "hevc": ("yuv420p", "yuv420p10le"),
     "vp9": ("yuv420p", "yuv420p10le"),
-    "av1": ("yuv420p", "yuv420p10le"),
 }
 # The narrowest limits among those codecs, in pixels: HEVC's below, H.264's above.
 _LEAST_SIDE, _MOST_SIDE = 144, 4096
@@ -44,6 +46,7 @@ class DecodingPlan:
     """Which frames of a video to decode, and what to do to them then.
 
     Attributes:
+        source: the video. It is part of the plan, since DALI must not be given bytes that were not looked at.
         frame_numbers: [N] int32, among all frames in order of time, as DALI counts them.
         rgb_matrix: [3, 3] float32; times RGB that was made by BT.601, it is RGB by the matrix that the video declares.
         orientation: how the frames are to be turned after that.
@@ -52,6 +55,7 @@ class DecodingPlan:
             device says nothing of damage.
     """
 
+    source: bytes
     frame_numbers: NDArray[np.int32]
     rgb_matrix: NDArray[np.float32]
     orientation: Orientation
@@ -79,6 +83,7 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
             info = describe_video(video, timeline, reader, picture)
             _refuse_uncovered(video, first.frame, info)
             return DecodingPlan(
+                source=source,
                 frame_numbers=frame_numbers,
                 rgb_matrix=rgb_matrix(info.color_matrix),
                 orientation=orientation_of(first.frame),
@@ -103,7 +108,9 @@ def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[n
 
 def _refuse_uncovered(video: VideoFile, frame: VideoFrame, info: VideoInfo) -> None:
     sides = (frame.width, frame.height)
+    container = video.container.format.name
     obstacles = [
+        (container not in _CONTAINERS, f"container {container}"),
         (info.codec not in _PIXEL_FORMATS, f"codec {info.codec}"),
         (info.pixel_format not in _PIXEL_FORMATS.get(info.codec, ()), f"pixel format {info.pixel_format}"),
         # DALI sees the range that the bitstream declares, not the container's.
@@ -116,7 +123,7 @@ def _refuse_uncovered(video: VideoFile, frame: VideoFrame, info: VideoInfo) -> N
     ]
     for is_obstacle, obstacle in obstacles:
         if is_obstacle:
-            raise DeviceDecodeError(f"{video.name} has {obstacle}, which no GPU decodes faithfully; use the CPU")
+            raise DeviceDecodeError(f"{video.name} has {obstacle}, which is not for the GPU; decode it on the CPU")
 
 
 def rgb_matrix(color_matrix: str) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ VARIABLE_MS = np.random.default_rng(0).integers(10, 300, 40).cumsum().tolist()
     "arguments",
     [
         {"options": B_PYRAMID},
-        {"options": B_PYRAMID, "container": "mpegts"},
+        {"options": B_PYRAMID, "container": "matroska"},
         {"times_ms": VARIABLE_MS, "options": B_PYRAMID},
         {"times_ms": VARIABLE_MS, "container": "matroska"},
         {"times_ms": list(range(5000, 6600, 40))},
@@ -87,6 +87,7 @@ def test_the_matrix_turns_bt601_into_what_is_declared(name: str, red: float, blu
     ("arguments", "obstacle"),
     [
         ({"container": "avi", "b_frames": 0}, "container avi"),
+        ({"container": "mpegts"}, "container mpegts"),
         ({"codec": "mpeg4"}, "codec mpeg4"),
         ({"codec": "prores_ks", "container": "mov", "pixel_format": "yuv422p10le"}, "codec prores"),
         ({"pixel_format": "yuv444p"}, "pixel format yuv444p"),

@@ -19,8 +19,8 @@ from diffvqa_rt.video.reader import FrameReader
 from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
 
 # DALI's ffmpeg knows every format and reads local files that a text in one of them names (measured, with `ffconcat`):
-# only containers that begin with a mark of their own.
-_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
+# only containers with a mark of their own and a time for every packet, which DALI does not work out.
+_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # What NVDEC decodes on every GPU since 2018 (Turing). Not AV1, whose film grain and repeated frames DALI leaves out.
 _PIXEL_FORMATS = {
     "h264": ("yuv420p",),

@@ -17,7 +17,7 @@ pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[d
 
 from diffvqa_rt.errors import DeviceDecodeError
 from diffvqa_rt.video import make_views, sample_frames
-from diffvqa_rt.video.dali import DaliViews, NvdecViews
+from diffvqa_rt.video.dali import DaliViews, EncodedViews
 from diffvqa_rt.video.plan import plan_decoding
 
 ROUNDS = 15
@@ -50,7 +50,7 @@ def test_views(benchmark, time_in_turns, clip: Path, provider: str) -> None:
 @pytest.mark.gpu
 def test_decoded_views_on_a_gpu(benchmark, time_in_turns, clip: Path) -> None:
     source = clip.read_bytes()
-    views = NvdecViews(SIZE)
+    views = EncodedViews(SIZE)
 
     def on_gpu() -> np.ndarray:
         return views(plan_decoding(source, FRAMES))

@@ -16,7 +16,7 @@ from nvidia.dali import Pipeline
 
 from diffvqa_rt.errors import DeviceDecodeError
 from diffvqa_rt.video import crop_places, make_views, sample_frames
-from diffvqa_rt.video.dali import DaliViews, NvdecViews, device_inputs, preprocess_pipeline, write_model
+from diffvqa_rt.video.dali import DaliViews, EncodedViews, device_inputs, preprocess_pipeline, write_model
 from diffvqa_rt.video.plan import plan_decoding
 
 SIZE = 64
@@ -193,7 +193,7 @@ def make_vp9(**arguments: object) -> bytes:
 @pytest.mark.parametrize("name", VP9_CLIPS)
 def test_the_graph_from_bytes_gives_the_reference_views(name: str) -> None:
     clip = make_vp9(**VP9_CLIPS[name])
-    views = NvdecViews(SIZE, device="cpu")(plan_decoding(clip, 8), seed=3, crops=2)
+    views = EncodedViews(SIZE, decoder="libavcodec")(plan_decoding(clip, 8), seed=3, crops=2)
     expected = make_views(sample_frames(clip, 8).frames, SIZE, seed=3, crops=2)
     assert views.shape == expected.shape
     assert frame_errors(views, expected).max() <= DECODER_MEAN_TOLERANCE
@@ -217,14 +217,14 @@ def test_the_decoder_tolerance_tells_what_it_is_to_tell() -> None:
         assert frame_errors(views, expected[:, : views.shape[1]]).min() > 2 * DECODER_MEAN_TOLERANCE
     plan = plan_decoding(clip, 8)
     plan.rgb_matrix[:] = np.eye(3)
-    views = NvdecViews(SIZE, device="cpu")(plan)
+    views = EncodedViews(SIZE, decoder="libavcodec")(plan)
     assert frame_errors(views, expected).min() > 2 * DECODER_MEAN_TOLERANCE
 
 
 def test_a_video_that_does_not_decode_costs_no_other() -> None:
     clip = make_vp9()
     plan = plan_decoding(clip, 8)
-    views = NvdecViews(SIZE, device="cpu")
+    views = EncodedViews(SIZE, decoder="libavcodec")
     expected = views(plan)
     with pytest.raises(DeviceDecodeError, match="does not decode by DALI") as caught:
         views(dataclasses.replace(plan, source=b"no video at all"))
@@ -235,7 +235,7 @@ def test_a_video_that_does_not_decode_costs_no_other() -> None:
 def test_a_serialised_graph_gives_the_same_views() -> None:
     clip = make_vp9()
     plan = plan_decoding(clip, 8)
-    graph = preprocess_pipeline(SIZE, "video", device="cpu", threads=1, device_id=None).serialize()
+    graph = preprocess_pipeline(SIZE, "libavcodec", threads=1, device_id=None).serialize()
     # As the backend opens it: under the server's batch size, in as many threads as it likes.
     pipeline = Pipeline.deserialize(serialized_pipeline=graph, batch_size=2, num_threads=2, device_id=None)
     rows = device_inputs(plan, SIZE, crops=2)
@@ -243,7 +243,7 @@ def test_a_serialised_graph_gives_the_same_views() -> None:
         pipeline.feed_input(name, [row[name] for row in rows])
     (views,) = pipeline.run()
     np.testing.assert_array_equal(
-        np.stack([np.array(views.at(row)) for row in range(2)]), NvdecViews(SIZE, device="cpu")(plan, crops=2)
+        np.stack([np.array(views.at(row)) for row in range(2)]), EncodedViews(SIZE, decoder="libavcodec")(plan, crops=2)
     )
 
 
@@ -273,7 +273,7 @@ NVDEC_CLIPS = {
 @pytest.mark.parametrize("name", NVDEC_CLIPS)
 def test_nvdec_gives_the_reference_views(name: str) -> None:
     try:
-        views = NvdecViews(SIZE)
+        views = EncodedViews(SIZE)
         clip = make_clip(**{"size": (320, 180)} | NVDEC_CLIPS[name])
         plan = plan_decoding(clip, 8)
         found = views(plan, seed=3, crops=2)

@@ -31,45 +31,46 @@ from diffvqa_rt.video.views import RgbFrame, check_arguments, crop_places, crop_
 # The same float32 as make_views' arithmetic gives; DALI's own normalisation is a unit in the last place off.
 _SCALE = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)).tolist()
 
+Decoder = Literal["pyav", "libavcodec", "nvdec"]
+"""Whose frames the views are of: PyAV's, or those of DALI's own decoders on the CPU or a GPU."""
+
 # Rows at a time: enough to share among threads, while the frames of one row already are.
 _BATCH = 8
 
 
-def preprocess_pipeline(
-    size: int, source: Literal["frames", "video"], *, device: Literal["cpu", "gpu"], threads: int, **options: Any
-) -> Pipeline:
-    """The graph, not built. Its one output is `views` [2F, 3, size, size] float32, semantic and distortion in turn.
+def preprocess_pipeline(size: int, decoder: Decoder, *, threads: int, **options: Any) -> Pipeline:
+    """The graph, not built. Its one output is [2F, 3, size, size] float32, semantic and distortion views in turn.
 
     Inputs, one sample for a row:
 
     * `region` [4] float32: top, left, bottom, right of the distortion view in the upright frame, `crop_region`.
-    * from frames: `frames` [F, H, W, 3] uint8 RGB.
-    * from a video: `video` [bytes] uint8; `frame_numbers` [F] int32; `rgb_matrix` [3, 3] float32; `orientation` [2]
-      int32, degrees clockwise and whether to mirror left to right before: a `DecodingPlan`'s.
+    * behind PyAV: `frames` [F, H, W, 3] uint8 RGB.
+    * behind DALI's decoders: `video` [bytes] uint8; `frame_numbers` [F] int32; `rgb_matrix` [3, 3] float32;
+      `orientation` [2] int32, degrees clockwise and whether to mirror left to right before: a `DecodingPlan`'s.
 
     Args:
-        device: where the work is done; on `gpu`, decoding is NVDEC's, and without one the graph only serialises.
+        decoder: behind `nvdec` all work is done on the GPU; without one, the graph only serialises.
+        threads: of the CPU.
         options: of `nvidia.dali.Pipeline`.
     """
     pipeline = Pipeline(batch_size=_BATCH, num_threads=threads, **options)
     with pipeline:
         region = fn.external_source(name="region", dtype=types.FLOAT, ndim=1)
-        if source == "frames":
+        if decoder == "pyav":
             frames = fn.external_source(name="frames", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
-            frames = frames.gpu() if device == "gpu" else frames
         else:
-            frames = _decoded(device)
+            frames = _decoded(decoder)
         pipeline.set_outputs(_views(frames, region, size))
     return pipeline
 
 
-def _decoded(device: Literal["cpu", "gpu"]) -> DataNode:
+def _decoded(decoder: Decoder) -> DataNode:
     """The frames of an encoded video, [F, H, W, 3], in their declared colours and upright."""
     video = fn.external_source(name="video", dtype=types.UINT8, ndim=1)
     frame_numbers = fn.external_source(name="frame_numbers", dtype=types.INT32, ndim=1)
     rgb_matrix = fn.external_source(name="rgb_matrix", dtype=types.FLOAT, ndim=2)
     orientation = fn.external_source(name="orientation", dtype=types.INT32, ndim=1)
-    stored = fn.decoders.video(video, frames=frame_numbers, device="mixed" if device == "gpu" else "cpu")
+    stored = fn.decoders.video(video, frames=frame_numbers, device="mixed" if decoder == "nvdec" else "cpu")
     colored = fn.coord_transform(stored, M=rgb_matrix, dtype=types.UINT8)
     mirrored = fn.flip(colored, horizontal=orientation[1])
     # Counter-clockwise. Quarter turns of nearest pixels move them and change none.
@@ -100,7 +101,7 @@ def write_model(path: str | os.PathLike[str], size: int) -> None:
     instance.
     """
     # A thread for each row, to feed its decoder.
-    Path(path).write_bytes(preprocess_pipeline(size, "video", device="gpu", threads=_BATCH).serialize())
+    Path(path).write_bytes(preprocess_pipeline(size, "nvdec", threads=_BATCH).serialize())
 
 
 class _Runner:
@@ -133,16 +134,13 @@ class _Runner:
             self._pipeline = pipeline
 
 
-def _make_runner(
-    size: int, source: Literal["frames", "video"], device: Literal["cpu", "gpu"], threads: int | None
-) -> _Runner:
+def _make_runner(size: int, decoder: Decoder, threads: int | None) -> _Runner:
     return _Runner(
         lambda: preprocess_pipeline(
             size,
-            source,
-            device=device,
+            decoder,
             threads=threads or len(os.sched_getaffinity(0)),
-            device_id=0 if device == "gpu" else None,
+            device_id=0 if decoder == "nvdec" else None,
             # One batch after the other: nothing is computed ahead of what was asked for.
             exec_async=False,
             exec_pipelined=False,
@@ -162,7 +160,7 @@ class DaliViews:
     def __init__(self, size: int, threads: int | None = None) -> None:
         """Views of `size` pixels, made by `threads` threads, which change no bit; by default, one for each CPU."""
         self.size = size
-        self._runner = _make_runner(size, "frames", "cpu", threads)
+        self._runner = _make_runner(size, "pyav", threads)
 
     def __call__(self, frames: Sequence[RgbFrame], seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
         """The views of a video's frames, [crops, 2N, 3, size, size] float32 in [-1, 1], laid out as by `make_views`.
@@ -186,16 +184,18 @@ class DaliViews:
         return views
 
 
-class NvdecViews:
+class EncodedViews:
     """The views of encoded videos, decoded and cut on a GPU."""
 
-    def __init__(self, size: int, *, device: Literal["cpu", "gpu"] = "gpu", threads: int | None = None) -> None:
-        """Views of `size` pixels, made by `threads` threads; by default, one for each CPU.
+    def __init__(
+        self, size: int, *, decoder: Literal["libavcodec", "nvdec"] = "nvdec", threads: int | None = None
+    ) -> None:
+        """Views of `size` pixels, made by `threads` CPU threads; by default, one for each CPU.
 
-        On the `cpu`, the same graph plays without a GPU for the codecs that DALI decodes so, VP8 and VP9.
+        With `libavcodec` the same graph plays without a GPU, for the codecs that DALI decodes so: VP8 and VP9.
         """
         self.size = size
-        self._runner = _make_runner(size, "video", device, threads)
+        self._runner = _make_runner(size, decoder, threads)
 
     def __call__(self, plan: DecodingPlan, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
         """The views of a planned video, [crops, 2N, 3, size, size] float32 in [-1, 1]; each crop decodes it once.

@@ -7,15 +7,14 @@
     encoded bytes → decode → colours → upright ───┘
     (numbers, matrix, orientation: `plan_decoding`)
 
-A row of the batch is one crop of one video. On the CPU all of the video's decoding is `sample_frames`'s, so times,
-rotation, bit depth and colours are right by the same code as without DALI. On a GPU `plan_decoding` tells DALI what it
-does not know, and refuses what cannot be put right.
+A row of the batch is one crop of one frame behind PyAV, of one video behind DALI's decoders. PyAV's frames come from
+`sample_frames`: times, rotation, bit depth and colours are right by the same code as without DALI. DALI's decoders are
+told by `plan_decoding` what they do not know, and it refuses what cannot be put right.
 """
 
 import os
 import threading
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ _SCALE = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)).
 Decoder = Literal["pyav", "libavcodec", "nvdec"]
 """Whose frames the views are of: PyAV's, or those of DALI's own decoders on the CPU or a GPU."""
 
-# Rows at a time: enough to share among threads, while the frames of one row already are.
+# Rows at a time, which are what DALI's threads share.
 _BATCH = 8
 
 
@@ -170,16 +169,15 @@ class DaliViews:
         """
         check_arguments(frames, self.size, seed, crops)
         views = np.empty((crops, 2 * len(frames), 3, self.size, self.size), np.float32)
-        # Neighbours of one size are one sequence to DALI.
-        clips = [np.stack(list(group)) for _, group in groupby(frames, key=lambda frame: frame.shape)]
-        ends = np.cumsum([2 * len(clip) for clip in clips]).tolist()
+        # A row for each frame: DALI's threads share rows, not the frames of one.
+        clips = [np.ascontiguousarray(frame)[None] for frame in frames]
         rows: list[dict[str, NDArray]] = []
         outputs: list[NDArray[np.float32]] = []
         for crop, place in enumerate(crop_places(seed, crops)):
-            for clip, start, end in zip(clips, [0, *ends], ends, strict=False):
-                height, width = clip.shape[1:3]
+            for index, clip in enumerate(clips):
+                _, height, width, _ = clip.shape
                 rows.append({"frames": clip, "region": _region(width, height, self.size, place)})
-                outputs.append(views[crop, start:end])
+                outputs.append(views[crop, 2 * index : 2 * index + 2])
         self._runner.run(rows, outputs)
         return views
 

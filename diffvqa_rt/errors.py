@@ -9,6 +9,10 @@ class VideoDecodeError(DiffVQAError):
     """A video cannot be opened, is not a video, or holds no frame that decodes."""
 
 
+class DeviceDecodeError(DiffVQAError):
+    """A sound video is of a kind that the GPU's decoder does not show as it is meant to be seen."""
+
+
 class EngineBuildError(DiffVQAError):
     """An engine could not be exported or built."""
 

@@ -5,7 +5,8 @@
 
 Needs PyAV, NumPy and Pillow. `container` opens the file, `timeline` finds when each frame is on screen, `reader`
 decodes from a keyframe on, `decode` picks the samples, `color` makes each an upright RGB picture, and `views` cuts what
-the network sees.
+the network sees. `dali` cuts the same by DALI, from these frames or from those that a GPU decodes by the `plan`; it is
+the one module that needs DALI.
 """
 
 from diffvqa_rt.video.decode import SampledFrames, VideoInfo, sample_frames

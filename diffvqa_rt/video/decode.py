@@ -150,7 +150,7 @@ def _sample_video(name: str, file: BinaryIO, count: int) -> SampledFrames:
             return SampledFrames(
                 frames=tuple(sample.picture.pixels for sample in samples),
                 timestamps_seconds=tuple(timeline.seconds(sample.time) for sample in samples),
-                info=_describe(video, timeline, reader, samples[0].picture),
+                info=describe_video(video, timeline, reader, samples[0].picture),
             )
 
 
@@ -184,7 +184,8 @@ def _frame_on_screen(reader: FrameReader, timeline: Timeline, time: int, seeks: 
     return found if found is not None else reader.first_after()
 
 
-def _describe(video: VideoFile, timeline: Timeline, reader: FrameReader, first: Picture) -> VideoInfo:
+def describe_video(video: VideoFile, timeline: Timeline, reader: FrameReader, first: Picture) -> VideoInfo:
+    """What is known of a video once `first`, of its frames, is decoded."""
     # ffmpeg gives a still the duration of one frame at 25 Hz.
     is_still = video.container.format.name.endswith("_pipe")
     duration_seconds = 0.0 if is_still else timeline.duration_seconds

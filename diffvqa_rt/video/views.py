@@ -26,11 +26,7 @@ def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int 
     Raises:
         TypeError, ValueError: a frame is of the wrong dtype or shape, or a number is out of range.
     """
-    for name, value, least, most in [("size", size, 1, 2**16), ("seed", seed, 0, MAX_SEED), ("crops", crops, 1, 2**16)]:
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
-    if not len(frames):
-        raise ValueError("frames is empty; expected at least one [H, W, 3] array")
+    check_arguments(frames, size, seed, crops)
     places = crop_places(seed, crops)
     pixels = np.empty((crops, 2 * len(frames), size, size, 3), np.uint8)
     for index, frame in enumerate(frames):
@@ -38,7 +34,7 @@ def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int 
         if index and frame is frames[index - 1]:
             pixels[:, both] = pixels[:, 2 * index - 2 : 2 * index]
             continue
-        image = Image.fromarray(_checked(frame, index))
+        image = Image.fromarray(frame)
         pixels[:, 2 * index] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
         for crop, place in enumerate(places):
             pixels[crop, 2 * index + 1] = np.asarray(_crop(image, size, place))
@@ -48,12 +44,22 @@ def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int 
     return views
 
 
-def _checked(frame: RgbFrame, index: int) -> RgbFrame:
-    if frame.dtype != np.uint8:
-        raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
-    if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
-        raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
-    return frame
+def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int) -> None:
+    """Whoever makes the views refuses the same arguments in the same words.
+
+    Raises:
+        TypeError, ValueError: as `make_views` says.
+    """
+    for name, value, least, most in [("size", size, 1, 2**16), ("seed", seed, 0, MAX_SEED), ("crops", crops, 1, 2**16)]:
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+    if not len(frames):
+        raise ValueError("frames is empty; expected at least one [H, W, 3] array")
+    for index, frame in enumerate(frames):
+        if frame.dtype != np.uint8:
+            raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
+        if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
+            raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
 
 
 def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
@@ -68,13 +74,23 @@ def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
     return ((uniform + 0.5) % 1).reshape(crops, 2)
 
 
-def _crop(image: Image.Image, size: int, place: NDArray[np.float64]) -> Image.Image:
-    short = min(image.size)
-    scaled = [side if short >= size else round(side * size / short) for side in image.size]
+def crop_region(width: int, height: int, size: int, place: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """What a crop shows of a frame: left, top, right, bottom in the frame's pixels.
+
+    Whole numbers, `size` apart, where no side is under `size`; else a smaller region, which is to be scaled up. Only
+    that: a sliver of a picture scaled whole could fill the memory.
+    """
+    short = min(width, height)
+    scaled = [side if short >= size else round(side * size / short) for side in (width, height)]
     left, top = (int(fraction * (side - size + 1)) for fraction, side in zip(place, scaled, strict=True))
     if short >= size:
-        return image.crop((left, top, left + size, top + size))
-    # Only the piece of the scaled-up frame that is wanted: a sliver of a picture scaled whole could fill the memory.
-    across, down = (side / target for side, target in zip(image.size, scaled, strict=True))
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return left, top, left + size, top + size
+    across, down = (side / target for side, target in zip((width, height), scaled, strict=True))
+    return left * across, top * down, (left + size) * across, (top + size) * down
+
+
+def _crop(image: Image.Image, size: int, place: NDArray[np.float64]) -> Image.Image:
+    region = crop_region(*image.size, size, place)
+    if min(image.size) >= size:
+        return image.crop(region)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=region)

@@ -9,7 +9,19 @@
 `decode_worker` decode in a process that may die, and `settings` is all that can be set.
 """
 
+from diffvqa_rt.serving.client import Client, ClientTls, RequestError
 from diffvqa_rt.serving.server import Server, ServerError, find_tritonserver, serve
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
 
-__all__ = ["RequestLimits", "Server", "ServerConfig", "ServerError", "ServerTls", "find_tritonserver", "serve"]
+__all__ = [
+    "Client",
+    "ClientTls",
+    "RequestError",
+    "RequestLimits",
+    "Server",
+    "ServerConfig",
+    "ServerError",
+    "ServerTls",
+    "find_tritonserver",
+    "serve",
+]

@@ -43,7 +43,7 @@ def main() -> None:
         except (DiffVQAError, TypeError, ValueError) as error:
             answer, views = {"error": str(error)}, None
         signal.setitimer(signal.ITIMER_REAL, 0)
-        write_message(answers, answer, b"" if views is None else memoryview(views).cast("B"))
+        write_message(answers, answer, b"" if views is None else views.data.cast("B"))
 
 
 def _prepare(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArray]:

@@ -23,7 +23,7 @@ _PIPE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class DecodedVideo:
-    """A video's views [crops, 2N, 3, S, S], where they lie in it, its facts, and the seconds of `decode` and `views`."""
+    """A video's views [crops, 2N, 3, S, S], when they are shown, its facts, and the seconds of `decode` and `views`."""
 
     views: NDArray[np.float32]
     timestamps_seconds: tuple[float, ...]
@@ -67,7 +67,7 @@ class Decoder:
             "max_frame_pixels": limits.max_frame_pixels,
         }
         size = self._config.view_size
-        views = np.empty((max(crops, 0), len(VIEWS) * self._config.frames, 3, size, size), np.float32)
+        views = np.empty((max(crops, 1), len(VIEWS) * self._config.frames, 3, size, size), np.float32)
         answer = self._ask(request, video, views)
         if "error" in answer:
             # `<bytes>` begins a sentence about the video; the others are about the arguments.
@@ -85,7 +85,7 @@ class Decoder:
         def expected(size: int) -> memoryview:
             if size not in (0, views.nbytes):
                 raise ValueError(f"{size} bytes of views; expected {views.nbytes}")
-            return memoryview(views).cast("B")[:size]
+            return views.data.cast("B")[:size]
 
         process, start = self._process, time.monotonic()
         timer = threading.Timer(self._limits.max_decode_seconds, process.kill)
@@ -106,7 +106,8 @@ class Decoder:
             self._process = self._start()
             if time.monotonic() - start >= self._limits.max_decode_seconds:
                 raise VideoDecodeError(
-                    f"<bytes> takes longer than {self._limits.max_decode_seconds:g} s to decode; shorten it or scale it down"
+                    f"<bytes> takes longer than {self._limits.max_decode_seconds:g} s to decode; "
+                    "shorten it or scale it down"
                 ) from error
             reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             raise VideoDecodeError(f"<bytes> ended the decoder's process ({reason}); check the file") from error

@@ -3,13 +3,13 @@
 import json
 import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 _LENGTHS = struct.Struct("<IQ")
 _MAX_JSON_BYTES = 1 << 20
 
 
-def write_message(stream: BinaryIO, values: dict[str, Any], payload: bytes | memoryview) -> None:
+def write_message(stream: IO[bytes], values: dict[str, Any], payload: bytes | memoryview) -> None:
     text = json.dumps(values).encode()
     stream.write(_LENGTHS.pack(len(text), len(payload)))
     stream.write(text)
@@ -18,7 +18,7 @@ def write_message(stream: BinaryIO, values: dict[str, Any], payload: bytes | mem
 
 
 def read_message(
-    stream: BinaryIO, allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size))
+    stream: IO[bytes], allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size))
 ) -> tuple[dict[str, Any], memoryview] | None:
     """The next message and its bytes, None where the stream ends between two.
 
@@ -45,7 +45,7 @@ def read_message(
     return json.loads(text), payload
 
 
-def _fill(stream: BinaryIO, target: memoryview) -> int:
+def _fill(stream: IO[bytes], target: memoryview) -> int:
     filled = 0
     while filled < len(target) and (count := stream.readinto(target[filled:])):  # type: ignore[attr-defined]
         filled += count

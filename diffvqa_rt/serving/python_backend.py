@@ -65,8 +65,8 @@ def _refusal(error: Exception, status: int) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error) or type(error).__name__, status))
 
 
-# By way of DLPack and not `as_numpy` and `Tensor`: those of Triton server 2.51 were compiled for NumPy 1, and with NumPy 2
-# they take every array for copies of its first value, without a word.
+# By way of DLPack and not `as_numpy` and `Tensor`: those of Triton server 2.51 were compiled for NumPy 1, and with
+# NumPy 2 they take every array for copies of its first value, without a word.
 def arrays_of(tensors: Sequence[Any]) -> dict[str, NDArray]:
     """The tensors' values by name, in memory of their own."""
     return {tensor.name(): np.array(np.from_dlpack(tensor)) for tensor in tensors}

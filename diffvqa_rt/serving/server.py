@@ -43,7 +43,7 @@ class TritonServer:
     Attributes:
         binary: the server.
         environment: what its process needs beside ours.
-        python_backend: the files of its Python backend where they have to be put together; none if it has them in place.
+        python_backend: the files of its Python backend where they have to be put together; none if they are in place.
     """
 
     binary: Path
@@ -61,7 +61,8 @@ def find_tritonserver() -> TritonServer:
     package = importlib.util.find_spec("pytriton")
     if package is None or not package.submodule_search_locations:
         raise ServerError(
-            f"no tritonserver on PATH, and none installed by pip: {INSTALL_HINT} (without --no-deps it would replace NumPy)"
+            f"no tritonserver on PATH, and none installed by pip: {INSTALL_HINT} (with its dependencies it would "
+            "replace NumPy)"
         )
     wheel = Path(package.submodule_search_locations[0])
     root, version = wheel / "tritonserver", f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -141,7 +142,9 @@ class Server:
         deadline = time.monotonic() + timeout_seconds
         while not self.is_ready():
             if (status := self.process.poll()) is not None:
-                raise ServerError(f"tritonserver ended with status {status} before it was ready; what it wrote above says why")
+                raise ServerError(
+                    f"tritonserver ended with status {status} before it was ready; what it wrote above says why"
+                )
             if time.monotonic() > deadline:
                 raise ServerError(f"tritonserver was not ready within {timeout_seconds:g} s; start it again")
             time.sleep(0.1)
@@ -191,7 +194,8 @@ def serve(config: ServerConfig) -> int:
             server.wait_until_ready()
             print(f"diffvqa: scoring at {server.url} (gRPC{', TLS' if config.tls else ''})", file=sys.stderr)
             for what, port, path in [
-                ("health", config.http_port, "v2/health/ready"), ("metrics", config.metrics_port, "metrics")
+                ("health", config.http_port, "v2/health/ready"),
+                ("metrics", config.metrics_port, "metrics"),
             ]:
                 print(f"diffvqa: {what} at http://{config.host}:{port}/{path}", file=sys.stderr, flush=True)
             status = server.process.wait()
@@ -235,7 +239,10 @@ def _command(config: ServerConfig, installed: TritonServer, run: Path, shared_me
         options |= {"grpc-use-ssl": "true", "grpc-server-cert": tls.cert, "grpc-server-key": tls.key}
         if tls.client_ca:
             options |= {"grpc-use-ssl-mutual": "true", "grpc-root-cert": tls.client_ca}
-    return [str(installed.binary), *(f"--{name}={value}" if value != "" else f"--{name}" for name, value in options.items())]
+    return [
+        str(installed.binary),
+        *(f"--{name}={value}" if value != "" else f"--{name}" for name, value in options.items()),
+    ]
 
 
 def _environment() -> dict[str, str]:

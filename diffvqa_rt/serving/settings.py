@@ -73,7 +73,9 @@ class StageSettings:
         folder = Path(self.engines)
         manifest = Manifest.read(folder)
         if manifest_sha256(folder) != self.manifest_sha256:
-            raise EngineMismatchError(f"{folder / MANIFEST_NAME} changed since the server started; start the server again")
+            raise EngineMismatchError(
+                f"{folder / MANIFEST_NAME} changed since the server started; start the server again"
+            )
         return manifest
 
 
@@ -86,18 +88,25 @@ def manifest_sha256(folder: Path) -> str:
         raise EngineMismatchError(f"{path} cannot be read ({error.strerror}); build the engines again") from error
 
 
+def require_pem(what: str, path: Path | None) -> None:
+    """Raises ValueError unless the path is a file."""
+    if path is None or not path.is_file():
+        raise ValueError(f"{what} is {path}; expected a file in PEM format")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerTls:
     """PEM files for gRPC. With `client_ca`, only clients with a certificate from it are answered."""
 
-    cert: Path
-    key: Path
+    cert: Path | None
+    key: Path | None
     client_ca: Path | None = None
 
     def __post_init__(self) -> None:
-        for path in (self.cert, self.key, *([self.client_ca] if self.client_ca else [])):
-            if not path.is_file():
-                raise ValueError(f"{path} is not a file; expected a certificate or key in PEM format")
+        require_pem("the server's certificate", self.cert)
+        require_pem("the key of the server's certificate", self.key)
+        if self.client_ca is not None:
+            require_pem("the authority of the clients' certificates", self.client_ca)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

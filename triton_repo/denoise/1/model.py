@@ -18,9 +18,7 @@ class ServedEngine:
     def __call__(self, inputs, outputs=None):
         names = list(outputs) if outputs is not None else [tensor.name for tensor in self.spec.outputs]
         tensors = [tensor_of(name, values) for name, values in inputs.items()]
-        request = pb_utils.InferenceRequest(
-            model_name=self.spec.name, requested_output_names=names, inputs=tensors
-        )
+        request = pb_utils.InferenceRequest(model_name=self.spec.name, requested_output_names=names, inputs=tensors)
         response = request.exec()
         if response.has_error():
             raise UnavailableError(f"{self.spec.name} gave no answer: {response.error().message()}")

@@ -1,7 +1,7 @@
 """DiffVQA in Triton Inference Server: `Server` starts one on an engine folder, `Client` scores videos over gRPC.
 
     with Server(ServerConfig(engines=Path("build/tiny"))) as server:
-        server.wait_until_ready()
+        server.start()
         with Client(server.url) as client:
             print(client.score("clip.mp4").score)
 

@@ -212,8 +212,9 @@ def _reason(error: Any) -> tuple[str, str]:
     """The gRPC status' name and the message of one of tritonclient's exceptions."""
     status = str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
     message = str(error.message()).removeprefix(_IN_ENSEMBLE)
-    # A model's process was killed with the request in it. Triton server starts another, and scoring can be repeated.
-    if status == "INTERNAL" and "Stub process" in message:
+    # A model's process was killed with the request in it, or the server is about to end: it will be started again, and
+    # scoring can be repeated.
+    if "Stub process" in message or "has no available versions" in message:
         status = "UNAVAILABLE"
     return status, message
 

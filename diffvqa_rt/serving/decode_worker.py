@@ -43,7 +43,10 @@ def main() -> None:
         except (DiffVQAError, TypeError, ValueError) as error:
             answer, views = {"error": str(error)}, None
         signal.setitimer(signal.ITIMER_REAL, 0)
-        write_message(answers, answer, b"" if views is None else views.data.cast("B"))
+        try:
+            write_message(answers, answer, b"" if views is None else views.data.cast("B"))
+        except BrokenPipeError:  # nobody is there to wait for it any more
+            os._exit(0)
 
 
 def _prepare(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArray]:

@@ -18,6 +18,7 @@ from diffvqa_rt.engines import open_engines
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
 from diffvqa_rt.scoring import StageClock
 from diffvqa_rt.serving.settings import StageSettings
+from diffvqa_rt.serving.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ Work = Callable[[Arrays, frozenset[str]], Arrays]
 
 
 class UnavailableError(DiffVQAError):
-    """Another model's process is gone for now; the same request may go well a moment later."""
+    """The server is stopping, or a model's process is gone; the same request may go well a moment later."""
 
 
 def settings_from(args: Mapping[str, str]) -> StageSettings:
@@ -40,9 +41,10 @@ def settings_from(args: Mapping[str, str]) -> StageSettings:
     return StageSettings.from_json(parameters["settings"]["string_value"])
 
 
-def answer_each(requests: Sequence[Any], work: Work) -> list[Any]:
+def answer_each(requests: Sequence[Any], work: Work, traffic: Traffic) -> list[Any]:
     """One response a request: a request that cannot be met gets the sentence that says why, and no other notices."""
-    return [_answer(request, work) for request in requests]
+    with traffic.at_work():
+        return [_answer(request, work) for request in requests]
 
 
 def _answer(request: Any, work: Work) -> Any:
@@ -90,13 +92,14 @@ class EngineModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         settings, self._name = settings_from(args), args["model_name"]
         settings.manifest()
+        self._traffic = Traffic(Path(settings.traffic))
         folder = Path(settings.engines)
         _, engines = open_engines(folder, settings.backend, settings.threads, names=[self._name])
         self._engine = engines[self._name]
         self._max_videos = min(settings.limits.max_crops, self._engine.max_videos or settings.limits.max_crops)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        return answer_each(requests, self._play)
+        return answer_each(requests, self._play, self._traffic)
 
     def _play(self, inputs: Arrays, wanted: frozenset[str]) -> dict[str, Any]:
         spec = self._engine.spec

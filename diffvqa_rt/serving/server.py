@@ -1,9 +1,11 @@
 """Finding Triton Inference Server, starting it on an engine folder, and stopping it when told to."""
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.serving.repository import assemble_repository
 from diffvqa_rt.serving.settings import ServerConfig, StageSettings, manifest_sha256
+from diffvqa_rt.serving.traffic import Traffic
 
 INSTALL_HINT = "pip install --no-deps nvidia-pytriton==0.7.0"
 
@@ -30,6 +33,7 @@ INSTALL_HINT = "pip install --no-deps nvidia-pytriton==0.7.0"
 _CLOSED_TO_GRPC = "shared-memory,model-repository,trace,logging"
 _CLOSED_TO_HTTP = "metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
 _PR_SET_PDEATHSIG = 1
+_GRACE_SECONDS = 10
 
 
 class ServerError(DiffVQAError):
@@ -85,49 +89,46 @@ def find_tritonserver() -> TritonServer:
 
 
 class Server:
-    """A running Triton server; leaving the `with` block stops it, once the requests in flight are answered.
+    """A Triton server on an engine folder; leaving the `with` block stops it, requests in flight are answered first.
 
     with Server(ServerConfig(engines=Path("build/tiny"))) as server:
-        server.wait_until_ready()
+        server.start()
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        """Verifies the engine folder, then starts the server on a repository in a temporary folder.
+        """Verifies the engine folder and writes the models' repository, in a temporary folder.
 
         Raises:
             EngineMismatchError: the folder is not an engine folder, or not as it was built.
             ServerError: there is no Triton server here.
         """
         self.config = config
-        installed = find_tritonserver()
+        self._installed = find_tritonserver()
         folder = config.engines.resolve()
         manifest = Manifest.read(folder)
         manifest.backend(config.backend, folder)
         # For a sentence here and now; each model's process verifies the very bytes that it opens, too.
         manifest.verify(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watched: dict[int, str] = {}
+        self._stop_asked = os.eventfd(0)
+        self._cleanup = ExitStack()
+        self._cleanup.callback(os.close, self._stop_asked)
+        # Its name is also that of the shared memory, which processes that were killed leave behind.
+        self._run = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="diffvqa-serve-")))
+        self._traffic = Traffic(self._run / "traffic")
         settings = StageSettings(
             engines=str(folder),
             manifest_sha256=manifest_sha256(folder),
             backend=config.backend,
             threads=config.threads,
             python=sys.executable,
+            traffic=str(self._traffic.folder),
             limits=config.limits,
         )
-        self._cleanup = ExitStack()
-        run = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="diffvqa-serve-")))
-        shared_memory = f"diffvqa-{os.getpid()}-{secrets.token_hex(4)}"
-        self._cleanup.callback(_remove_shared_memory, shared_memory)
         try:
-            assemble_repository(settings, run / "models")
-            command = _command(config, installed, run, shared_memory)
-            self.process = subprocess.Popen(
-                command,
-                env={**os.environ, **_environment(), **installed.environment},
-                stdin=subprocess.DEVNULL,
-                # Ctrl-C is for us: the server is told to stop once.
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+            assemble_repository(settings, self._run / "models")
+            self._command = _command(config, self._installed, self._run)
         except BaseException:
             self._cleanup.close()
             raise
@@ -137,17 +138,30 @@ class Server:
         """Where a client finds it."""
         return f"{self.config.host}:{self.config.port}"
 
-    def wait_until_ready(self, timeout_seconds: float = 600) -> None:
-        """Returns once every model has verified its engine and loaded it. Raises ServerError if that fails."""
+    def start(self, timeout_seconds: float = 600) -> None:
+        """Returns once every model has verified its engine and loaded it, or a stop was asked for.
+
+        Raises ServerError if that fails or takes longer than `timeout_seconds`.
+        """
+        self._process = subprocess.Popen(
+            self._command,
+            env={**os.environ, **_environment(), **self._installed.environment},
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C is for us: the server is told to stop once.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
         deadline = time.monotonic() + timeout_seconds
-        while not self.is_ready():
-            if (status := self.process.poll()) is not None:
+        while not self.is_ready() and not self._traffic.is_stopped:
+            if (status := self._process.poll()) is not None:
                 raise ServerError(
                     f"tritonserver ended with status {status} before it was ready; what it wrote above says why"
                 )
             if time.monotonic() > deadline:
                 raise ServerError(f"tritonserver was not ready within {timeout_seconds:g} s; start it again")
             time.sleep(0.1)
+        pids = {self._process.pid: "tritonserver", **_children(self._process.pid)}
+        self._watched = {os.pidfd_open(pid): name for pid, name in pids.items()}
 
     def is_ready(self) -> bool:
         """Whether every model is loaded and takes requests."""
@@ -158,15 +172,41 @@ class Server:
         except (urllib.error.URLError, OSError):
             return False
 
+    def wait(self) -> str | None:
+        """Returns when a stop is asked for (None), or a process has ended: that of which model, or `tritonserver`."""
+        poll = select.poll()
+        for descriptor in (self._stop_asked, *self._watched):
+            poll.register(descriptor, select.POLLIN)
+        ended = {descriptor for descriptor, _ in poll.poll()}
+        return None if self._stop_asked in ended else self._watched[ended.pop()]
+
+    def ask_to_stop(self) -> None:
+        """New requests are refused as unavailable from now on, and `wait` returns. For a signal's handler, too."""
+        self._traffic.stop()
+        os.eventfd_write(self._stop_asked, 1)
+
+    def kill(self) -> None:
+        """Ends the server and all models at once. Clients see it as unavailable and ask again."""
+        for descriptor in self._watched:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            os.close(descriptor)
+        self._watched = {}
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        _remove_shared_memory(self._run.name)
+
     def stop(self) -> None:
         """Ends the server; requests in flight are answered first, as far as `drain_seconds` go."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(self.config.drain_seconds + 30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self._traffic.stop()
+        if self._process is not None and self._process.poll() is None:
+            # Triton server closes idle models first, and `unet_controller` is idle between two steps.
+            self._traffic.wait_until_idle(self.config.drain_seconds)
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_SECONDS)
+        self.kill()
         self._cleanup.close()
 
     def __enter__(self) -> "Server":
@@ -179,43 +219,44 @@ class Server:
 
 
 def serve(config: ServerConfig) -> int:
-    """Serves until SIGTERM or SIGINT; exit status 0. Raises ServerError if the server ends before that."""
-    is_told_to_stop = False
+    """Serves until SIGTERM or SIGINT; exit status 0.
 
-    def stop(number: int, frame: object) -> None:
-        nonlocal is_told_to_stop
-        is_told_to_stop = True
-        server.process.send_signal(signal.SIGTERM)
+    A model whose process has ended would be missing for good, since Triton server 2.51 starts no other: then all is
+    started again, and clients that ask again find it.
 
+    Raises ServerError if the server does not become ready.
+    """
     with Server(config) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        try:
-            server.wait_until_ready()
-            print(f"diffvqa: scoring at {server.url} (gRPC{', TLS' if config.tls else ''})", file=sys.stderr)
-            for what, port, path in [
-                ("health", config.http_port, "v2/health/ready"),
-                ("metrics", config.metrics_port, "metrics"),
-            ]:
-                print(f"diffvqa: {what} at http://{config.host}:{port}/{path}", file=sys.stderr, flush=True)
-            status = server.process.wait()
-        except ServerError:
-            if not is_told_to_stop:
-                raise
-            return 0
-        if not is_told_to_stop:
-            raise ServerError(f"tritonserver ended with status {status}; start it again")
-    return 0
+            signal.signal(number, lambda *_: server.ask_to_stop())
+        while True:
+            server.start()
+            _announce(server)
+            lost = server.wait()
+            if lost is None:
+                return 0
+            print(f"diffvqa: the process of {lost} has ended; starting again", file=sys.stderr, flush=True)
+            server.kill()
 
 
-def _command(config: ServerConfig, installed: TritonServer, run: Path, shared_memory: str) -> list[str]:
+def _announce(server: Server) -> None:
+    config = server.config
+    for line in (
+        f"scoring at {server.url} (gRPC{', TLS' if config.tls else ''})",
+        f"health at http://{config.host}:{config.http_port}/v2/health/ready",
+        f"metrics at http://{config.host}:{config.metrics_port}/metrics",
+    ):
+        print(f"diffvqa: {line}", file=sys.stderr, flush=True)
+
+
+def _command(config: ServerConfig, installed: TritonServer, run: Path) -> list[str]:
     # Nobody knows this run's key, so what it guards is closed.
     key = f"diffvqa={secrets.token_hex(16)}"
     options: dict[str, object] = {
         "model-repository": run / "models",
         "model-control-mode": "none",
         "disable-auto-complete-config": "",
-        "exit-timeout-secs": config.drain_seconds,
+        "exit-timeout-secs": _GRACE_SECONDS // 2,
         "grpc-address": config.host,
         "grpc-port": config.port,
         "grpc-restricted-protocol": f"{_CLOSED_TO_GRPC}:{key}",
@@ -224,7 +265,7 @@ def _command(config: ServerConfig, installed: TritonServer, run: Path, shared_me
         "http-restricted-api": f"{_CLOSED_TO_HTTP}:{key}",
         "metrics-address": config.host,
         "metrics-port": config.metrics_port,
-        "backend-config": f"python,shm-region-prefix-name={shared_memory}",
+        "backend-config": f"python,shm-region-prefix-name={run.name}",
         "log-info": "false",
     }
     if not Path("/dev/nvidiactl").exists():  # no GPU, and no complaints about that
@@ -252,6 +293,17 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
+
+
+def _children(pid: int) -> dict[int, str]:
+    """The processes that one has started, by what they are for: `preprocess`, …."""
+    found = {}
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, listed.read_text().split()):
+            # The stub's first argument: …/models/NAME/1/model.py
+            arguments = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            found[child] = Path(arguments[1]).parts[-3] if "stub" in arguments[0] else arguments[0]
+    return found
 
 
 def _die_with_parent() -> None:

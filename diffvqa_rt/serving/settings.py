@@ -49,6 +49,7 @@ class StageSettings:
         backend: which of the folder's engines to play.
         threads: CPU threads of an engine; all that the process may use if None.
         python: the interpreter for the decoder's process.
+        traffic: the folder of the server's `Traffic`.
         limits: what a request may ask for.
     """
 
@@ -57,6 +58,7 @@ class StageSettings:
     backend: BackendName
     threads: int | None
     python: str
+    traffic: str
     limits: RequestLimits
 
     def to_json(self) -> str:

@@ -1,9 +1,12 @@
 """`denoise` in Triton server: z0 in, ẑ0 and the decoder's features out, after K calls of `unet_controller`."""
 
+from pathlib import Path
+
 import triton_python_backend_utils as pb_utils
 
 from diffvqa_rt.scoring import StageClock, denoise
 from diffvqa_rt.serving.python_backend import UnavailableError, answer_each, arrays_of, settings_from, tensor_of
+from diffvqa_rt.serving.traffic import Traffic
 from diffvqa_rt.specs import engine_specs
 
 
@@ -27,12 +30,14 @@ class ServedEngine:
 
 class TritonPythonModel:
     def initialize(self, args):
-        config = settings_from(args).manifest().config
+        settings = settings_from(args)
+        config = settings.manifest().config
+        self._traffic = Traffic(Path(settings.traffic))
         self._steps = config.sampler.steps
         self._unet_controller = ServedEngine(engine_specs(config)["unet_controller"])
 
     def execute(self, requests):
-        return answer_each(requests, self._denoise)
+        return answer_each(requests, self._denoise, self._traffic)
 
     def _denoise(self, inputs, wanted):
         clock = StageClock()

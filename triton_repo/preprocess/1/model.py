@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 
 from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving.decoding import Decoder
-from diffvqa_rt.serving.python_backend import answer_each, settings_from
+from diffvqa_rt.serving.python_backend import UnavailableError, answer_each, settings_from
+from diffvqa_rt.serving.traffic import Traffic
 
 DEFAULTS = {"seed": 0, "crops": 1}
 
@@ -21,13 +23,16 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = settings_from(args)
         manifest = settings.manifest()
+        self._traffic = Traffic(Path(settings.traffic))
         self._decoder = Decoder(manifest.config, settings.limits, settings.python)
         self._facts = as_json(model_facts(manifest, settings.backend))
 
     def execute(self, requests):
-        return answer_each(requests, self._prepare)
+        return answer_each(requests, self._prepare, self._traffic)
 
     def _prepare(self, inputs, wanted):
+        if self._traffic.is_stopped:
+            raise UnavailableError("the server is stopping; ask again later, or another one")
         seed, crops = (int(inputs[name][0]) if name in inputs else default for name, default in DEFAULTS.items())
         video = self._decoder.decode(inputs["video"].data, seed, crops)
         return {

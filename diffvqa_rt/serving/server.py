@@ -160,7 +160,7 @@ class Server:
             if time.monotonic() > deadline:
                 raise ServerError(f"tritonserver was not ready within {timeout_seconds:g} s; start it again")
             time.sleep(0.1)
-        pids = {self._process.pid: "tritonserver", **_children(self._process.pid)}
+        pids = {self._process.pid: "tritonserver", **children(self._process.pid)}
         self._watched = {os.pidfd_open(pid): name for pid, name in pids.items()}
 
     def is_ready(self) -> bool:
@@ -295,7 +295,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _children(pid: int) -> dict[int, str]:
+def children(pid: int) -> dict[int, str]:
     """The processes that one has started, by what they are for: `preprocess`, …."""
     found = {}
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from test_serving_decoding import huge_png
 from diffvqa_rt import Scorer, VideoScore, cli
 from diffvqa_rt.errors import EngineMismatchError, VideoDecodeError
 from diffvqa_rt.results import CSV_COLUMNS, STAGES, ScoringFailure
-from diffvqa_rt.serving import Client, RequestError, Server, ServerConfig, ServerError, find_tritonserver
+from diffvqa_rt.serving import Client, ClientTls, RequestError, Server, ServerConfig, ServerError, find_tritonserver
 from diffvqa_rt.serving.server import children
 
 grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
@@ -278,6 +279,14 @@ def test_what_changes_the_server_is_closed(served, tmp_path):
     assert connection.is_server_ready()
 
 
+def test_no_process_of_the_server_has_torch(served):
+    for name in ("preprocess", "vae_encoder", "denoise", "unet_controller", "head"):
+        for pid in served.pids(name):
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            assert "libtorch" not in maps
+            assert ("onnxruntime" in maps) == (name not in ("preprocess", "denoise"))
+
+
 def test_health_and_metrics_are_where_the_server_says(served, expected):
     said = "\n".join(served.lines)
     for port, path in [(served.http_port, "v2/health/ready"), (served.metrics_port, "metrics")]:
@@ -316,6 +325,30 @@ def test_a_decoder_that_dies_takes_nothing_else_along(served, client, expected):
     for _ in range(2):
         assert_same(client.score(video), result)
     assert served.pids("tritonserver") == servers and served.pids("preprocess") == models
+
+
+def test_tls_lets_in_who_has_a_certificate(built_engines, expected, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificates, is not installed")
+    for name in ("server", "client"):
+        subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        files = ["-keyout", f"{tmp_path}/{name}.key", "-out", f"{tmp_path}/{name}.pem"]
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        subprocess.run(["openssl", "req", "-x509", *key, *subject, *files], check=True, capture_output=True)
+    server, client = tmp_path / "server.pem", tmp_path / "client.pem"
+    flags = ["--tls-cert", server, "--tls-key", tmp_path / "server.key", "--tls-client-ca", client]
+    served = Served(built_engines, *map(str, flags))
+    try:
+        served.wait_until_ready()
+        video, result = expected["still.png"]
+        known = ClientTls(ca=server, cert=client, key=tmp_path / "client.key")
+        with Client(served.url, deadline_seconds=30, tls=known) as client_with_certificate:
+            assert_same(client_with_certificate.score(video), result)
+        for tls in (None, ClientTls(ca=server), ClientTls(ca=client)):
+            with Client(served.url, deadline_seconds=1, tls=tls) as stranger, pytest.raises(RequestError):
+                stranger.score(video)
+    finally:
+        assert served.stop() == 0
 
 
 def test_a_stop_waits_for_the_requests_in_flight(built_engines, expected):

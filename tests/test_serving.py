@@ -155,9 +155,9 @@ def test_sixteen_clients_at_once_get_their_own_answers(served, expected):
 
 def test_crops_and_seed_mean_the_same_there(client, expected, built_engines):
     video, default = expected["h264.mp4"]
-    served = client.score(video, seed=2**62 + 3, crops=3)
-    assert_same(served, Scorer.open(built_engines).score(video, seed=2**62 + 3, crops=3))
-    assert len(served.crop_scores) == 3 and served.crop_scores[0] != default.score
+    served = client.score(video, seed=2**62 + 3, crops=2)
+    assert_same(served, Scorer.open(built_engines).score(video, seed=2**62 + 3, crops=2))
+    assert len(served.crop_scores) == 2 and served.crop_scores[0] != default.score
 
 
 def test_seed_and_crops_may_be_left_out(served, expected):
@@ -299,12 +299,12 @@ def test_health_and_metrics_are_where_the_server_says(served, expected):
         elsewhere.connect(("127.0.0.2", served.port))
 
 
-@pytest.mark.parametrize("name", ["preprocess", "unet_controller", "head", "tritonserver"])
+@pytest.mark.parametrize("name", ["preprocess", "unet_controller", "tritonserver"])
 def test_a_client_gets_its_answers_though_a_process_is_killed(served, client, expected, name):
     video, result = expected["h264.mp4"]
     before = served.pids(name)
-    with ThreadPoolExecutor(3) as pool:
-        answers = [pool.submit(client.score, video) for _ in range(3)]
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(client.score, video) for _ in range(2)]
         time.sleep(0.7)
         os.kill(before[0], signal.SIGKILL)
         for answer in answers:

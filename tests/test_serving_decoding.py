@@ -100,8 +100,23 @@ def test_a_process_that_was_killed_is_replaced(decoder):
     assert_works(decoder)
     os.kill(decoder._process.pid, signal.SIGSTOP)  # so that the video is in it when it dies
     threading.Timer(0.3, os.kill, (decoder._process.pid, signal.SIGKILL)).start()
-    with pytest.raises(VideoDecodeError, match="ended the decoder's process .SIGKILL."):
+    assert_works(decoder)
+
+
+def test_a_video_that_ends_its_process_twice_is_refused(decoder, monkeypatch):
+    start = decoder._start
+
+    def start_and_stop():
+        process = start()
+        os.kill(process.pid, signal.SIGSTOP)
+        threading.Timer(0.2, process.kill).start()
+        return process
+
+    monkeypatch.setattr(decoder, "_start", start_and_stop)
+    decoder.close()
+    with pytest.raises(VideoDecodeError, match="<bytes> ended the decoder's process .SIGKILL.; check the file"):
         decoder.decode(make_clip(), 0, 1)
+    monkeypatch.undo()
     assert_works(decoder)
 
 

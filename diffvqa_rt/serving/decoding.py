@@ -31,6 +31,10 @@ class DecodedVideo:
     stage_seconds: dict[str, float]
 
 
+class _ProcessEndedError(Exception):
+    """The decoder's process has ended, by the signal or with the status that this says."""
+
+
 class Decoder:
     """Decodes one video at a time in a process with limits; where that dies, the next video finds a new one."""
 
@@ -54,8 +58,6 @@ class Decoder:
             )
         if crops > limits.max_crops:
             raise ValueError(f"crops is {crops}; this server takes at most {limits.max_crops}")
-        if self._process.poll() is not None:  # killed while it had nothing to do
-            self._process = self._start()
         request = {
             "seed": seed,
             "crops": crops,
@@ -68,7 +70,13 @@ class Decoder:
         }
         size = self._config.view_size
         views = np.empty((max(crops, 1), len(VIEWS) * self._config.frames, 3, size, size), np.float32)
-        answer = self._ask(request, video, views)
+        try:
+            answer = self._ask(request, video, views)
+        except _ProcessEndedError:
+            try:  # once more: whoever ended it may have meant something else
+                answer = self._ask(request, video, views)
+            except _ProcessEndedError as error:
+                raise VideoDecodeError(f"<bytes> ended the decoder's process ({error}); check the file") from error
         if "error" in answer:
             # `<bytes>` begins a sentence about the video; the others are about the arguments.
             error = str(answer["error"])
@@ -110,7 +118,7 @@ class Decoder:
                     "shorten it or scale it down"
                 ) from error
             reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-            raise VideoDecodeError(f"<bytes> ended the decoder's process ({reason}); check the file") from error
+            raise _ProcessEndedError(reason) from error
         finally:
             timer.cancel()
 

@@ -24,7 +24,10 @@ class ServedEngine:
         request = pb_utils.InferenceRequest(model_name=self.spec.name, requested_output_names=names, inputs=tensors)
         response = request.exec()
         if response.has_error():
-            raise UnavailableError(f"{self.spec.name} gave no answer: {response.error().message()}")
+            error = response.error()
+            if error.code() == pb_utils.TritonError.INVALID_ARG:
+                raise ValueError(error.message())
+            raise UnavailableError(f"{self.spec.name} gave no answer: {error.message()}")
         return arrays_of(response.output_tensors())
 
 

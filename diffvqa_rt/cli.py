@@ -17,6 +17,15 @@ from diffvqa_rt.engines.describe import UNTRAINED_NOTE, describe
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.results import CSV_COLUMNS, ScoringFailure, VideoScore, csv_row
 from diffvqa_rt.scoring import Scorer
+from diffvqa_rt.serving import (
+    Client,
+    ClientTls,
+    RequestLimits,
+    ServerConfig,
+    ServerTls,
+    serve,
+)
+from diffvqa_rt.serving.server import INSTALL_HINT
 from diffvqa_rt.video import MAX_SEED
 
 DEFAULT_ENGINES = Path("build/tiny")
@@ -39,47 +48,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Score videos (or still images), in the order given. A file that cannot be scored is reported, the "
         "others still are, and the exit status is 1.",
     )
-    score.add_argument("videos", nargs="+", metavar="VIDEO", help="a video or image file")
-    score.add_argument(
-        "--engines",
-        type=Path,
-        default=DEFAULT_ENGINES,
-        metavar="DIR",
-        help="the engine folder that export/build_engines.py wrote (default: %(default)s)",
-    )
-    score.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="table",
-        help="table: for people; json: one object a line, with frame scores, stage timings and the decoder's facts; "
-        "csv: one row a video (default: %(default)s)",
-    )
-    score.add_argument(
-        "--seed",
-        type=_whole_number(0, MAX_SEED),
-        default=0,
-        metavar="N",
-        help="where the distortion view is cropped; one seed, one score (default: %(default)s)",
-    )
-    score.add_argument(
-        "--crops",
-        type=_whole_number(1),
-        default=1,
-        metavar="M",
-        help="crop positions to score a video at; gives their mean and spread (default: %(default)s)",
-    )
+    _add_scoring_arguments(score)
+    _add_engine_arguments(score)
     score.add_argument(
         "--batch",
         type=_whole_number(1),
         default=1,
         metavar="V",
         help="videos that go through the engines together; changes no score (default: %(default)s)",
-    )
-    score.add_argument(
-        "--threads", type=_whole_number(1), metavar="N", help="CPU threads (default: all that this process may use)"
-    )
-    score.add_argument(
-        "--backend", choices=BACKENDS, default="onnx", help="the runtime that plays the engines (default: %(default)s)"
     )
 
     info = commands.add_parser(
@@ -89,7 +65,121 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "and how far its engines are from torch.",
     )
     info.add_argument("engines", type=Path, metavar="ENGINES", help="an engine folder")
+
+    _add_serve_command(commands)
+    _add_client_command(commands)
     return parser.parse_args(argv)
+
+
+def _add_scoring_arguments(command: argparse.ArgumentParser) -> None:
+    """What scoring here and scoring on a server have in common."""
+    command.add_argument("videos", nargs="+", metavar="VIDEO", help="a video or image file")
+    command.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="table: for people; json: one object a line, with frame scores, stage timings and the decoder's facts; "
+        "csv: one row a video (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seed",
+        type=_whole_number(0, MAX_SEED),
+        default=0,
+        metavar="N",
+        help="where the distortion view is cropped; one seed, one score (default: %(default)s)",
+    )
+    command.add_argument(
+        "--crops",
+        type=_whole_number(1),
+        default=1,
+        metavar="M",
+        help="crop positions to score a video at; gives their mean and spread (default: %(default)s)",
+    )
+
+
+def _add_engine_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--engines",
+        type=Path,
+        default=DEFAULT_ENGINES,
+        metavar="DIR",
+        help="the engine folder that export/build_engines.py wrote (default: %(default)s)",
+    )
+    command.add_argument(
+        "--threads", type=_whole_number(1), metavar="N", help="CPU threads (default: all that this process may use)"
+    )
+    command.add_argument(
+        "--backend", choices=BACKENDS, default="onnx", help="the runtime that plays the engines (default: %(default)s)"
+    )
+
+
+def _add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    limits = RequestLimits()
+    command = commands.add_parser(
+        "serve",
+        help="serve an engine folder over gRPC",
+        description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
+        "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
+        f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
+    )
+    _add_engine_arguments(command)
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; the default is reached from this machine only (default: %(default)s)",
+    )
+    for name, port, what in [
+        ("--port", 8001, "gRPC, where requests go"),
+        ("--http-port", 8000, "HTTP, for health alone"),
+        ("--metrics-port", 8002, "Prometheus metrics"),
+    ]:
+        command.add_argument(
+            name, type=_whole_number(1, 65535), default=port, metavar="N", help=f"{what} (default: %(default)s)"
+        )
+    for name, limit, what in [
+        ("--max-request-mib", limits.max_request_bytes >> 20, "MiB of an encoded video"),
+        ("--max-decode-seconds", int(limits.max_decode_seconds), "seconds that decoding a video may take"),
+        ("--max-decode-mib", limits.max_decode_memory_bytes >> 20, "MiB of memory that the decoder may take"),
+        ("--max-frames", limits.max_frames, "frames of a video"),
+        ("--max-frame-pixels", limits.max_frame_pixels, "pixels of a picture"),
+        ("--max-crops", limits.max_crops, "crop positions of a request"),
+    ]:
+        command.add_argument(
+            name, type=_whole_number(1), default=limit, metavar="N", help=f"at most N {what} (default: %(default)s)"
+        )
+    command.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate, for gRPC over TLS")
+    command.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
+    command.add_argument(
+        "--tls-client-ca", type=Path, metavar="PEM", help="answer only clients with a certificate from this authority"
+    )
+
+
+def _add_client_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "client",
+        help="score videos on a server",
+        description="Send videos (or still images) to a server that `diffvqa serve` runs, and print the results in the "
+        "order given, as `diffvqa score` does. A server that is away is asked again until the deadline.",
+    )
+    _add_scoring_arguments(command)
+    command.add_argument("--url", required=True, metavar="HOST:PORT", help="the server's gRPC address")
+    command.add_argument(
+        "--concurrency",
+        type=_whole_number(1, 1024),
+        default=4,
+        metavar="N",
+        help="videos under way at a time; changes no score (default: %(default)s)",
+    )
+    command.add_argument(
+        "--deadline",
+        type=_whole_number(1),
+        default=300,
+        metavar="SECONDS",
+        help="for each video, repeated attempts included (default: %(default)s)",
+    )
+    command.add_argument("--tls-ca", type=Path, metavar="PEM", help="TLS, with a server whose authority this is")
+    command.add_argument("--tls-cert", type=Path, metavar="PEM", help="our certificate, where the server asks for one")
+    command.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = parse_arguments(argv)
     try:
-        status = _score(arguments) if arguments.command == "score" else _info(arguments)
+        status = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
         return status
     except DiffVQAError as error:
@@ -135,11 +225,76 @@ def _score(arguments: argparse.Namespace) -> int:
             "(export/build_engines.py), and they are.",
             file=sys.stderr,
         )
+    scored = scorer.score_many(arguments.videos, seed=arguments.seed, crops=arguments.crops, batch=arguments.batch)
+    return _write_results(scored, arguments)
+
+
+def _client(arguments: argparse.Namespace) -> int:
+    try:
+        tls = None
+        if arguments.tls_ca or arguments.tls_cert or arguments.tls_key:
+            tls = ClientTls(ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key)
+        with Client(
+            arguments.url, concurrency=arguments.concurrency, deadline_seconds=arguments.deadline, tls=tls
+        ) as client:
+            scored = client.score_many(arguments.videos, seed=arguments.seed, crops=arguments.crops)
+            return _write_results(_noting_untrained(scored), arguments)
+    except ValueError as error:  # the certificates' here, or the server's: more crops than it takes
+        return _misuse(error)
+
+
+def _noting_untrained(results: Iterator[Result]) -> Iterator[Result]:
+    is_noted = False
+    for result in results:
+        if isinstance(result, VideoScore) and not result.is_trained and not is_noted:
+            tqdm.write(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
+            is_noted = True
+        yield result
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    try:
+        config = _server_config(arguments)
+    except ValueError as error:
+        return _misuse(error)
+    return serve(config)
+
+
+def _server_config(arguments: argparse.Namespace) -> ServerConfig:
+    tls = None
+    if arguments.tls_cert or arguments.tls_key or arguments.tls_client_ca:
+        tls = ServerTls(cert=arguments.tls_cert, key=arguments.tls_key, client_ca=arguments.tls_client_ca)
+    return ServerConfig(
+        engines=arguments.engines,
+        backend=arguments.backend,
+        threads=arguments.threads,
+        host=arguments.host,
+        port=arguments.port,
+        http_port=arguments.http_port,
+        metrics_port=arguments.metrics_port,
+        limits=RequestLimits(
+            max_request_bytes=arguments.max_request_mib << 20,
+            max_decode_seconds=arguments.max_decode_seconds,
+            max_decode_memory_bytes=arguments.max_decode_mib << 20,
+            max_frames=arguments.max_frames,
+            max_frame_pixels=arguments.max_frame_pixels,
+            max_crops=arguments.max_crops,
+        ),
+        tls=tls,
+    )
+
+
+def _misuse(error: ValueError) -> int:
+    print(f"diffvqa: {error}", file=sys.stderr)
+    return 2
+
+
+def _write_results(scored: Iterator[Result], arguments: argparse.Namespace) -> int:
+    """Prints results as they come, in the format asked for; exit status 1 if any is a failure."""
     failures = 0
 
     def results() -> Iterator[Result]:
         nonlocal failures
-        scored = scorer.score_many(arguments.videos, seed=arguments.seed, crops=arguments.crops, batch=arguments.batch)
         # The bar appears with the first result asked for, below the table's header.
         is_hidden = not sys.stderr.isatty()
         with tqdm(total=len(arguments.videos), unit="video", file=sys.stderr, disable=is_hidden, leave=False) as bar:
@@ -188,6 +343,7 @@ def _write_csv(results: Iterator[Result]) -> None:
 
 
 FORMATS: dict[str, Writer] = {"table": _write_table, "json": _write_json, "csv": _write_csv}
+COMMANDS = {"score": _score, "client": _client, "serve": _serve, "info": _info}
 
 
 def _printable(text: str) -> str:

@@ -1,10 +1,25 @@
-"""What scoring a video gives back: one schema in Python, JSON and CSV."""
+"""What scoring a video gives back: one schema in Python, JSON, CSV and gRPC."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffvqa_rt.video import VideoInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What a result says of the network and the runtime that made it; the fields are those of `VideoScore`."""
+
+    model: str
+    is_trained: bool
+    weights_sha256: str
+    backend: str
+    score_range: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +60,44 @@ class ScoringFailure:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def video_score(
+    outputs: Mapping[str, NDArray[np.float32]],
+    *,
+    source: str,
+    seed: int,
+    timestamps_seconds: tuple[float, ...],
+    info: VideoInfo,
+    stage_seconds: dict[str, float],
+    facts: ModelFacts,
+) -> VideoScore:
+    """The result of one video from the head's outputs, a row per crop, wherever the head ran.
+
+    Args:
+        outputs: `score` [crops], `frame_scores` and `frame_weights` [crops, N].
+        source, seed, timestamps_seconds, info, stage_seconds: as in `VideoScore`.
+        facts: of the model.
+    """
+    crop_scores = outputs["score"].astype(np.float64)
+    return VideoScore(
+        source=source,
+        score=float(crop_scores.mean()),
+        score_range=facts.score_range,
+        crop_scores=tuple(crop_scores.tolist()),
+        crop_spread=float(crop_scores.max() - crop_scores.min()),
+        # The semantic view, and with it the weights, is the same in every crop's row.
+        frame_scores=tuple(outputs["frame_scores"].astype(np.float64).mean(axis=0).tolist()),
+        frame_weights=tuple(outputs["frame_weights"][0].astype(np.float64).tolist()),
+        timestamps_seconds=timestamps_seconds,
+        seed=seed,
+        video=info,
+        stage_seconds=stage_seconds,
+        model=facts.model,
+        is_trained=facts.is_trained,
+        weights_sha256=facts.weights_sha256,
+        backend=facts.backend,
+    )
 
 
 def _fields(schema: type) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import DiffVQAError
-from diffvqa_rt.results import ScoringFailure, VideoScore
+from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
 from diffvqa_rt.specs import FEATURES, Array
 from diffvqa_rt.video import SampledFrames, VideoInfo, make_views, sample_frames
 
@@ -93,7 +93,7 @@ class Scorer:
     def __init__(self, manifest: Manifest, engines: Mapping[str, Engine], backend: BackendName) -> None:
         self.manifest = manifest
         self._engines = engines
-        self._backend = backend
+        self._facts = model_facts(manifest, backend)
 
     @classmethod
     def open(
@@ -179,28 +179,29 @@ class Scorer:
         scores, row = [], 0
         for video in videos:
             rows = slice(row, row := row + len(video.views))
-            crop_scores = outputs["score"][rows].astype(np.float64)
             scores.append(
-                VideoScore(
+                video_score(
+                    {name: values[rows] for name, values in outputs.items()},
                     source=video.source,
-                    score=float(crop_scores.mean()),
-                    score_range=config.score_range,
-                    crop_scores=tuple(crop_scores.tolist()),
-                    crop_spread=float(crop_scores.max() - crop_scores.min()),
-                    # The semantic view, and with it the weights, is the same in every crop's row.
-                    frame_scores=tuple(outputs["frame_scores"][rows].astype(np.float64).mean(axis=0).tolist()),
-                    frame_weights=tuple(outputs["frame_weights"][rows.start].astype(np.float64).tolist()),
-                    timestamps_seconds=video.timestamps_seconds,
                     seed=seed,
-                    video=video.info,
+                    timestamps_seconds=video.timestamps_seconds,
+                    info=video.info,
                     stage_seconds={**video.seconds, **share},
-                    model=self.manifest.model_label,
-                    is_trained=self.manifest.weights.is_trained,
-                    weights_sha256=self.manifest.weights.sha256,
-                    backend=self._backend,
+                    facts=self._facts,
                 )
             )
         return scores
+
+
+def model_facts(manifest: Manifest, backend: BackendName) -> ModelFacts:
+    """What every result of these engines says of them."""
+    return ModelFacts(
+        model=manifest.model_label,
+        is_trained=manifest.weights.is_trained,
+        weights_sha256=manifest.weights.sha256,
+        backend=backend,
+        score_range=manifest.config.score_range,
+    )
 
 
 def source_name(source: VideoSource) -> str:

@@ -1,4 +1,4 @@
-"""The engines' contracts: names, dtypes and shapes. Export, runtime and server all read them from here.
+"""The contracts of the engines and of the served models: names, dtypes and shapes, for export, runtime and server.
 
 The leading axis of every tensor is the video batch V (`videos`). Axis 1 of the two extractor engines counts frames of
 both views, interleaved frame by frame; those engines treat every frame alone, so the axis is dynamic and a runtime may
@@ -17,7 +17,9 @@ from diffvqa_rt.config import VIEWS, DiffVQAConfig
 Precision = Literal["fp32", "fp16", "bf16"]
 """What the networks between float32 borders compute in."""
 
-DType = Literal["float32", "int64"]
+DType = Literal["float32", "int64", "float64", "int32", "uint8"]
+"""Engines have the first two at their borders; the rest is what else crosses gRPC."""
+
 Dimension = int | str
 
 MANIFEST_NAME = "manifest.json"
@@ -51,7 +53,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor at an engine's border. A dimension that is a string is dynamic, and means that everywhere."""
+    """A tensor at a border. A dimension that is a string is dynamic, and means that everywhere."""
 
     name: str
     dtype: DType
@@ -129,3 +131,69 @@ def engine_specs(config: DiffVQAConfig) -> dict[str, EngineSpec]:
         ),
     )
     return {spec.name: spec for spec in specs}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One served model's border. Its shapes are whole: Triton server adds no axis of its own to them.
+
+    Attributes:
+        name: of the stage, or `diffvqa` for the ensemble of them.
+        inputs, outputs: the tensors; `videos` is any number, and crops of one video are rows of it.
+        optional: the inputs that a request may leave out.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    optional: frozenset[str] = frozenset()
+
+
+SECONDS = TensorSpec("seconds", "float64", (1,))
+"""How long a served stage took for one request."""
+
+
+def served_specs(config: DiffVQAConfig) -> dict[str, ModelSpec]:
+    """The served models of a network, in the order in which a video passes them; the ensemble `diffvqa` last.
+
+    An engine's served model has its engine's tensors, with both views' frames counted out, and `seconds` beside them.
+    """
+    engines = engine_specs(config)
+    both_views = len(VIEWS) * config.frames
+
+    def counted(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        shapes = [tuple(both_views if d == "frames" else d for d in spec.shape) or (1,) for spec in specs]
+        return tuple(TensorSpec(spec.name, spec.dtype, shape) for spec, shape in zip(specs, shapes, strict=True))
+
+    def renamed(spec: TensorSpec, name: str) -> TensorSpec:
+        return TensorSpec(name, spec.dtype, spec.shape)
+
+    def engine_model(name: str) -> ModelSpec:
+        return ModelSpec(name, counted(engines[name].inputs), (*counted(engines[name].outputs), SECONDS))
+
+    vae_encoder, unet_controller, head = (engine_model(name) for name in engines)
+    z_next, *features = counted(engines["unet_controller"].outputs)
+    request = (
+        TensorSpec("video", "uint8", ("bytes",)),
+        TensorSpec("seed", "int64", (1,)),
+        TensorSpec("crops", "int32", (1,)),
+    )
+    facts = (
+        TensorSpec("timestamps_seconds", "float64", (config.frames,)),
+        # JSON in UTF-8: `VideoInfo` and `ModelFacts`. Bytes, since text needs NumPy's objects on the server's side.
+        TensorSpec("video_info", "uint8", ("video_info_bytes",)),
+        TensorSpec("model", "uint8", ("model_bytes",)),
+        TensorSpec("decode_seconds", "float64", (1,)),
+        TensorSpec("views_seconds", "float64", (1,)),
+    )
+    optional = frozenset({"seed", "crops"})
+    stage_seconds = tuple(renamed(SECONDS, f"{stage}_seconds") for stage in ("vae_encoder", "denoise", "head"))
+    models = (
+        ModelSpec("preprocess", request, (*counted(engines["vae_encoder"].inputs), *facts), optional),
+        vae_encoder,
+        unet_controller,
+        ModelSpec("denoise", vae_encoder.outputs[:1], (renamed(z_next, "z0_hat"), *features, SECONDS)),
+        head,
+        ModelSpec("diffvqa", request, (*counted(engines["head"].outputs), *facts, *stage_seconds), optional),
+    )
+    return {model.name: model for model in models}

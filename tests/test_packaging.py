@@ -27,8 +27,12 @@ def test_the_wheel_ships_our_three_packages_alone(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    top_level = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
-    assert top_level == {"diffvqa_rt", "diffvqa_kernels", "diffvqa_export"}
+    top_level = {name.split("/")[0] for name in names}
+    packages = {name for name in top_level if not name.endswith((".dist-info", ".data"))}
+    assert packages == {"diffvqa_rt", "diffvqa_kernels", "diffvqa_export"}
+    served = {Path(name).relative_to(*Path(name).parts[:1]) for name in names if ".data/" in name}
+    models = {path.relative_to(ROOT) for path in (ROOT / "triton_repo").rglob("*") if path.suffix in (".py", ".pbtxt")}
+    assert served == {Path("data/share/diffvqa_rt", path) for path in models} and len(served) == 11
     assert "diffvqa_rt/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

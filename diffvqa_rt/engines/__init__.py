@@ -6,6 +6,7 @@
 One protocol for every runtime: arrays in by name, arrays out by name, as `diffvqa_rt.specs` declares them.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,13 +60,19 @@ def available_cpus() -> int:
 
 
 def open_engines(
-    folder: Path, backend: BackendName = "onnx", threads: int | None = None
+    folder: Path, backend: BackendName = "onnx", threads: int | None = None, *, names: Sequence[str] | None = None
 ) -> tuple[Manifest, Mapping[str, Engine]]:
     """The folder's manifest and its engines by name, every file verified first.
 
+    Args:
+        folder: the engine folder.
+        backend: which of the folder's engines to open.
+        threads: CPU threads; all that this process may use by default.
+        names: the engines to open and verify, for a process that plays only these; all by default.
+
     Raises:
         EngineMismatchError: the folder is not one, a file was changed or is not listed, or the backend is not in it.
-        ValueError: no such backend, or fewer threads than one.
+        ValueError: no such backend or engine, or fewer threads than one.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
@@ -74,13 +81,17 @@ def open_engines(
     manifest = Manifest.read(folder)
     record = manifest.backend(backend, folder)
     manifest.refuse_unlisted(folder)
+    if names is not None:
+        if unknown := set(names) - set(record.engines):
+            raise ValueError(f"names has {', '.join(sorted(unknown))}; expected some of {', '.join(record.engines)}")
+        record = dataclasses.replace(record, engines={name: record.engines[name] for name in names})
     return manifest, open_backend(backend, folder, manifest, record, threads or available_cpus())
 
 
 def open_backend(
     backend: BackendName, folder: Path, manifest: Manifest, record: BackendRecord, threads: int
 ) -> Mapping[str, Engine]:
-    """One backend's engines, each file verified before its runtime sees it.
+    """The record's engines, each file verified before its runtime sees it.
 
     Raises:
         DeviceUnavailableError: the engines are for a device that this machine lacks.

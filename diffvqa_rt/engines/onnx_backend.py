@@ -95,7 +95,8 @@ class OnnxDeviceArray:
 def open_onnx(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, OnnxEngine]:
     """The folder's ONNX engines on the CPU. Raises EngineMismatchError for a file that is not what was built."""
     sessions = _open_sessions(folder, manifest, record, "CPUExecutionProvider", cpu_session_options)
-    return {name: OnnxEngine(spec, sessions[name], threads) for name, spec in engine_specs(manifest.config).items()}
+    specs = engine_specs(manifest.config)
+    return {name: OnnxEngine(specs[name], session, threads) for name, session in sessions.items()}
 
 
 def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord) -> dict[str, OnnxCudaEngine]:
@@ -113,7 +114,8 @@ def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord) -> d
         # Without a usable GPU, ONNX Runtime goes on with the CPU and says so in a log that nobody reads.
         if provider not in session.get_providers():
             raise DeviceUnavailableError(f"{name}: ONNX Runtime finds no GPU that it can use; take the onnx backend")
-    return {name: OnnxCudaEngine(spec, sessions[name]) for name, spec in engine_specs(manifest.config).items()}
+    specs = engine_specs(manifest.config)
+    return {name: OnnxCudaEngine(specs[name], session) for name, session in sessions.items()}
 
 
 def _options() -> onnxruntime.SessionOptions:

@@ -283,10 +283,11 @@ def open_tensorrt(
         # Such a plan carries the runtime that it was built with, as code; its hash is checked below.
         opener.engine_host_code_allowed = True
     is_stripped = record.settings.get("STRIP_PLAN") == "on"
+    specs = engine_specs(manifest.config)
     engines = {}
-    for name, spec in engine_specs(manifest.config).items():
+    for name, built in record.engines.items():
         library.clear_errors()
-        file = record.engines[name].file
+        file = built.file
         engine = opener.deserialize_cuda_engine(read_verified(folder, file, record.files[file]))
         if engine is None:
             raise EngineMismatchError(
@@ -299,7 +300,7 @@ def open_tensorrt(
                 f"{folder / file} was built from another network or other weights than {MANIFEST_NAME} says; "
                 "build the engines again"
             )
-        engines[name] = TensorRTEngine(spec, engine, library, gpu)
+        engines[name] = TensorRTEngine(specs[name], engine, library, gpu)
     return engines
 
 

@@ -53,4 +53,5 @@ def open_torch(folder: Path, manifest: Manifest, record: BackendRecord, threads:
         raise EngineMismatchError(
             f"{folder / name} does not fit the network of {MANIFEST_NAME}; build the engines again"
         ) from error
-    return torch_engines(network)
+    engines = torch_engines(network)
+    return {name: engines[name] for name in record.engines}

@@ -1,0 +1,27 @@
+"""DiffVQA in Triton Inference Server: `Server` starts one on an engine folder, `Client` scores videos over gRPC.
+
+    with Server(ServerConfig(engines=Path("build/tiny"))) as server:
+        server.start()
+        with Client(server.url) as client:
+            print(client.score("clip.mp4").score)
+
+`repository` fills in `triton_repo/` for an engine folder, `python_backend` is what its models share, `decoding` and
+`decode_worker` decode in a process that may die, and `settings` is all that can be set.
+"""
+
+from diffvqa_rt.serving.client import Client, ClientTls, RequestError
+from diffvqa_rt.serving.server import Server, ServerError, find_tritonserver, serve
+from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
+
+__all__ = [
+    "Client",
+    "ClientTls",
+    "RequestError",
+    "RequestLimits",
+    "Server",
+    "ServerConfig",
+    "ServerError",
+    "ServerTls",
+    "find_tritonserver",
+    "serve",
+]

@@ -1,0 +1,143 @@
+"""What a server and the processes of its models are told: frozen, checked, and the same in both."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffvqa_rt.engines import BackendName
+from diffvqa_rt.engines.manifest import Manifest
+from diffvqa_rt.errors import EngineMismatchError
+from diffvqa_rt.specs import MANIFEST_NAME
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestLimits:
+    """What one request may ask for. What asks for more is refused, and no other request notices.
+
+    Attributes:
+        max_request_bytes: of the encoded video. Triton server itself reads messages of up to 2 GiB before that.
+        max_decode_seconds: from the bytes to the views, in the decoder's process.
+        max_decode_memory_bytes: of that process's address space.
+        max_frames: of the whole video, decoded or not.
+        max_frame_pixels: of its largest picture; 8K by default.
+        max_crops: crop positions; each is a row of the batch V.
+    """
+
+    max_request_bytes: int = 256 << 20
+    max_decode_seconds: float = 30.0
+    max_decode_memory_bytes: int = 4 << 30
+    max_frames: int = 200_000
+    max_frame_pixels: int = 8192 * 4320
+    max_crops: int = 16
+
+    def __post_init__(self) -> None:
+        for limit in dataclasses.fields(self):
+            if not (value := getattr(self, limit.name)) > 0:
+                raise ValueError(f"{limit.name} is {value!r}; expected a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSettings:
+    """What the process of a served model is told; it crosses over as one string, since Triton server knows no other.
+
+    Attributes:
+        engines: the engine folder.
+        manifest_sha256: of its manifest when the server started. A folder rebuilt since would mix two networks.
+        backend: which of the folder's engines to play.
+        threads: CPU threads of an engine; all that the process may use if None.
+        python: the interpreter for the decoder's process.
+        traffic: the folder of the server's `Traffic`.
+        limits: what a request may ask for.
+    """
+
+    engines: str
+    manifest_sha256: str
+    backend: BackendName
+    threads: int | None
+    python: str
+    traffic: str
+    limits: RequestLimits
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "StageSettings":
+        """The inverse of `to_json`. Raises TypeError for a name that it does not know."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(**{**values, "limits": RequestLimits(**values["limits"])})
+
+    def manifest(self) -> Manifest:
+        """The folder's manifest. Raises EngineMismatchError where it is not the one that the server started with."""
+        folder = Path(self.engines)
+        manifest = Manifest.read(folder)
+        if manifest_sha256(folder) != self.manifest_sha256:
+            raise EngineMismatchError(
+                f"{folder / MANIFEST_NAME} changed since the server started; start the server again"
+            )
+        return manifest
+
+
+def manifest_sha256(folder: Path) -> str:
+    """The hash of an engine folder's manifest. Raises EngineMismatchError where it cannot be read."""
+    path = folder / MANIFEST_NAME
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise EngineMismatchError(f"{path} cannot be read ({error.strerror}); build the engines again") from error
+
+
+def require_pem(what: str, path: Path | None) -> None:
+    """Raises ValueError unless the path is a file."""
+    if path is None or not path.is_file():
+        raise ValueError(f"{what} is {path}; expected a file in PEM format")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerTls:
+    """PEM files for gRPC. With `client_ca`, only clients with a certificate from it are answered."""
+
+    cert: Path | None
+    key: Path | None
+    client_ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        require_pem("the server's certificate", self.cert)
+        require_pem("the key of the server's certificate", self.key)
+        if self.client_ca is not None:
+            require_pem("the authority of the clients' certificates", self.client_ca)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerConfig:
+    """A server: what it plays, where it listens, what it takes.
+
+    Attributes:
+        engines: the engine folder.
+        backend: which of its engines to play.
+        threads: CPU threads of an engine; all that the process may use if None.
+        host: the address to listen on; only this machine reaches the default.
+        port, http_port, metrics_port: gRPC for requests; HTTP for health alone; Prometheus metrics.
+        limits: what one request may ask for.
+        tls: certificates for gRPC; without them it is in the clear.
+        drain_seconds: how long requests in flight have to finish once the server is told to stop.
+    """
+
+    engines: Path
+    backend: BackendName = "onnx"
+    threads: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    tls: ServerTls | None = None
+    drain_seconds: int = 60
+
+    def __post_init__(self) -> None:
+        ports = (self.port, self.http_port, self.metrics_port)
+        if len(set(ports)) < len(ports) or not all(0 < port < 1 << 16 for port in ports):
+            raise ValueError(f"port, http_port and metrics_port are {ports}; expected three different ones below 65536")

@@ -1,0 +1,52 @@
+"""Whether a server is at work, and whether it takes requests: what its starter and its models' processes share."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Between two stages of one request nobody is at work, for a moment.
+_IDLE_SECONDS = 0.5
+
+
+class Traffic:
+    """Two files in a folder: one that models lock while they work, and one that is there once requests are refused.
+
+    The system gives up a process's locks with the process, so one that was killed is not waited for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = folder / "at_work"
+        self._stopped = folder / "stopped"
+        folder.mkdir(exist_ok=True)
+        self._lock.touch()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """For a model, around its work."""
+        with self._lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether new requests are to be refused."""
+        return self._stopped.exists()
+
+    def stop(self) -> None:
+        self._stopped.touch()
+
+    def wait_until_idle(self, timeout_seconds: float) -> None:
+        """Returns when no model has been at work for half a second, or when the time is over."""
+        deadline = time.monotonic() + timeout_seconds
+        busy_until = time.monotonic()
+        with self._lock.open("rb") as file:
+            while time.monotonic() < min(busy_until + _IDLE_SECONDS, deadline):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(file, fcntl.LOCK_UN)
+                except BlockingIOError:
+                    busy_until = time.monotonic()
+                time.sleep(0.02)

@@ -34,6 +34,9 @@ try:
 except ServerError as error:
     pytest.skip(str(error), allow_module_level=True)
 
+# Serving is not finished; until it is, `make slow` runs what needs its server.
+pytestmark = pytest.mark.slow
+
 MAX_REQUEST_MIB = 2
 
 

@@ -79,8 +79,8 @@ class Decoder:
                 raise VideoDecodeError(f"<bytes> ended the decoder's process ({error}); check the file") from error
         if "error" in answer:
             # `<bytes>` begins a sentence about the video; the others are about the arguments.
-            error = str(answer["error"])
-            raise VideoDecodeError(error) if error.startswith("<bytes>") else ValueError(error)
+            sentence = str(answer["error"])
+            raise VideoDecodeError(sentence) if sentence.startswith("<bytes>") else ValueError(sentence)
         return DecodedVideo(
             views, tuple(answer["timestamps_seconds"]), VideoInfo(**answer["info"]), dict(answer["stage_seconds"])
         )

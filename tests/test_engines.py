@@ -307,3 +307,18 @@ def test_an_engine_gives_the_outputs_it_is_asked_for(built_engines):
         assert list(engine(inputs)) == ["z_next", "features_0", "features_1", "features_2", "features_3"]
         with pytest.raises(ValueError, match="unet_controller takes z, z0, step"):
             engine({"z": inputs["z"]})
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_a_process_that_plays_one_engine_opens_and_verifies_that_one_alone(engines_copy, backend):
+    for name in ("vae_encoder", "head"):
+        spoil = engines_copy / "onnx" / f"{name}.onnx"
+        spoil.write_bytes(spoil.read_bytes() + b"\0")
+    manifest, engines = open_engines(engines_copy, backend, names=["unet_controller"])
+    assert list(engines) == ["unet_controller"] and engines["unet_controller"].spec.name == "unet_controller"
+    assert "head" in manifest.backends[backend].engines
+    if backend == "onnx":
+        with pytest.raises(EngineMismatchError, match="head.onnx was changed"):
+            open_engines(engines_copy, backend, names=["head"])
+    with pytest.raises(ValueError, match="names has tail; expected some of vae_encoder"):
+        open_engines(engines_copy, backend, names=["tail"])

@@ -260,6 +260,8 @@ def _command(config: ServerConfig, installed: TritonServer, run: Path) -> list[s
         "grpc-address": config.host,
         "grpc-port": config.port,
         "grpc-restricted-protocol": f"{_CLOSED_TO_GRPC}:{key}",
+        # It would keep its last messages, videos and all, for as long as it runs.
+        "grpc-infer-allocation-pool-size": 0,
         "http-address": config.host,
         "http-port": config.http_port,
         "http-restricted-api": f"{_CLOSED_TO_HTTP}:{key}",

@@ -38,7 +38,7 @@ def test_one_step_of_one_frame(benchmark, time_in_turns, tmp_path):
 
     rng = np.random.default_rng(0)
     z, z0 = rng.standard_normal((2, 1, len(VIEWS), *SD21.latent_shape)).astype(np.float32)
-    inputs = {"z": z, "z0": z0, "step": np.array(SD21.sampler.steps // 2)}
+    inputs = {"z": z, "z0": z0, "step": np.array([SD21.sampler.steps // 2])}
     expected = theirs(inputs)
     for name, actual in ours(inputs).items():
         error = np.linalg.norm(actual - expected[name]) / np.linalg.norm(expected[name])

@@ -45,8 +45,8 @@ def denoise(unet_controller: Engine, z0: Array, steps: int) -> Mapping[str, Arra
     # Step 0 makes its own z_T from z0 and the noise table, and does not read z.
     z: Array = np.zeros(z0.shape, z0.dtype)
     for step in range(steps - 1):
-        z = unet_controller({"z": z, "z0": z0, "step": np.array(step)}, ["z_next"])["z_next"]
-    return unet_controller({"z": z, "z0": z0, "step": np.array(steps - 1)})
+        z = unet_controller({"z": z, "z0": z0, "step": np.array([step])}, ["z_next"])["z_next"]
+    return unet_controller({"z": z, "z0": z0, "step": np.array([steps - 1])})
 
 
 def play(

@@ -110,7 +110,7 @@ def engine_specs(config: DiffVQAConfig) -> dict[str, EngineSpec]:
             inputs=(
                 frames("z", latent, any_count),
                 frames("z0", latent, any_count),
-                TensorSpec("step", "int64", ()),
+                TensorSpec("step", "int64", (1,)),  # Triton server knows no scalars
             ),
             outputs=(frames("z_next", latent, any_count), *features(any_count)),
             is_per_frame=True,
@@ -149,30 +149,33 @@ class ModelSpec:
     optional: frozenset[str] = frozenset()
 
 
-SECONDS = TensorSpec("seconds", "float64", (1,))
-"""How long a served stage took for one request."""
+Form = Literal["embedded", "production"]
+"""Who plays a server's engines: our own processes behind Triton server's Python backend, on any Linux machine; or its
+TensorRT or ONNX Runtime backend on a GPU, with its DALI backend before them."""
 
 
-def served_specs(config: DiffVQAConfig) -> dict[str, ModelSpec]:
+def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
     """The served models of a network, in the order in which a video passes them; the ensemble `diffvqa` last.
 
-    An engine's served model has its engine's tensors, with both views' frames counted out, and `seconds` beside them.
+    An engine's served model has its engine's tensors, with both views' frames counted out. In the embedded form
+    `frames` are pixels (uint8), which each engine's process normalises: they cross between processes several times.
     """
     engines = engine_specs(config)
     both_views = len(VIEWS) * config.frames
+    is_embedded = form == "embedded"
 
     def counted(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         shapes = [tuple(both_views if d == "frames" else d for d in spec.shape) or (1,) for spec in specs]
-        return tuple(TensorSpec(spec.name, spec.dtype, shape) for spec, shape in zip(specs, shapes, strict=True))
-
-    def renamed(spec: TensorSpec, name: str) -> TensorSpec:
-        return TensorSpec(name, spec.dtype, spec.shape)
+        dtypes: list[DType] = ["uint8" if is_embedded and spec.name == "frames" else spec.dtype for spec in specs]
+        return tuple(
+            TensorSpec(spec.name, dtype, shape) for spec, dtype, shape in zip(specs, dtypes, shapes, strict=True)
+        )
 
     def engine_model(name: str) -> ModelSpec:
-        return ModelSpec(name, counted(engines[name].inputs), (*counted(engines[name].outputs), SECONDS))
+        return ModelSpec(name, counted(engines[name].inputs), counted(engines[name].outputs))
 
     vae_encoder, unet_controller, head = (engine_model(name) for name in engines)
-    z_next, *features = counted(engines["unet_controller"].outputs)
+    z_next, *features = unet_controller.outputs
     request = (
         TensorSpec("video", "uint8", ("bytes",)),
         TensorSpec("seed", "int64", (1,)),
@@ -183,17 +186,30 @@ def served_specs(config: DiffVQAConfig) -> dict[str, ModelSpec]:
         # JSON in UTF-8: `VideoInfo` and `ModelFacts`. Bytes, since text needs NumPy's objects on the server's side.
         TensorSpec("video_info", "uint8", ("video_info_bytes",)),
         TensorSpec("model", "uint8", ("model_bytes",)),
-        TensorSpec("decode_seconds", "float64", (1,)),
-        TensorSpec("views_seconds", "float64", (1,)),
     )
+    # What the system's monotonic clock showed: received, decoded, views made; started, denoised.
+    marks = (TensorSpec("preprocess_marks", "float64", (3,)), TensorSpec("denoise_marks", "float64", (2,)))
+    stage_seconds = TensorSpec("stage_seconds", "float64", (5,))
     optional = frozenset({"seed", "crops"})
-    stage_seconds = tuple(renamed(SECONDS, f"{stage}_seconds") for stage in ("vae_encoder", "denoise", "head"))
-    models = (
-        ModelSpec("preprocess", request, (*counted(engines["vae_encoder"].inputs), *facts), optional),
-        vae_encoder,
-        unet_controller,
-        ModelSpec("denoise", vae_encoder.outputs[:1], (renamed(z_next, "z0_hat"), *features, SECONDS)),
-        head,
-        ModelSpec("diffvqa", request, (*counted(engines["head"].outputs), *facts, *stage_seconds), optional),
+    device_decoding = (  # what a `DecodingPlan` says
+        TensorSpec("video", "uint8", ("videos", "bytes")),
+        TensorSpec("frame_numbers", "int32", ("videos", config.frames)),
+        TensorSpec("rgb_matrix", "float32", ("videos", 3, 3)),
+        TensorSpec("orientation", "int32", ("videos", 2)),
+        TensorSpec("region", "float32", ("videos", 4)),
     )
+    models = [
+        ModelSpec("preprocess", request, (*vae_encoder.inputs, *facts, marks[0]), optional),
+        vae_encoder,
+        ModelSpec(
+            "denoise",
+            vae_encoder.outputs,
+            (TensorSpec("z0_hat", z_next.dtype, z_next.shape), *features, marks[1]),
+        ),
+        head,
+        ModelSpec("metrics", (head.outputs[0], *marks), (stage_seconds,)),
+        ModelSpec("diffvqa", request, (*head.outputs, *facts, stage_seconds), optional),
+    ]
+    if not is_embedded:
+        models[:0] = [ModelSpec("dali", device_decoding, vae_encoder.inputs), unet_controller]
     return {model.name: model for model in models}

@@ -162,7 +162,7 @@ class FakeContext:
             cuda.view(*scratch)[:8]
             inputs = {}
             for tensor in spec.inputs:
-                shape = self.shapes.get(tensor.name, ())
+                shape = self.shapes.get(tensor.name, tensor.shape)
                 size_bytes = int(np.prod(shape)) * np.dtype(tensor.dtype).itemsize
                 inputs[tensor.name] = cuda.view(addresses[tensor.name], size_bytes).view(tensor.dtype).reshape(shape)
             # A kernel that reads where it writes: the outputs are spoilt before the inputs are used.
@@ -239,7 +239,7 @@ class FakeLibrary:
 
 def step_in_numpy(inputs):
     """A step whose result depends on every input and on the order of the steps; z is not read in step 0."""
-    step, z0 = int(inputs["step"]), inputs["z0"]
+    step, z0 = int(inputs["step"][0]), inputs["z0"]
     z = z0 if step == 0 else inputs["z"]
     outputs = {"z_next": (0.5 * z + 0.25 * z0 + step / 8).astype(np.float32)}
     for index, tensor in enumerate(SPECS["unet_controller"].outputs[1:]):

@@ -78,6 +78,6 @@ def latents(*shape: int, dtype=np.float32):
 )
 def test_inputs_that_do_not_fit_are_named(inputs, complaint):
     if complaint[-1] != "$":
-        inputs = {"z0": inputs["z"], "step": np.array(0), **inputs}
+        inputs = {"z0": inputs["z"], "step": np.array([0]), **inputs}
     with pytest.raises(ValueError, match=complaint):
         engine_specs(TINY)["unet_controller"].check_inputs(inputs)

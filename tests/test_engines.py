@@ -220,7 +220,7 @@ def test_io_binding_hands_arrays_from_engine_to_engine(built_engines):
     steps = TINY.sampler.steps
     ours, theirs = play(engines, frames, steps), play(expected, frames, steps)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
-    step = engines["unet_controller"]({"z": z0, "z0": np.asarray(z0), "step": np.array(3)}, ["z_next"])
+    step = engines["unet_controller"]({"z": z0, "z0": np.asarray(z0), "step": np.array([3])}, ["z_next"])
     assert list(step) == ["z_next"]
 
 

@@ -138,7 +138,7 @@ def test_sampler_equals_diffusers_ddpm_at_every_step(schedule, clamp):
         drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(7))
         sigma = step.coefficients[index, 4]
         expected = noise_free - sigma * drawn + sigma * step.step_noise[index]
-        assert_close(step.advance(z, epsilon, torch.tensor(index)), expected)
+        assert_close(step.advance(z, epsilon, torch.tensor([index])), expected)
 
 
 def test_sampler_follows_equation_2_where_the_clamp_is_inactive():
@@ -189,8 +189,8 @@ def test_folded_step_equals_the_live_network():
         if index == 0:
             continue  # eq. (1); the next test
         live = extractor.predict_noise(z[0], z0[0], torch.tensor([timestep]))
-        folded, *_ = step(z, z0, torch.tensor(index))
-        assert_close(folded[0], step.advance(z[0], live, torch.tensor(index)))
+        folded, *_ = step(z, z0, torch.tensor([index]))
+        assert_close(folded[0], step.advance(z[0], live, torch.tensor([index])))
 
 
 @torch.inference_mode()
@@ -198,13 +198,13 @@ def test_first_step_starts_from_equation_1_whatever_z_is():
     extractor = random_network(SMALL).extractor
     step = DenoisingStep(extractor)
     z0 = torch.randn(1, 4, *SMALL.latent_shape)
-    first, second = (step(torch.full_like(z0, value), z0, torch.tensor(0)) for value in (0.0, 7.0))
+    first, second = (step(torch.full_like(z0, value), z0, torch.tensor([0])) for value in (0.0, 7.0))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     oracle = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     noise = torch.from_numpy(noise_table(SMALL.sampler, SMALL.latent_shape)[0])
     noised = oracle.add_noise(z0[0], noise.expand_as(z0[0]), torch.full((4,), 999))
     live = extractor.predict_noise(noised, z0[0], torch.tensor([999]))
-    assert_close(first[0][0], step.advance(noised, live, torch.tensor(0)))
+    assert_close(first[0][0], step.advance(noised, live, torch.tensor([0])))
     # One table for all: frames with the same latent stay the same, so a difference of frames sees only the video.
     z0[:] = z0[:, :1]
     latent, _ = reconstruct(step, z0, SMALL.sampler.steps)

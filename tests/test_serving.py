@@ -34,9 +34,6 @@ try:
 except ServerError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-# Serving is not finished; until it is, `make slow` runs what needs its server.
-pytestmark = pytest.mark.slow
-
 MAX_REQUEST_MIB = 2
 
 
@@ -283,11 +280,39 @@ def test_what_changes_the_server_is_closed(served, tmp_path):
 
 
 def test_no_process_of_the_server_has_torch(served):
-    for name in ("preprocess", "vae_encoder", "denoise", "unet_controller", "head"):
+    for name in ("preprocess", "vae_encoder", "denoise", "head", "metrics"):
+        assert served.pids(name)
         for pid in served.pids(name):
             maps = Path(f"/proc/{pid}/maps").read_text()
             assert "libtorch" not in maps
-            assert ("onnxruntime" in maps) == (name not in ("preprocess", "denoise"))
+            assert ("onnxruntime" in maps) == (name not in ("preprocess", "metrics"))
+
+
+def scraped(served: Served) -> dict[str, float]:
+    """The metrics endpoint's series, by name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{served.metrics_port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_scores_and_stages_are_counted_in_histograms(served, client, expected):
+    video, result = expected["still.png"]
+    time.sleep(3)  # what earlier tests have scored is published within two
+    before = scraped(served)
+    seconds = client.score(video).stage_seconds
+    time.sleep(3)
+    after = scraped(served)
+    grown = {name: after[name] - before[name] for name in after if name.startswith("diffvqa_")}
+    assert grown["diffvqa_score_count"] == 1
+    assert grown["diffvqa_score_sum"] == pytest.approx(result.score)
+    for bound in range(10, 100, 10):
+        assert grown[f'diffvqa_score_bucket{{le="{bound}"}}'] == (result.score <= bound)
+    assert grown['diffvqa_score_bucket{le="+Inf"}'] == 1
+    for stage, value in {**seconds, "total": sum(seconds.values())}.items():
+        assert grown[f'diffvqa_stage_seconds_count{{stage="{stage}"}}'] == 1
+        assert grown[f'diffvqa_stage_seconds_sum{{stage="{stage}"}}'] == pytest.approx(value)
+        for bound in ("0.005", "0.25", "60"):
+            assert grown[f'diffvqa_stage_seconds_bucket{{le="{bound}",stage="{stage}"}}'] == (value <= float(bound))
 
 
 def test_health_and_metrics_are_where_the_server_says(served, expected):
@@ -302,7 +327,7 @@ def test_health_and_metrics_are_where_the_server_says(served, expected):
         elsewhere.connect(("127.0.0.2", served.port))
 
 
-@pytest.mark.parametrize("name", ["preprocess", "unet_controller", "tritonserver"])
+@pytest.mark.parametrize("name", ["preprocess", "denoise", "tritonserver"])
 def test_a_client_gets_its_answers_though_a_process_is_killed(served, client, expected, name):
     video, result = expected["h264.mp4"]
     before = served.pids(name)

@@ -19,7 +19,8 @@ from diffvqa_rt.presets import TINY
 from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.serving.traffic import Traffic
-from diffvqa_rt.video import make_views, sample_frames
+from diffvqa_rt.video import sample_frames
+from diffvqa_rt.video.views import cut_views
 
 LIMITS = RequestLimits(max_request_bytes=1 << 20, max_frames=50, max_frame_pixels=1000 * 1000, max_crops=3)
 
@@ -42,9 +43,9 @@ def decoder():
 def assert_works(decoder: Decoder, seed: int = 0, crops: int = 1) -> None:
     clip = make_clip()
     decoded, sampled = decoder.decode(clip, seed, crops), sample_frames(clip, TINY.frames)
-    np.testing.assert_array_equal(decoded.views, make_views(sampled.frames, TINY.view_size, seed, crops))
+    np.testing.assert_array_equal(decoded.views, cut_views(sampled.frames, TINY.view_size, seed, crops))
     assert (decoded.info, decoded.timestamps_seconds) == (sampled.info, sampled.timestamps_seconds)
-    assert list(decoded.stage_seconds) == ["decode", "views"]
+    assert decoded.decode_seconds > 0
 
 
 def huge_png(side: int) -> bytes:

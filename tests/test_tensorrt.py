@@ -88,7 +88,7 @@ def step_engine(plan, library, gpu):
 
 
 def step_inputs(videos=2, step=3, seed=0):
-    return {"z": latents(videos, seed), "z0": latents(videos, seed + 1), "step": np.array(step)}
+    return {"z": latents(videos, seed), "z0": latents(videos, seed + 1), "step": np.array([step])}
 
 
 def test_an_engine_takes_arrays_from_host_and_device_and_leaves_its_outputs_there(step_engine, plan):
@@ -116,8 +116,8 @@ def test_what_an_engine_returned_can_be_its_next_input(step_engine):
     """Its outputs lie at fixed addresses, so an engine would read where it writes."""
     z, z0, expected = latents(2), latents(2, 1), latents(2)
     for step in range(3):
-        z = step_engine({"z": z, "z0": z0, "step": np.array(step)})["z_next"]
-        expected = step_in_numpy({"z": expected, "z0": z0, "step": np.array(step)})["z_next"]
+        z = step_engine({"z": z, "z0": z0, "step": np.array([step])})["z_next"]
+        expected = step_in_numpy({"z": expected, "z0": z0, "step": np.array([step])})["z_next"]
     np.testing.assert_array_equal(np.asarray(z), expected)
 
 

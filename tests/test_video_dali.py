@@ -16,8 +16,8 @@ from nvidia.dali import Pipeline
 
 from diffvqa_rt.errors import DeviceDecodeError
 from diffvqa_rt.video import crop_places, make_views, sample_frames
-from diffvqa_rt.video.dali import DaliViews, EncodedViews, device_inputs, preprocess_pipeline, write_model
-from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.dali import DaliViews, EncodedViews, preprocess_pipeline, write_model
+from diffvqa_rt.video.plan import device_inputs, plan_decoding
 
 SIZE = 64
 

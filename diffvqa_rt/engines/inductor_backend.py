@@ -109,14 +109,14 @@ class InductorEngine:
 
 def _as_one_video(tensors: Sequence[Tensor]) -> list[Tensor]:
     """[V, frames, …] as [1, V · frames, …], which is what a per-frame package takes; the step as it is."""
-    return [tensor.flatten(0, 1)[None] if tensor.ndim else tensor for tensor in tensors]
+    return [tensor.flatten(0, 1)[None] if tensor.ndim > 1 else tensor for tensor in tensors]
 
 
 def _shares(tensors: list[Tensor]) -> list[list[Tensor]]:
     count = tensors[0].shape[1]
     largest = max(1, _MAX_CALL_BYTES * count // tensors[0].nbytes)
     shares = -(-count // largest)
-    return [[t[:, part] if t.ndim else t for t in tensors] for part in equal_shares(count, shares)]
+    return [[t[:, part] if t.ndim > 1 else t for t in tensors] for part in equal_shares(count, shares)]
 
 
 def keep_float32() -> None:
@@ -180,7 +180,7 @@ class _DenoiseGraph:
         self._videos_and_frames = z0.shape[:2]
         self._z0 = z0.flatten(0, 1)[None].clone()
         self._start = torch.zeros_like(self._z0)
-        self._steps = list(torch.arange(steps, device=z0.device))
+        self._steps = list(torch.arange(steps, device=z0.device)[:, None])
         # Twice outside the graph first, on its stream: libraries allocate and choose kernels there.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

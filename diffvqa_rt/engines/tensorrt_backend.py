@@ -94,7 +94,7 @@ class TensorRTEngine:
         self._ranges = {
             tensor.name: tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(tensor.name, 0)[::2])
             for tensor in spec.inputs
-            if tensor.shape
+            if "videos" in tensor.shape
         }
         self._contexts: dict[tuple[tuple[int, ...], ...], _Context] = {}
         self._allocations: dict[str, Allocation] = {}
@@ -145,7 +145,7 @@ class TensorRTEngine:
         Raises:
             ValueError, CudaError, EngineRunError: as a call of the engine.
         """
-        inputs: dict[str, Array] = {"z": z0, "z0": z0, "step": np.zeros((), np.int64)}
+        inputs: dict[str, Array] = {"z": z0, "z0": z0, "step": np.zeros(1, np.int64)}
         self._check(inputs)
         context = self._context(inputs)
         results = self._outputs(inputs)

@@ -33,7 +33,7 @@ class DiffusionFeatureExtractor(nn.Module):
 class DenoisingStep(nn.Module):
     """One of the K steps, with all that depends on the step alone folded into tables. The `unet_controller` engine.
 
-    Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step int64 scalar, 0 … K−1. Step 0 makes its z from z0 and the
+    Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step [1] int64, 0 … K−1. Step 0 makes its z from z0 and the
     noise table by eq. (1) and does not read z. Returns z_next (same shape; at the last step F_Latent = ẑ0) and the four
     decoder blocks' outputs [V, 2N, C_i, h_i, w_i], coarse to fine.
     """
@@ -86,15 +86,15 @@ class DenoisingStep(nn.Module):
 
     def advance(self, z: Tensor, epsilon: Tensor, step: Tensor) -> Tensor:
         """z_t and ε [B, C, h, w] → z_{t−1}; `diffvqa_rt.sampler` has the equation."""
-        row = self.coefficients.index_select(0, step.reshape(1))[0]
+        row = self.coefficients.index_select(0, step)[0]
         z_to_z0, eps_to_z0, z0_to_next, z_to_next, noise_to_next = row.unbind()
         z0_hat = (z_to_z0 * z + eps_to_z0 * epsilon).clamp(-self.latent_clamp, self.latent_clamp)
-        return z0_to_next * z0_hat + z_to_next * z + noise_to_next * self.step_noise.index_select(0, step.reshape(1))
+        return z0_to_next * z0_hat + z_to_next * z + noise_to_next * self.step_noise.index_select(0, step)
 
 
 def reconstruct(step: DenoisingStep, z0: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
     """Plays all `steps` towards z0 [V, 2N, C, h, w]. Returns (F_Latent, F_MS) of SPEC §2, what the last step gives."""
     z, features = torch.zeros_like(z0), []
     for index in range(steps):
-        z, *features = step(z, z0, torch.tensor(index, device=z0.device))
+        z, *features = step(z, z0, torch.tensor([index], device=z0.device))
     return z, features

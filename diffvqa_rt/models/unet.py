@@ -36,9 +36,8 @@ class Conditioning(NamedTuple):
     text_weights: tuple[TextWeights, ...]
 
     def at_step(self, step: Tensor) -> "Conditioning":
-        """Row `step` (int64 scalar) of a conditioning that holds all K steps."""
-        index = step.reshape(1)
-        return self._replace(time_shifts=tuple(table.index_select(0, index) for table in self.time_shifts))
+        """Row `step` ([1] int64) of a conditioning that holds all K steps."""
+        return self._replace(time_shifts=tuple(table.index_select(0, step) for table in self.time_shifts))
 
     def tensors(self) -> list[Tensor]:
         return [*self.time_shifts, *(matrix for weights in self.text_weights for matrix in weights)]

@@ -117,7 +117,7 @@ class Client:
             seed=seed,
             timestamps_seconds=tuple(arrays["timestamps_seconds"].tolist()),
             info=VideoInfo(**_json(arrays["video_info"])),
-            stage_seconds={stage: float(arrays[f"{stage}_seconds"][0]) for stage in STAGES},
+            stage_seconds=dict(zip(STAGES, arrays["stage_seconds"].tolist(), strict=True)),
             facts=ModelFacts(**{**facts, "score_range": tuple(facts["score_range"])}),
         )
 

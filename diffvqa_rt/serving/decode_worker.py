@@ -1,24 +1,30 @@
 """The decoder's process: encoded bytes in on standard input, views out on standard output, one video after another.
 
+Or, for a video that a GPU is to decode, the plan for that.
+
 It may be killed at any time, and it kills itself: the kernel ends it when its time is over, and denies it memory above
 its limit. Numbers and text cross its border as JSON and pixels as plain bytes, so that a decoder that a video has taken
 over can hand nothing to the server that runs.
 """
 
 import dataclasses
+import functools
 import os
 import resource
 import signal
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
 
-from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
-from diffvqa_rt.scoring import StageClock
+from diffvqa_rt.errors import DeviceDecodeError, DiffVQAError, VideoDecodeError
 from diffvqa_rt.serving.framing import read_message, write_message
-from diffvqa_rt.video import make_views, sample_frames
+from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.container import open_source, open_video
+from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.views import cut_views
 
 
 def main() -> None:
@@ -36,7 +42,7 @@ def main() -> None:
         # For when the process that waits is gone; it would have ended this one a second earlier.
         signal.setitimer(signal.ITIMER_REAL, request["max_decode_seconds"] + 1)
         try:
-            answer, views = _prepare(bytes(video), request)
+            answer, views = _TASKS[request["task"]](bytes(video), request)
         except MemoryError:
             limit = request["max_decode_memory_bytes"]
             answer, views = {"error": f"<bytes> takes more than {limit >> 20:,} MiB to decode; scale it down"}, None
@@ -49,23 +55,53 @@ def main() -> None:
             os._exit(0)
 
 
-def _prepare(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArray]:
-    clock = StageClock()
-    with clock.measure("decode"):
-        with open_source(video) as (name, file), open_video(name, file) as opened:
-            # What the file says of itself, before anything is decoded; what it turns out to be, further down.
-            _refuse_beyond(request, opened.stream.width * opened.stream.height, opened.stream.frames)
-        sampled = sample_frames(video, request["frames"])
+def _views(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArray]:
+    start = time.perf_counter()
+    _refuse_by_header(video, request)
+    sampled = sample_frames(video, request["frames"])
+    decode_seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
     _refuse_beyond(request, largest, sampled.info.frame_count)
-    with clock.measure("views"):
-        views = make_views(sampled.frames, request["view_size"], request["seed"], request["crops"])
+    size, seed, crops = request["view_size"], request["seed"], request["crops"]
+    if request["cutter"] == "dali":
+        views = _dali_views(size).cut(sampled.frames, seed, crops)
+    else:
+        views = cut_views(sampled.frames, size, seed, crops)
     answer = {
         "timestamps_seconds": sampled.timestamps_seconds,
         "info": dataclasses.asdict(sampled.info),
-        "stage_seconds": clock.seconds,
+        "decode_seconds": decode_seconds,
     }
     return answer, views
+
+
+@functools.cache
+def _dali_views(size: int) -> Any:
+    from diffvqa_rt.video.dali import DaliViews  # DALI, which only the production form needs
+
+    return DaliViews(size)
+
+
+def _plan(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], None]:
+    _refuse_by_header(video, request)
+    try:
+        plan = plan_decoding(video, request["frames"])
+    except DeviceDecodeError:
+        return {"plan": None}, None
+    _refuse_beyond(request, plan.info.width * plan.info.height, plan.info.frame_count)
+    return {"plan": plan.as_dict()}, None
+
+
+_TASKS: dict[str, Callable[[bytes, dict[str, Any]], tuple[dict[str, Any], NDArray | None]]] = {
+    "views": _views,
+    "plan": _plan,
+}
+
+
+def _refuse_by_header(video: bytes, request: dict[str, Any]) -> None:
+    """By what the file says of itself, before anything is decoded; what it turns out to be comes later."""
+    with open_source(video) as (name, file), open_video(name, file) as opened:
+        _refuse_beyond(request, opened.stream.width * opened.stream.height, opened.stream.frames)
 
 
 def _refuse_beyond(request: dict[str, Any], pixels: int, frames: int) -> None:

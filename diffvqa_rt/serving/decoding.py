@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,19 @@ from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.serving.framing import read_message, write_message
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.video import VideoInfo
+from diffvqa_rt.video.plan import DecodingPlan
 
 _PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedVideo:
-    """A video's views [crops, 2N, 3, S, S], when they are shown, its facts, and the seconds of `decode` and `views`."""
+    """A video's views [crops, 2N, 3, S, S] in pixels, when they are shown, its facts, and how long decoding took."""
 
-    views: NDArray[np.float32]
+    views: NDArray[np.uint8]
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
-    stage_seconds: dict[str, float]
+    decode_seconds: float
 
 
 class _ProcessEndedError(Exception):
@@ -38,8 +39,18 @@ class _ProcessEndedError(Exception):
 class Decoder:
     """Decodes one video at a time in a process with limits; where that dies, the next video finds a new one."""
 
-    def __init__(self, config: DiffVQAConfig, limits: RequestLimits, python: str) -> None:
+    def __init__(
+        self, config: DiffVQAConfig, limits: RequestLimits, python: str, cutter: Literal["pillow", "dali"] = "pillow"
+    ) -> None:
+        """A decoder in a process of the interpreter `python`.
+
+        Args:
+            config: what the network takes.
+            limits: of each video.
+            cutter: whose operators make the views; DALI's, where its decoders on a GPU make those of other videos.
+        """
         self._config = config
+        self._cutter = cutter
         self._limits = limits
         self._python = python
         self._process = self._start()
@@ -51,6 +62,26 @@ class Decoder:
             VideoDecodeError: no frame of it can be had, or not within the limits.
             ValueError: the seed or the crops are out of range.
         """
+        request = self._request(video, "views", crops) | {"seed": seed}
+        size = self._config.view_size
+        views = np.empty((max(crops, 1), len(VIEWS) * self._config.frames, 3, size, size), np.uint8)
+        answer = self._answer(request, video, views)
+        return DecodedVideo(
+            views, tuple(answer["timestamps_seconds"]), VideoInfo(**answer["info"]), answer["decode_seconds"]
+        )
+
+    def plan(self, video: bytes | memoryview, crops: int) -> DecodingPlan | None:
+        """How a GPU is to decode the video; None if it is not for a GPU.
+
+        Raises:
+            VideoDecodeError, ValueError: as `decode`.
+        """
+        answer = self._answer(self._request(video, "plan", crops), video, np.empty(0, np.uint8))
+        if answer["plan"] is None:
+            return None
+        return DecodingPlan.from_dict(bytes(video), answer["plan"])
+
+    def _request(self, video: bytes | memoryview, task: str, crops: int) -> dict[str, Any]:
         limits = self._limits
         if len(video) > limits.max_request_bytes:
             raise VideoDecodeError(
@@ -58,8 +89,9 @@ class Decoder:
             )
         if crops > limits.max_crops:
             raise ValueError(f"crops is {crops}; this server takes at most {limits.max_crops}")
-        request = {
-            "seed": seed,
+        return {
+            "task": task,
+            "cutter": self._cutter,
             "crops": crops,
             "frames": self._config.frames,
             "view_size": self._config.view_size,
@@ -68,8 +100,8 @@ class Decoder:
             "max_frames": limits.max_frames,
             "max_frame_pixels": limits.max_frame_pixels,
         }
-        size = self._config.view_size
-        views = np.empty((max(crops, 1), len(VIEWS) * self._config.frames, 3, size, size), np.float32)
+
+    def _answer(self, request: dict[str, Any], video: bytes | memoryview, views: NDArray[np.uint8]) -> dict[str, Any]:
         try:
             answer = self._ask(request, video, views)
         except _ProcessEndedError:
@@ -81,15 +113,13 @@ class Decoder:
             # `<bytes>` begins a sentence about the video; the others are about the arguments.
             sentence = str(answer["error"])
             raise VideoDecodeError(sentence) if sentence.startswith("<bytes>") else ValueError(sentence)
-        return DecodedVideo(
-            views, tuple(answer["timestamps_seconds"]), VideoInfo(**answer["info"]), dict(answer["stage_seconds"])
-        )
+        return answer
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    def _ask(self, request: dict[str, Any], video: bytes | memoryview, views: NDArray[np.float32]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], video: bytes | memoryview, views: NDArray[np.uint8]) -> dict[str, Any]:
         def expected(size: int) -> memoryview:
             if size not in (0, views.nbytes):
                 raise ValueError(f"{size} bytes of views; expected {views.nbytes}")

@@ -14,11 +14,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from diffvqa_rt.engines import open_engines
+from diffvqa_rt.engines import Engine, open_engines
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
-from diffvqa_rt.scoring import StageClock
+from diffvqa_rt.serving.metrics import Failures
 from diffvqa_rt.serving.settings import StageSettings
 from diffvqa_rt.serving.traffic import Traffic
+from diffvqa_rt.video.views import normalize_views
 
 logger = logging.getLogger(__name__)
 
@@ -32,35 +33,51 @@ Work = Callable[[Arrays, frozenset[str]], Arrays]
 
 
 class UnavailableError(DiffVQAError):
-    """The server is stopping, or a model's process is gone; the same request may go well a moment later."""
+    """The server is stopping, or a model is gone or failed; the same request may go well a moment later."""
 
 
-def settings_from(args: Mapping[str, str]) -> StageSettings:
-    """What the server was started with, from the arguments of a model's `initialize`."""
-    parameters = json.loads(args["model_config"])["parameters"]
-    return StageSettings.from_json(parameters["settings"]["string_value"])
+class Responder:
+    """Answers a model's requests one by one: one that cannot be met gets the sentence that says why.
 
+    Attributes:
+        settings: what the server was started with.
+        is_stopped: whether new videos are to be refused.
+    """
 
-def answer_each(requests: Sequence[Any], work: Work, traffic: Traffic) -> list[Any]:
-    """One response a request: a request that cannot be met gets the sentence that says why, and no other notices."""
-    with traffic.at_work():
-        return [_answer(request, work) for request in requests]
+    def __init__(self, args: Mapping[str, str]) -> None:
+        """`args`: of the model's `initialize`."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.settings = StageSettings.from_json(parameters["settings"]["string_value"])
+        self._traffic = Traffic(Path(self.settings.traffic))
+        self._failures = Failures(args["model_instance_name"])
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._traffic.is_stopped
 
-def _answer(request: Any, work: Work) -> Any:
-    inputs = arrays_of(request.inputs())
-    wanted = frozenset(request.requested_output_names())
-    status = pb_utils.TritonError
-    try:
-        outputs = work(inputs, wanted)
-    except (VideoDecodeError, ValueError, TypeError) as error:
-        return _refusal(error, status.INVALID_ARG)
-    except UnavailableError as error:
-        return _refusal(error, status.UNAVAILABLE)
-    except Exception as error:  # ours or a runtime's; the server must answer all the same
-        logger.exception("a request failed")
-        return _refusal(error, status.INTERNAL)
-    return pb_utils.InferenceResponse([tensor_of(name, values) for name, values in outputs.items() if name in wanted])
+    def answer(self, requests: Sequence[Any], work: Work) -> list[Any]:
+        with self._traffic.at_work():
+            return [self._answer(request, work) for request in requests]
+
+    def _answer(self, request: Any, work: Work) -> Any:
+        inputs = arrays_of(request.inputs())
+        wanted = frozenset(request.requested_output_names())
+        status = pb_utils.TritonError
+        try:
+            outputs = work(inputs, wanted)
+        except (VideoDecodeError, ValueError, TypeError) as error:
+            self._failures.count("refused")
+            return _refusal(error, status.INVALID_ARG)
+        except UnavailableError as error:
+            self._failures.count("unavailable")
+            return _refusal(error, status.UNAVAILABLE)
+        except Exception as error:  # ours or a runtime's; the server must answer all the same
+            logger.exception("a request failed")
+            self._failures.count("fault")
+            return _refusal(error, status.INTERNAL)
+        return pb_utils.InferenceResponse(
+            [tensor_of(name, values) for name, values in outputs.items() if name in wanted]
+        )
 
 
 def _refusal(error: Exception, status: int) -> Any:
@@ -75,46 +92,68 @@ def arrays_of(tensors: Sequence[Any]) -> dict[str, NDArray]:
 
 
 def tensor_of(name: str, values: Any) -> Any:
-    """A tensor from an array; [1] from a number, since Triton server knows no scalars."""
-    capsule = np.require(np.atleast_1d(values), requirements=["C", "W"]).__dlpack__()
+    """A tensor from an array."""
+    capsule = np.require(values, requirements=["C", "W"]).__dlpack__()
     tensor = pb_utils.Tensor.from_dlpack(name, capsule)
     # 2.51 marks it as taken by another name than DLPack's, and NumPy complains on stderr of every one.
     _set_capsule_name(capsule, _TAKEN)
     return tensor
 
 
-class EngineModel:
-    """A stage that is one engine: `vae_encoder`, `unet_controller` and `head` in Triton server are this class.
+def call_model(name: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray]:
+    """What another model of this server answers, in the host's memory.
 
-    Each process opens and verifies its own engine and no other.
+    Raises:
+        ValueError: it says that the inputs are at fault.
+        UnavailableError: it gave no answer.
     """
+    request = pb_utils.InferenceRequest(
+        model_name=name,
+        requested_output_names=list(outputs),
+        inputs=[tensor_of(tensor, values) for tensor, values in inputs.items()],
+        # Tensors on a GPU, which Triton server would lend to this process, come back empty once its pool for that is
+        # used up (triton-inference-server/server#8177).
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    response = request.exec()
+    if response.has_error():
+        error = response.error()
+        if error.code() == pb_utils.TritonError.INVALID_ARG:
+            raise ValueError(error.message())
+        raise UnavailableError(f"{name} gave no answer: {error.message()}")
+    return arrays_of(response.output_tensors())
+
+
+def open_engine(settings: StageSettings, name: str) -> Engine:
+    """One engine of the server's folder, verified; nothing else of it is opened.
+
+    Raises EngineMismatchError where it is not as it was when the server started.
+    """
+    settings.manifest()
+    _, engines = open_engines(Path(settings.engines), settings.backend, settings.threads, names=[name])
+    return engines[name]
+
+
+class EngineModel:
+    """A stage that is one engine: `vae_encoder` and `head` in Triton server's embedded form are this class."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        settings, self._name = settings_from(args), args["model_name"]
-        settings.manifest()
-        self._traffic = Traffic(Path(settings.traffic))
-        folder = Path(settings.engines)
-        _, engines = open_engines(folder, settings.backend, settings.threads, names=[self._name])
-        self._engine = engines[self._name]
+        self._name = args["model_name"]
+        self._responder = Responder(args)
+        settings = self._responder.settings
+        self._engine = open_engine(settings, self._name)
         self._max_videos = min(settings.limits.max_crops, self._engine.max_videos or settings.limits.max_crops)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        return answer_each(requests, self._play, self._traffic)
+        return self._responder.answer(requests, self._play)
 
     def _play(self, inputs: Arrays, wanted: frozenset[str]) -> dict[str, Any]:
-        spec = self._engine.spec
-        # A scalar comes as [1].
-        arrays = {
-            tensor.name: inputs[tensor.name] if tensor.shape else inputs[tensor.name].reshape(())
-            for tensor in spec.inputs
-        }
-        if (videos := len(arrays[spec.inputs[0].name])) > self._max_videos:
+        if (videos := len(inputs["frames"])) > self._max_videos:
             raise ValueError(f"{self._name} takes at most {self._max_videos} rows at a time; got {videos}")
-        clock = StageClock()
-        with clock.measure(self._name):
-            results = self._engine(arrays, [tensor.name for tensor in spec.outputs if tensor.name in wanted])
-            outputs = {name: np.asarray(values) for name, values in results.items()}
-        return {**outputs, "seconds": clock.seconds[self._name]}
+        spec = self._engine.spec
+        arrays = {**inputs, "frames": normalize_views(inputs["frames"])}
+        results = self._engine(arrays, [tensor.name for tensor in spec.outputs if tensor.name in wanted])
+        return {name: np.asarray(values) for name, values in results.items()}
 
     def finalize(self) -> None:
         del self._engine

@@ -35,7 +35,7 @@ def assemble_repository(settings: StageSettings, target: Path) -> None:
     templates = next((folder for folder in _TEMPLATES if folder.is_dir()), None)
     if templates is None:
         raise DiffVQAError(f"the served models are missing ({_TEMPLATES[-1]}); install diffvqa-rt again")
-    for name, spec in served_specs(settings.manifest().config).items():
+    for name, spec in served_specs(settings.manifest().config, settings.form).items():
         template = (templates / name / "config.pbtxt").read_text(encoding="utf-8")
         versions = target / name / "1"
         versions.mkdir(parents=True)

@@ -118,6 +118,7 @@ class Server:
         self._run = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="diffvqa-serve-")))
         self._traffic = Traffic(self._run / "traffic")
         settings = StageSettings(
+            form="embedded",
             engines=str(folder),
             manifest_sha256=manifest_sha256(folder),
             backend=config.backend,

@@ -10,7 +10,7 @@ from typing import Any
 from diffvqa_rt.engines import BackendName
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.specs import MANIFEST_NAME
+from diffvqa_rt.specs import MANIFEST_NAME, Form
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +44,7 @@ class StageSettings:
     """What the process of a served model is told; it crosses over as one string, since Triton server knows no other.
 
     Attributes:
+        form: who plays the engines.
         engines: the engine folder.
         manifest_sha256: of its manifest when the server started. A folder rebuilt since would mix two networks.
         backend: which of the folder's engines to play.
@@ -53,6 +54,7 @@ class StageSettings:
         limits: what a request may ask for.
     """
 
+    form: Form
     engines: str
     manifest_sha256: str
     backend: BackendName

@@ -3,7 +3,7 @@
     views = DaliViews(size=384)(sample_frames("clip.mp4", count=8).frames)
 
     pixels of frames ─────────────────────────────┐
-    (PyAV: sampled, converted, upright)           ├─→ resized whole, region cut → interleaved → [-1, 1]
+    (PyAV: sampled, converted, upright)           ├─→ resized whole, region cut → interleaved (→ [-1, 1])
     encoded bytes → decode → colours → upright ───┘
     (numbers, matrix, orientation: `plan_decoding`)
 
@@ -24,10 +24,10 @@ from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.data_node import DataNode
 
 from diffvqa_rt.errors import DeviceDecodeError
-from diffvqa_rt.video.plan import DecodingPlan
-from diffvqa_rt.video.views import RgbFrame, check_arguments, crop_places, crop_region
+from diffvqa_rt.video.plan import DecodingPlan, device_inputs, region_input
+from diffvqa_rt.video.views import RgbFrame, check_arguments, crop_places, normalize_views
 
-# The same float32 as make_views' arithmetic gives; DALI's own normalisation is a unit in the last place off.
+# The same float32 as `normalize_views` gives; DALI's own normalisation is a unit in the last place off.
 _SCALE = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)).tolist()
 
 Decoder = Literal["pyav", "libavcodec", "nvdec"]
@@ -38,7 +38,9 @@ _BATCH = 8
 
 
 def preprocess_pipeline(size: int, decoder: Decoder, *, threads: int, **options: Any) -> Pipeline:
-    """The graph, not built. Its one output is [2F, 3, size, size] float32, semantic and distortion views in turn.
+    """The graph, not built. Its one output is [2F, 3, size, size], semantic and distortion views in turn.
+
+    Behind PyAV they are pixels, uint8, for whoever hands them on; behind DALI's decoders float32 in [-1, 1].
 
     Inputs, one sample for a row:
 
@@ -57,9 +59,10 @@ def preprocess_pipeline(size: int, decoder: Decoder, *, threads: int, **options:
         region = fn.external_source(name="region", dtype=types.FLOAT, ndim=1)
         if decoder == "pyav":
             frames = fn.external_source(name="frames", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
+            pipeline.set_outputs(_views(frames, region, size))
         else:
-            frames = _decoded(decoder)
-        pipeline.set_outputs(_views(frames, region, size))
+            pixels = _views(_decoded(decoder), region, size)
+            pipeline.set_outputs(fn.lookup_table(pixels, keys=list(range(256)), values=_SCALE, dtype=types.FLOAT))
     return pipeline
 
 
@@ -86,8 +89,7 @@ def _views(frames: DataNode, region: DataNode, size: int) -> DataNode:
         frames, size=[size, size], roi_start=region[:2], roi_end=region[2:], interp_type=interpolation, antialias=True
     )
     interleaved = fn.reshape(fn.stack(whole, piece, axis=1), shape=[-1, size, size, 3], layout="FHWC")
-    planes = fn.transpose(interleaved, perm=[0, 3, 1, 2])
-    return fn.lookup_table(planes, keys=list(range(256)), values=_SCALE, dtype=types.FLOAT)
+    return fn.transpose(interleaved, perm=[0, 3, 1, 2])
 
 
 def write_model(path: str | os.PathLike[str], size: int) -> None:
@@ -111,7 +113,7 @@ class _Runner:
         self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 
-    def run(self, rows: Sequence[dict[str, NDArray]], outputs: Sequence[NDArray[np.float32]]) -> None:
+    def run(self, rows: Sequence[dict[str, NDArray]], outputs: Sequence[NDArray]) -> None:
         """Fills one output for each row of inputs.
 
         Raises:
@@ -167,16 +169,20 @@ class DaliViews:
         Raises:
             TypeError, ValueError: as `make_views`.
         """
+        return normalize_views(self.cut(frames, seed, crops))
+
+    def cut(self, frames: Sequence[RgbFrame], seed: int = 0, crops: int = 1) -> NDArray[np.uint8]:
+        """The same in pixels, as by `cut_views`."""
         check_arguments(frames, self.size, seed, crops)
-        views = np.empty((crops, 2 * len(frames), 3, self.size, self.size), np.float32)
+        views = np.empty((crops, 2 * len(frames), 3, self.size, self.size), np.uint8)
         # A row for each frame: DALI's threads share rows, not the frames of one.
         clips = [np.ascontiguousarray(frame)[None] for frame in frames]
         rows: list[dict[str, NDArray]] = []
-        outputs: list[NDArray[np.float32]] = []
+        outputs: list[NDArray[np.uint8]] = []
         for crop, place in enumerate(crop_places(seed, crops)):
             for index, clip in enumerate(clips):
                 _, height, width, _ = clip.shape
-                rows.append({"frames": clip, "region": _region(width, height, self.size, place)})
+                rows.append({"frames": clip, "region": region_input(width, height, self.size, place)})
                 outputs.append(views[crop, 2 * index : 2 * index + 2])
         self._runner.run(rows, outputs)
         return views
@@ -209,22 +215,3 @@ class EncodedViews:
                 "<bytes> does not decode by DALI, whose own words are this error's cause; decode it with PyAV"
             ) from error
         return views
-
-
-def device_inputs(plan: DecodingPlan, size: int, seed: int = 0, crops: int = 1) -> list[dict[str, NDArray]]:
-    """The inputs, by name, of the graph that `write_model` writes: one row for each crop of a video."""
-    shared: dict[str, NDArray] = {
-        "video": np.frombuffer(plan.source, np.uint8),
-        "frame_numbers": plan.frame_numbers,
-        "rgb_matrix": plan.rgb_matrix,
-        "orientation": np.array([plan.orientation.rotation_degrees, plan.orientation.is_mirrored], np.int32),
-    }
-    return [
-        shared | {"region": _region(plan.info.width, plan.info.height, size, place)}
-        for place in crop_places(seed, crops)
-    ]
-
-
-def _region(width: int, height: int, size: int, place: NDArray[np.float64]) -> NDArray[np.float32]:
-    left, top, right, bottom = crop_region(width, height, size, place)
-    return np.array([top, left, bottom, right], np.float32)

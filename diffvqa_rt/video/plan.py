@@ -5,7 +5,10 @@ the host reads the packets, decodes the first frame alone, and hands over: which
 what to do to their colours. What cannot be put right afterwards is refused here, for the CPU to decode.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -17,6 +20,7 @@ from diffvqa_rt.video.container import VideoFile, open_source, open_video
 from diffvqa_rt.video.decode import VideoInfo, describe_video
 from diffvqa_rt.video.reader import FrameReader
 from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
+from diffvqa_rt.video.views import check_numbers, crop_places, crop_region
 
 # DALI's ffmpeg knows every format and reads local files that a text in one of them names (measured, with `ffconcat`):
 # only containers with a mark of their own and a time for every packet, which DALI does not work out.
@@ -62,6 +66,28 @@ class DecodingPlan:
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
 
+    def as_dict(self) -> dict[str, Any]:
+        """All but the source, for JSON."""
+        return {
+            "frame_numbers": self.frame_numbers.tolist(),
+            "rgb_matrix": self.rgb_matrix.tolist(),
+            "orientation": dataclasses.asdict(self.orientation),
+            "timestamps_seconds": self.timestamps_seconds,
+            "info": dataclasses.asdict(self.info),
+        }
+
+    @classmethod
+    def from_dict(cls, source: bytes, values: Mapping[str, Any]) -> "DecodingPlan":
+        """The inverse of `as_dict`."""
+        return cls(
+            source=source,
+            frame_numbers=np.array(values["frame_numbers"], np.int32),
+            rgb_matrix=np.array(values["rgb_matrix"], np.float32),
+            orientation=Orientation(**values["orientation"]),
+            timestamps_seconds=tuple(values["timestamps_seconds"]),
+            info=VideoInfo(**values["info"]),
+        )
+
 
 def plan_decoding(source: bytes, count: int) -> DecodingPlan:
     """The plan for the `count` frames that `sample_frames` would give of an undamaged video.
@@ -90,6 +116,30 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
                 timestamps_seconds=timestamps_seconds,
                 info=info,
             )
+
+
+def device_inputs(plan: DecodingPlan, size: int, seed: int = 0, crops: int = 1) -> list[dict[str, NDArray]]:
+    """The inputs, by name, of the graph that `dali.write_model` writes: one row for each crop of a video.
+
+    Raises ValueError where the seed or the crops are out of range.
+    """
+    check_numbers(size, seed, crops)
+    shared: dict[str, NDArray] = {
+        "video": np.frombuffer(plan.source, np.uint8),
+        "frame_numbers": plan.frame_numbers,
+        "rgb_matrix": plan.rgb_matrix,
+        "orientation": np.array([plan.orientation.rotation_degrees, plan.orientation.is_mirrored], np.int32),
+    }
+    return [
+        shared | {"region": region_input(plan.info.width, plan.info.height, size, place)}
+        for place in crop_places(seed, crops)
+    ]
+
+
+def region_input(width: int, height: int, size: int, place: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Top, left, bottom and right of a crop, as the graph takes them, [4] float32."""
+    left, top, right, bottom = crop_region(width, height, size, place)
+    return np.array([top, left, bottom, right], np.float32)
 
 
 def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[np.int32], tuple[float, ...]]:

@@ -13,7 +13,20 @@ MAX_SEED = 2**63 - 1
 
 
 def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
-    """The views of a video's frames, [crops, 2N, 3, size, size] float32 in [-1, 1].
+    """The views of a video's frames as the network takes them, float32 in [-1, 1]: `cut_views`, normalised."""
+    return normalize_views(cut_views(frames, size, seed, crops))
+
+
+def normalize_views(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """From 0 … 255 to [-1, 1] float32, of the same shape."""
+    views = pixels.astype(np.float32)
+    views /= 127.5
+    views -= 1
+    return views
+
+
+def cut_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.uint8]:
+    """The views of a video's frames in pixels, [crops, 2N, 3, size, size] uint8.
 
     Frame i's semantic view (the whole frame, resized, aspect not kept) is at 2i of the second axis, its distortion
     view (a square at native resolution) at 2i + 1. A frame with a side under `size` is first scaled up until its
@@ -38,21 +51,16 @@ def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int 
         pixels[:, 2 * index] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
         for crop, place in enumerate(places):
             pixels[crop, 2 * index + 1] = np.asarray(_crop(image, size, place))
-    views = np.ascontiguousarray(np.moveaxis(pixels, -1, 2)).astype(np.float32)
-    views /= 127.5
-    views -= 1
-    return views
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 2))
 
 
 def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int) -> None:
     """Whoever makes the views refuses the same arguments in the same words.
 
     Raises:
-        TypeError, ValueError: as `make_views` says.
+        TypeError, ValueError: as `cut_views` says.
     """
-    for name, value, least, most in [("size", size, 1, 2**16), ("seed", seed, 0, MAX_SEED), ("crops", crops, 1, 2**16)]:
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+    check_numbers(size, seed, crops)
     if not len(frames):
         raise ValueError("frames is empty; expected at least one [H, W, 3] array")
     for index, frame in enumerate(frames):
@@ -60,6 +68,13 @@ def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int
             raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
         if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
             raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
+
+
+def check_numbers(size: int, seed: int, crops: int) -> None:
+    """Raises ValueError where one is out of range."""
+    for name, value, least, most in [("size", size, 1, 2**16), ("seed", seed, 0, MAX_SEED), ("crops", crops, 1, 2**16)]:
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
 
 
 def crop_places(seed: int, crops: int) -> NDArray[np.float64]:

@@ -62,8 +62,8 @@ def _as_played(
 ) -> tuple[tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]:
     if spec.is_per_frame:
         frames = torch.export.Dim("frames", min=1)
-        together = tuple(tensor.flatten(0, 1)[None] if tensor.ndim else tensor for tensor in inputs)
-        return together, tuple({1: frames} if tensor.ndim else {} for tensor in inputs)
+        together = tuple(tensor.flatten(0, 1)[None] if tensor.ndim > 1 else tensor for tensor in inputs)
+        return together, tuple({1: frames} if tensor.ndim > 1 else {} for tensor in inputs)
     if device.type == "cpu":
         return tuple(tensor[:1] for tensor in inputs), ({},) * len(inputs)
     return tuple(inputs), ({0: torch.export.Dim("videos", min=1)},) * len(inputs)

@@ -92,7 +92,7 @@ def _compare(engine: str, output: str, actual: NDArray, expected: NDArray, toler
 
 def _row_difference(engine: Engine, inputs: Arrays, alone: Arrays | None) -> float:
     """max|Δ| between the same video's outputs in the two slots of a batch, and of it alone where that is given."""
-    twice = {name: np.concatenate([array, array]) if array.ndim else array for name, array in inputs.items()}
+    twice = {name: np.concatenate([array, array]) if array.ndim > 1 else array for name, array in inputs.items()}
     names = [output.name for output in engine.spec.outputs]
     together = {name: np.asarray(values) for name, values in engine(twice, names).items()}
     differences = [np.abs(values[1] - values[0]).max() for values in together.values()]

@@ -26,7 +26,7 @@ def record_reference(network: DiffVQA, views: NDArray[np.float32], folder: Path)
     latents = [np.zeros_like(z0)]
     outputs: Arrays = {}
     for step in range(steps):
-        outputs = engines["unet_controller"]({"z": latents[-1], "z0": z0, "step": np.array(step)})
+        outputs = engines["unet_controller"]({"z": latents[-1], "z0": z0, "step": np.array([step])})
         latents.append(outputs["z_next"])
     features = {name: outputs[name] for name in FEATURES}
     head = engines["head"]({"z0_hat": latents[-1], **features, "frames": views})
@@ -57,7 +57,7 @@ class Reference:
         last = len(latents) - 2
         for step, (z, z_next) in enumerate(pairwise(latents)):
             features = _named(a, FEATURES, frames) if step == last else {}
-            yield "unet_controller", {"z": z, "z0": z0, "step": np.array(step)}, {"z_next": z_next, **features}
+            yield "unet_controller", {"z": z, "z0": z0, "step": np.array([step])}, {"z_next": z_next, **features}
         everything = slice(None)
         inputs = {"z0_hat": a["latents"][-1], **_named(a, FEATURES, everything), "frames": a["frames"]}
         yield "head", inputs, _named(a, ("score", "frame_scores", "frame_weights"), everything)

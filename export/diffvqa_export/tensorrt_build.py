@@ -145,7 +145,7 @@ def _let_attention_decompose(trt: Any, network: Any) -> None:
 def _optimization_profile(builder: Any, spec: EngineSpec, frames: int, profile: Profile) -> Any:
     result = builder.create_optimization_profile()
     for tensor in spec.inputs:
-        if not tensor.shape:
+        if "videos" not in tensor.shape:
             continue
         shapes = []
         for videos in (profile.min, profile.opt, profile.max):

@@ -9,7 +9,7 @@ from diffvqa_rt.config import DiffVQAConfig
 
 def example_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:
     z, z0 = (random_frames(config.latent_shape, 2) for _ in range(2))
-    return z, z0, torch.tensor(1)
+    return z, z0, torch.tensor([1])
 
 
 STAGE = ExportStage(

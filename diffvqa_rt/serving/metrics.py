@@ -1,0 +1,66 @@
+"""Our own metrics on Triton server's endpoint: how long each stage takes, which scores are given, what fails and why.
+
+Importable only in the processes of the Python backend, as `python_backend` is.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import triton_python_backend_utils as pb_utils
+
+from diffvqa_rt.results import STAGES
+
+STAGE_BOUNDS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+TOTAL = "total"
+
+FailureReason = Literal["refused", "unavailable", "fault"]
+"""The video or the request is at fault; the server is stopping, or a model is gone; the server is at fault."""
+
+
+class Failures:
+    """Requests that a model has answered with an error. Triton server counts those of Python models as successes."""
+
+    def __init__(self, model_instance: str) -> None:
+        """`model_instance` becomes a label: a metric that two processes share goes with the first of them to end
+        (triton-inference-server/server#8663).
+        """
+        self._family = pb_utils.MetricFamily(
+            name="diffvqa_failures_total", description="Requests that failed", kind=pb_utils.MetricFamily.COUNTER
+        )
+        reasons: tuple[FailureReason, ...] = ("refused", "unavailable", "fault")
+        self._counters = {
+            reason: self._family.Metric(labels={"reason": reason, "model_instance": model_instance})
+            for reason in reasons
+        }
+
+    def count(self, reason: FailureReason) -> None:
+        self._counters[reason].increment(1)
+
+
+class ScoreMetrics:
+    """What is counted of every video that was scored."""
+
+    def __init__(self, score_range: tuple[float, float]) -> None:
+        low, high = score_range
+        self._families: list[Any] = []
+        self._stages = {
+            stage: self._histogram(
+                "diffvqa_stage_seconds",
+                "Seconds that a stage of scoring a video took, the wait for it included",
+                STAGE_BOUNDS_SECONDS,
+                {"stage": stage},
+            )
+            for stage in (*STAGES, TOTAL)
+        }
+        tenths = [low + (high - low) * tenth / 10 for tenth in range(1, 10)]
+        self._scores = self._histogram("diffvqa_score", "Scores given", tenths, {})
+
+    def _histogram(self, name: str, description: str, bounds: Any, labels: dict[str, str]) -> Any:
+        family = pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.HISTOGRAM)
+        self._families.append(family)  # a metric lives as long as its family
+        return family.Metric(labels=labels, buckets=list(bounds))
+
+    def observe(self, stage_seconds: Mapping[str, float], score: float) -> None:
+        for stage, seconds in {**stage_seconds, TOTAL: sum(stage_seconds.values())}.items():
+            self._stages[stage].observe(seconds)
+        self._scores.observe(score)

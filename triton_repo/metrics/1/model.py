@@ -1,0 +1,27 @@
+"""`metrics` in Triton server, the last step: what each stage took, for the result and for Prometheus."""
+
+import time
+
+import numpy as np
+
+from diffvqa_rt.results import STAGES
+from diffvqa_rt.serving.metrics import ScoreMetrics
+from diffvqa_rt.serving.python_backend import Responder
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self._responder = Responder(args)
+        self._metrics = ScoreMetrics(self._responder.settings.manifest().config.score_range)
+
+    def execute(self, requests):
+        return self._responder.answer(requests, self._observe)
+
+    def _observe(self, inputs, wanted):
+        received, decoded, prepared = inputs["preprocess_marks"]
+        started, denoised = inputs["denoise_marks"]
+        # `vae_encoder` and `head` are what lies between, whoever plays them; all processes have the system's clock.
+        seconds = [decoded - received, prepared - decoded, started - prepared, denoised - started]
+        stage_seconds = np.array([*seconds, time.monotonic() - denoised])
+        self._metrics.observe(dict(zip(STAGES, stage_seconds.tolist(), strict=True)), float(inputs["score"].mean()))
+        return {"stage_seconds": stage_seconds}

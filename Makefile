@@ -36,7 +36,7 @@ $(ENGINES): $(READY) $(SOURCES)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,export,serve,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dali,export,serve,dev]'
 	# Without its dependencies, which would replace NumPy: of this package only the Triton server inside is used.
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
 	# Where there are no such wheels, the tests of TensorRT skip and say so. Of TensorRT the bindings alone: its libraries are

@@ -157,25 +157,28 @@ TensorRT or ONNX Runtime backend on a GPU, with its DALI backend before them."""
 def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
     """The served models of a network, in the order in which a video passes them; the ensemble `diffvqa` last.
 
-    An engine's served model has its engine's tensors, with both views' frames counted out. In the embedded form
-    `frames` are pixels (uint8), which each engine's process normalises: they cross between processes several times.
+    An engine's served model has its engine's tensors. In the embedded form `frames` are pixels (uint8), which each
+    engine's process normalises, since they cross between processes several times; and `denoise` plays all K steps. In
+    the production form it plays all but the last by `unet_controller`, and the last is a step of the ensemble.
     """
     engines = engine_specs(config)
     both_views = len(VIEWS) * config.frames
     is_embedded = form == "embedded"
 
-    def counted(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        shapes = [tuple(both_views if d == "frames" else d for d in spec.shape) or (1,) for spec in specs]
-        dtypes: list[DType] = ["uint8" if is_embedded and spec.name == "frames" else spec.dtype for spec in specs]
-        return tuple(
-            TensorSpec(spec.name, dtype, shape) for spec, dtype, shape in zip(specs, dtypes, shapes, strict=True)
-        )
+    def served(spec: TensorSpec) -> TensorSpec:
+        shape = tuple(both_views if size == "frames" else size for size in spec.shape)
+        return TensorSpec(spec.name, "uint8" if is_embedded and spec.name == "frames" else spec.dtype, shape)
 
     def engine_model(name: str) -> ModelSpec:
-        return ModelSpec(name, counted(engines[name].inputs), counted(engines[name].outputs))
+        # The ONNX Runtime backend wants outputs exactly as they are in the file, dynamic axes too.
+        outputs = engines[name].outputs
+        return ModelSpec(
+            name, tuple(map(served, engines[name].inputs)), tuple(map(served, outputs)) if is_embedded else outputs
+        )
 
     vae_encoder, unet_controller, head = (engine_model(name) for name in engines)
-    z_next, *features = unet_controller.outputs
+    z, _, step = unet_controller.inputs
+    _, *features = unet_controller.outputs
     request = (
         TensorSpec("video", "uint8", ("bytes",)),
         TensorSpec("seed", "int64", (1,)),
@@ -191,25 +194,23 @@ def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
     marks = (TensorSpec("preprocess_marks", "float64", (3,)), TensorSpec("denoise_marks", "float64", (2,)))
     stage_seconds = TensorSpec("stage_seconds", "float64", (5,))
     optional = frozenset({"seed", "crops"})
-    device_decoding = (  # what a `DecodingPlan` says
-        TensorSpec("video", "uint8", ("videos", "bytes")),
-        TensorSpec("frame_numbers", "int32", ("videos", config.frames)),
-        TensorSpec("rgb_matrix", "float32", ("videos", 3, 3)),
-        TensorSpec("orientation", "int32", ("videos", 2)),
-        TensorSpec("region", "float32", ("videos", 4)),
-    )
-    models = [
-        ModelSpec("preprocess", request, (*vae_encoder.inputs, *facts, marks[0]), optional),
-        vae_encoder,
-        ModelSpec(
-            "denoise",
-            vae_encoder.outputs,
-            (TensorSpec("z0_hat", z_next.dtype, z_next.shape), *features, marks[1]),
-        ),
-        head,
-        ModelSpec("metrics", (head.outputs[0], *marks), (stage_seconds,)),
-        ModelSpec("diffvqa", request, (*head.outputs, *facts, stage_seconds), optional),
-    ]
-    if not is_embedded:
-        models[:0] = [ModelSpec("dali", device_decoding, vae_encoder.inputs), unet_controller]
+    preprocess = ModelSpec("preprocess", request, (*vae_encoder.inputs, *facts, marks[0]), optional)
+    metrics = ModelSpec("metrics", (head.outputs[0], *marks), (stage_seconds,))
+    ensemble = ModelSpec("diffvqa", request, (*head.outputs, *facts, stage_seconds), optional)
+    if is_embedded:
+        z0_hat = TensorSpec("z0_hat", z.dtype, z.shape)
+        denoise = ModelSpec("denoise", vae_encoder.outputs, (z0_hat, *features, marks[1]))
+        models = [preprocess, vae_encoder, denoise, head, metrics, ensemble]
+    else:
+        device_decoding = (  # what a `DecodingPlan` says
+            TensorSpec("video", "uint8", ("videos", "bytes")),
+            TensorSpec("frame_numbers", "int32", ("videos", config.frames)),
+            TensorSpec("rgb_matrix", "float32", ("videos", 3, 3)),
+            TensorSpec("orientation", "int32", ("videos", 2)),
+            TensorSpec("region", "float32", ("videos", 4)),
+        )
+        dali = ModelSpec("dali", device_decoding, vae_encoder.inputs)
+        last_step = TensorSpec("last_step", step.dtype, step.shape)
+        denoise = ModelSpec("denoise", (TensorSpec("z0", z.dtype, z.shape),), (z, last_step, marks[1]))
+        models = [dali, preprocess, vae_encoder, denoise, unet_controller, head, metrics, ensemble]
     return {model.name: model for model in models}

@@ -1,23 +1,27 @@
 """The served models' configs against `specs`, and the ensemble's wiring, as Triton server reads them."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from diffvqa_rt.config import VIEWS
+from diffvqa_rt.engines.manifest import MAX_VIDEOS, Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.presets import TINY
-from diffvqa_rt.serving.repository import assemble_repository
+from diffvqa_rt.serving.repository import assemble_repository, choose_form, most_videos
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls, StageSettings, manifest_sha256
 from diffvqa_rt.specs import engine_specs, served_specs
 
-SPECS = served_specs(TINY)
+FORMS = ("embedded", "production")
+SPECS = {form: served_specs(TINY, form) for form in FORMS}
 NUMPY_NAMES = {"FP32": "float32", "FP64": "float64", "INT64": "int64", "INT32": "int32", "UINT8": "uint8"}
 
 
 def settings_for(folder: Path, **changes) -> StageSettings:
     values = {
+        "form": "embedded",
         "engines": str(folder),
         "manifest_sha256": manifest_sha256(folder),
         "backend": "onnx",
@@ -30,22 +34,44 @@ def settings_for(folder: Path, **changes) -> StageSettings:
 
 
 @pytest.fixture(scope="module")
-def repository(built_engines, tmp_path_factory) -> Path:
+def cuda_engines(built_engines, tmp_path_factory) -> Path:
+    """An engine folder as a build with `--backend onnx,onnx-cuda` leaves it: the same files for both."""
+    folder = Path(shutil.copytree(built_engines, tmp_path_factory.mktemp("engines") / "tiny"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["backends"]["onnx-cuda"] = manifest["backends"]["onnx"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def settings(request, built_engines, cuda_engines) -> StageSettings:
+    if request.param == "embedded":
+        return settings_for(built_engines)
+    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
+    return settings_for(cuda_engines, form="production", backend="onnx-cuda")
+
+
+@pytest.fixture(scope="module")
+def repository(settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("repository") / "models"
-    assemble_repository(settings_for(built_engines), folder)
+    assemble_repository(settings, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def configs(repository):
+    return parsed(repository)
+
+
+def parsed(repository):
     """Each served model's config, parsed by the definition that Triton server has of it."""
     model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient is not installed")
     from google.protobuf import text_format
 
-    parsed = {}
-    for path in repository.glob("*/config.pbtxt"):
-        parsed[path.parent.name] = text_format.Parse(path.read_text(), model_config.ModelConfig())
-    return parsed
+    return {
+        path.parent.name: text_format.Parse(path.read_text(), model_config.ModelConfig())
+        for path in repository.glob("*/config.pbtxt")
+    }
 
 
 def borders(tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -61,42 +87,49 @@ def expected_borders(specs) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {s.name: (s.dtype, tuple(-1 if isinstance(size, str) else size for size in s.shape)) for s in specs}
 
 
-def test_there_is_a_model_for_every_stage_and_one_for_all(configs, repository):
-    stages = {"preprocess", "vae_encoder", "denoise", "unet_controller", "head"}
-    assert set(configs) == set(SPECS) == {*stages, "diffvqa"}
+def whole_borders(config, tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """With the leading axis that Triton server adds."""
+    axis = (-1,) if config.max_batch_size else ()
+    return {name: (dtype, (*axis, *dims)) for name, (dtype, dims) in borders(tensors).items()}
+
+
+def test_there_is_a_model_for_every_stage_and_one_for_all(configs, repository, settings):
+    stages = {"preprocess", "vae_encoder", "denoise", "head", "metrics", "diffvqa"}
+    ours = {"preprocess", "denoise", "metrics"}
+    if settings.form == "embedded":
+        ours |= {"vae_encoder", "head"}
+    else:
+        stages |= {"dali", "unet_controller"}
+    assert set(configs) == set(SPECS[settings.form]) == stages
     for name, config in configs.items():
         assert config.name == name
-        assert config.platform == "ensemble" if name == "diffvqa" else config.backend == "python"
-        assert (repository / name / "1" / "model.py").exists() == (name != "diffvqa")
+        assert (config.backend == "python") == (repository / name / "1" / "model.py").exists() == (name in ours)
+    assert configs["diffvqa"].platform == "ensemble"
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_a_config_has_the_names_types_and_dims_of_its_spec(configs, name):
-    config, spec = configs[name], SPECS[name]
-    assert borders(config.input) == expected_borders(spec.inputs)
-    assert borders(config.output) == expected_borders(spec.outputs)
-    assert {tensor.name for tensor in config.input if tensor.optional} == spec.optional
-    assert config.max_batch_size == 0
-
-
-@pytest.mark.parametrize("name", engine_specs(TINY))
-def test_a_served_engine_has_the_border_of_its_engine(name):
-    engine, served = engine_specs(TINY)[name], SPECS[name]
-    for built, shown in [(engine.inputs, served.inputs), (engine.outputs, served.outputs[:-1])]:
-        assert [(s.name, s.dtype) for s in built] == [(s.name, s.dtype) for s in shown]
-        for one, other in zip(built, shown, strict=True):
-            counted = [len(VIEWS) * TINY.frames if size == "frames" else size for size in one.shape]
-            assert tuple(counted) == (other.shape if one.shape else ())
+def test_a_config_has_the_names_types_and_dims_of_its_spec(configs, settings):
+    for name, config in configs.items():
+        spec = SPECS[settings.form][name]
+        assert whole_borders(config, config.input) == expected_borders(spec.inputs), name
+        assert whole_borders(config, config.output) == expected_borders(spec.outputs), name
+        assert {tensor.name for tensor in config.input if tensor.optional} == spec.optional
+        assert bool(config.max_batch_size) == (name == "dali")
 
 
 def test_the_ensemble_joins_equal_tensors_and_gives_out_all_that_a_result_needs(configs):
+    def fits(one, other) -> bool:
+        """-1 stands for any size, as Triton server takes it."""
+        (dtype, dims), (other_dtype, other_dims) = one, other
+        pairs = zip(dims, other_dims, strict=True)
+        return dtype == other_dtype and all(a == b or -1 in (a, b) for a, b in pairs)
+
     known = borders(configs["diffvqa"].input)
     for step in configs["diffvqa"].ensemble_scheduling.step:
         model = configs[step.model_name]
         inputs, outputs = borders(model.input), borders(model.output)
         assert set(step.input_map) == set(inputs)
         for name, tensor in step.input_map.items():
-            assert known[tensor] == inputs[name], (step.model_name, name)
+            assert fits(known[tensor], inputs[name]), (step.model_name, name)
         for name, tensor in step.output_map.items():
             assert tensor not in known
             known[tensor] = outputs[name]
@@ -105,13 +138,12 @@ def test_the_ensemble_joins_equal_tensors_and_gives_out_all_that_a_result_needs(
     assert {"score", "frame_scores", "frame_weights", "timestamps_seconds", "video_info", "model"} < set(given_out)
 
 
-def test_settings_cross_over_unchanged(configs, built_engines):
-    for name in SPECS:
-        if name != "diffvqa":
-            text = configs[name].parameters["settings"].string_value
-            assert StageSettings.from_json(text) == settings_for(built_engines)
+def test_settings_cross_over_unchanged(configs, settings):
+    crossed = [c.parameters["settings"].string_value for c in configs.values() if c.backend == "python"]
+    assert len(crossed) >= 3
+    assert {StageSettings.from_json(text) for text in crossed} == {settings}
     with pytest.raises(TypeError, match="surprise"):
-        StageSettings.from_json(json.dumps({**json.loads(text), "surprise": 1}))
+        StageSettings.from_json(json.dumps({**json.loads(crossed[0]), "surprise": 1}))
 
 
 def test_models_refuse_a_folder_that_was_built_again_since(engines_copy):
@@ -120,6 +152,76 @@ def test_models_refuse_a_folder_that_was_built_again_since(engines_copy):
     (engines_copy / "manifest.json").write_text((engines_copy / "manifest.json").read_text() + "\n")
     with pytest.raises(EngineMismatchError, match="changed since the server started"):
         settings.manifest()
+
+
+# The production form: Triton server's own backends.
+
+
+def production_repository(folder: Path, target: Path, backend: str) -> Path:
+    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
+    assemble_repository(settings_for(folder, form="production", backend=backend), target)
+    return target
+
+
+@pytest.mark.parametrize(("backend", "theirs"), [("onnx-cuda", "onnxruntime"), ("tensorrt", "tensorrt")])
+def test_engines_go_to_triton_servers_own_backends(cuda_engines, tmp_path, backend, theirs):
+    folder = Path(shutil.copytree(cuda_engines, tmp_path / "engines"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rtx = manifest["backends"].get("tensorrt-rtx")
+    if backend == "tensorrt":
+        if rtx is None:
+            pytest.skip("TensorRT for RTX, whose plans stand for TensorRT's, is not installed")
+        manifest["backends"]["tensorrt"] = rtx
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    repository = production_repository(folder, tmp_path / "models", backend)
+    for name, config in parsed(repository).items():
+        if name not in engine_specs(TINY):
+            continue
+        record = manifest["backends"][backend]
+        listed = record["engines"][name]["file"]
+        assert (config.backend, config.default_model_filename) == (theirs, Path(listed).name)
+        (instances,) = config.instance_group
+        assert (instances.count, instances.kind, list(instances.gpus)) == (1, instances.KIND_GPU, [0])
+        assert list(instances.profile) == (["0"] if backend == "tensorrt" else [])
+        for file in (repository / name / "1").iterdir():
+            assert file.read_bytes() == (folder / Path(listed).parent / file.name).read_bytes()
+        assert (repository / name / "1" / config.default_model_filename).exists()
+
+
+def test_triton_server_gets_no_engine_that_was_changed(cuda_engines, tmp_path):
+    folder = Path(shutil.copytree(cuda_engines, tmp_path / "engines"))
+    data = folder / "onnx" / "head.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(EngineMismatchError, match=r"head\.onnx\.data was changed after it was built"):
+        production_repository(folder, tmp_path / "models", "onnx-cuda")
+
+
+def test_dali_takes_as_many_rows_as_a_video_has_crops(cuda_engines, tmp_path):
+    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
+    limits = RequestLimits(max_crops=11)
+    settings = settings_for(cuda_engines, form="production", backend="onnx-cuda", limits=limits)
+    assemble_repository(settings, tmp_path / "models")
+    assert parsed(tmp_path / "models")["dali"].max_batch_size == 11
+    assert (tmp_path / "models" / "dali" / "1" / "model.dali").stat().st_size > 0
+
+
+def test_the_form_follows_from_what_is_there(built_engines, tmp_path):
+    record = Manifest.read(built_engines).backends["onnx"]
+    for name in ("python", "dali", "onnxruntime"):
+        assert choose_form("onnx-cuda", record, tmp_path) == "embedded"
+        (tmp_path / name).mkdir()
+    assert choose_form("onnx-cuda", record, tmp_path) == "production"
+    assert choose_form("onnx-cuda", record, None) == "embedded"
+    assert choose_form("onnx", record, tmp_path) == "embedded"  # a CPU's engines
+    assert choose_form("tensorrt", record, tmp_path) == "embedded"
+    (tmp_path / "tensorrt").mkdir()
+    assert choose_form("tensorrt", record, tmp_path) == "production"
+    stripped = dataclasses.replace(record, settings={"STRIP_PLAN": "on"})
+    assert choose_form("tensorrt", stripped, tmp_path) == "embedded"
+    assert most_videos(record) is None
+    assert most_videos(dataclasses.replace(record, settings={MAX_VIDEOS: "4"})) == 4
 
 
 @pytest.mark.parametrize(

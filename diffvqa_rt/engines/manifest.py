@@ -19,6 +19,9 @@ FORMAT = 2
 PROVENANCE_KEY = "diffvqa_provenance"
 """Where an ONNX file's metadata holds `Manifest.provenance`."""
 
+MAX_VIDEOS = "max videos"
+"""The key in `BackendRecord.settings` for how many videos at a time the engines take; not there if any number."""
+
 ENGINE_SUFFIXES = frozenset({".onnx", ".data", ".engine", ".plan", ".pt2", ".so", ".safetensors"})
 
 

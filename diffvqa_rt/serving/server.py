@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import importlib.util
 import os
 import secrets
@@ -23,7 +24,7 @@ from types import TracebackType
 
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import DiffVQAError
-from diffvqa_rt.serving.repository import assemble_repository
+from diffvqa_rt.serving.repository import assemble_repository, choose_form, most_videos
 from diffvqa_rt.serving.settings import ServerConfig, StageSettings, manifest_sha256
 from diffvqa_rt.serving.traffic import Traffic
 
@@ -34,6 +35,7 @@ _CLOSED_TO_GRPC = "shared-memory,model-repository,trace,logging"
 _CLOSED_TO_HTTP = "metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 10
+_LONGEST_PAUSE_SECONDS = 30
 
 
 class ServerError(DiffVQAError):
@@ -47,11 +49,13 @@ class TritonServer:
     Attributes:
         binary: the server.
         environment: what its process needs beside ours.
-        python_backend: the files of its Python backend where they have to be put together; none if they are in place.
+        backends: the folder of its backends, if it has one of its own.
+        python_backend: without one, the files of the Python backend, to be put together.
     """
 
     binary: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    backends: Path | None = None
     python_backend: tuple[Path, ...] = ()
 
 
@@ -61,7 +65,8 @@ def find_tritonserver() -> TritonServer:
     Raises ServerError where there is none, or none for this Python.
     """
     if on_path := shutil.which("tritonserver"):
-        return TritonServer(binary=Path(on_path))
+        binary = Path(on_path).resolve()
+        return TritonServer(binary=binary, backends=binary.parents[1] / "backends")
     package = importlib.util.find_spec("pytriton")
     if package is None or not package.submodule_search_locations:
         raise ServerError(
@@ -106,7 +111,7 @@ class Server:
         self._installed = find_tritonserver()
         folder = config.engines.resolve()
         manifest = Manifest.read(folder)
-        manifest.backend(config.backend, folder)
+        record = manifest.backend(config.backend, folder)
         # For a sentence here and now; each model's process verifies the very bytes that it opens, too.
         manifest.verify(folder)
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,19 +122,26 @@ class Server:
         # Its name is also that of the shared memory, which processes that were killed leave behind.
         self._run = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="diffvqa-serve-")))
         self._traffic = Traffic(self._run / "traffic")
+        self.form = choose_form(config.backend, record, self._installed.backends)
+        # Only so many crops of a video as the engines take rows: nobody cuts a request in the production form.
+        max_crops = min(config.limits.max_crops, most_videos(record) or config.limits.max_crops)
         settings = StageSettings(
-            form="embedded",
+            form=self.form,
             engines=str(folder),
             manifest_sha256=manifest_sha256(folder),
             backend=config.backend,
             threads=config.threads,
             python=sys.executable,
             traffic=str(self._traffic.folder),
-            limits=config.limits,
+            limits=dataclasses.replace(config.limits, max_crops=max_crops),
         )
         try:
             assemble_repository(settings, self._run / "models")
-            self._command = _command(config, self._installed, self._run)
+            # Nothing lies there: DALI opens what a text in a video's place names, if it lies where the server runs.
+            self._working_folder = self._run / "empty"
+            self._working_folder.mkdir()
+            is_version_compatible = record.settings.get("VERSION_COMPATIBLE") == "on"
+            self._command = _command(config, self._installed, self._run, is_version_compatible)
         except BaseException:
             self._cleanup.close()
             raise
@@ -147,6 +159,7 @@ class Server:
         self._process = subprocess.Popen(
             self._command,
             env={**os.environ, **_environment(), **self._installed.environment},
+            cwd=self._working_folder,
             stdin=subprocess.DEVNULL,
             # Ctrl-C is for us: the server is told to stop once.
             start_new_session=True,
@@ -180,6 +193,10 @@ class Server:
             poll.register(descriptor, select.POLLIN)
         ended = {descriptor for descriptor, _ in poll.poll()}
         return None if self._stop_asked in ended else self._watched[ended.pop()]
+
+    def stops_within(self, seconds: float) -> bool:
+        """Waits for so long, or until a stop is asked for, which it then returns."""
+        return bool(select.select([self._stop_asked], [], [], seconds)[0])
 
     def ask_to_stop(self) -> None:
         """New requests are refused as unavailable from now on, and `wait` returns. For a signal's handler, too."""
@@ -227,10 +244,14 @@ def serve(config: ServerConfig) -> int:
 
     Raises ServerError if the server does not become ready.
     """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     with Server(config) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.ask_to_stop())
+        early_ends = 0
         while True:
+            started = time.monotonic()
             server.start()
             _announce(server)
             lost = server.wait()
@@ -238,11 +259,21 @@ def serve(config: ServerConfig) -> int:
                 return 0
             print(f"diffvqa: the process of {lost} has ended; starting again", file=sys.stderr, flush=True)
             server.kill()
+            # What ends soon after every start is not to keep the machine busy with starting: 0, 2, 6, 14, 30 s.
+            early_ends = early_ends + 1 if time.monotonic() - started < _LONGEST_PAUSE_SECONDS else 1
+            if server.stops_within(min(2**early_ends - 2, _LONGEST_PAUSE_SECONDS)):
+                return 0
+
+
+def _leave(*_: object) -> None:
+    """On a signal while engines are verified: nothing runs yet. As process 1 of a container it would be ignored."""
+    sys.exit(0)
 
 
 def _announce(server: Server) -> None:
     config = server.config
     for line in (
+        f"{server.form} form, {config.backend} engines",
         f"scoring at {server.url} (gRPC{', TLS' if config.tls else ''})",
         f"health at http://{config.host}:{config.http_port}/v2/health/ready",
         f"metrics at http://{config.host}:{config.metrics_port}/metrics",
@@ -250,7 +281,7 @@ def _announce(server: Server) -> None:
         print(f"diffvqa: {line}", file=sys.stderr, flush=True)
 
 
-def _command(config: ServerConfig, installed: TritonServer, run: Path) -> list[str]:
+def _command(config: ServerConfig, installed: TritonServer, run: Path, is_version_compatible: bool) -> list[str]:
     # Nobody knows this run's key, so what it guards is closed.
     key = f"diffvqa={secrets.token_hex(16)}"
     options: dict[str, object] = {
@@ -268,10 +299,12 @@ def _command(config: ServerConfig, installed: TritonServer, run: Path) -> list[s
         "http-restricted-api": f"{_CLOSED_TO_HTTP}:{key}",
         "metrics-address": config.host,
         "metrics-port": config.metrics_port,
-        "backend-config": f"python,shm-region-prefix-name={run.name}",
         "log-info": "false",
     }
-    if not Path("/dev/nvidiactl").exists():  # no GPU, and no complaints about that
+    if Path("/dev/nvidiactl").exists():
+        # Where the tensors between two models on the GPU lie: at full size 230 MB for a video past `vae_encoder`.
+        options["cuda-memory-pool-byte-size"] = f"0:{4 << 30}"
+    else:  # no GPU, and no complaints about that
         options |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
     if installed.python_backend:
         backend = run / "backends" / "python"
@@ -283,9 +316,14 @@ def _command(config: ServerConfig, installed: TritonServer, run: Path) -> list[s
         options |= {"grpc-use-ssl": "true", "grpc-server-cert": tls.cert, "grpc-server-key": tls.key}
         if tls.client_ca:
             options |= {"grpc-use-ssl-mutual": "true", "grpc-root-cert": tls.client_ca}
+    backend_configs = [f"python,shm-region-prefix-name={run.name}"]
+    if is_version_compatible:
+        # Such a plan carries the runtime that it was built with, as code; its hash has been checked.
+        backend_configs.append("tensorrt,version-compatible=true")
     return [
         str(installed.binary),
         *(f"--{name}={value}" if value != "" else f"--{name}" for name, value in options.items()),
+        *(f"--backend-config={setting}" for setting in backend_configs),
     ]
 
 

@@ -15,6 +15,7 @@ from diffvqa_export.stages import STAGES
 from diffvqa_export.tensorrt_build import architectures, engine_from_onnx
 from diffvqa_export.work import Step
 from diffvqa_rt.config import VIEWS
+from diffvqa_rt.engines.manifest import MAX_VIDEOS
 from diffvqa_rt.engines.tensorrt_library import Library, TensorRTName, load_library
 from diffvqa_rt.specs import engine_specs
 
@@ -42,7 +43,7 @@ def _build(context: BuildContext, *, library: Library, gpus: tuple[str, ...]) ->
         precision=context.request.precision,
         device=facts[0]["device"],
         scan=next(fact["scan"] for fact in facts if fact["scan"]),
-        settings={"videos": f"{profile.min} … {profile.max}, tuned for {profile.opt}", **facts[0]["settings"]},
+        settings={MAX_VIDEOS: str(profile.max), "tuned for videos": str(profile.opt), **facts[0]["settings"]},
         files={file: sha256 for step in steps.values() for file, sha256 in step.files.items()},
         engines={name: step.facts["file"] for name, step in steps.items()},
     )

@@ -32,7 +32,7 @@ def test_the_wheel_ships_our_three_packages_alone(tmp_path):
     assert packages == {"diffvqa_rt", "diffvqa_kernels", "diffvqa_export"}
     served = {Path(name).relative_to(*Path(name).parts[:1]) for name in names if ".data/" in name}
     models = {path.relative_to(ROOT) for path in (ROOT / "triton_repo").rglob("*") if path.suffix in (".py", ".pbtxt")}
-    assert served == {Path("data/share/diffvqa_rt", path) for path in models} and len(served) == 11
+    assert served == {Path("data/share/diffvqa_rt", path) for path in models} and len(served) > 10
     assert "diffvqa_rt/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

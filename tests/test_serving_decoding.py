@@ -20,6 +20,7 @@ from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.serving.traffic import Traffic
 from diffvqa_rt.video import sample_frames
+from diffvqa_rt.video.plan import plan_decoding
 from diffvqa_rt.video.views import cut_views
 
 LIMITS = RequestLimits(max_request_bytes=1 << 20, max_frames=50, max_frame_pixels=1000 * 1000, max_crops=3)
@@ -62,6 +63,32 @@ def huge_png(side: int) -> bytes:
 def test_views_are_those_of_this_process(decoder):
     assert_works(decoder)
     assert_works(decoder, seed=5, crops=3)
+
+
+def test_views_may_be_cut_by_dali(import_path):
+    dali = pytest.importorskip("diffvqa_rt.video.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
+    decoder = Decoder(TINY, LIMITS, sys.executable, cutter="dali")
+    try:
+        clip = make_clip()
+        decoded, sampled = decoder.decode(clip, 5, 2), sample_frames(clip, TINY.frames)
+    finally:
+        decoder.close()
+    np.testing.assert_array_equal(decoded.views, dali.DaliViews(TINY.view_size).cut(sampled.frames, 5, 2))
+    assert (decoded.info, decoded.timestamps_seconds) == (sampled.info, sampled.timestamps_seconds)
+
+
+def test_a_plan_for_a_gpu_is_that_of_this_process(decoder):
+    clip = make_clip(size=(320, 240), orientation=(90, True))
+    planned, expected = decoder.plan(clip, crops=1), plan_decoding(clip, TINY.frames)
+    assert planned.source == clip and planned.as_dict() == expected.as_dict()
+    np.testing.assert_array_equal(planned.frame_numbers, expected.frame_numbers)
+    np.testing.assert_array_equal(planned.rgb_matrix, expected.rgb_matrix)
+    assert (planned.frame_numbers.dtype, planned.rgb_matrix.dtype) == (np.int32, np.float32)
+    assert decoder.plan(make_clip("libvpx", "webm"), crops=1) is None
+    with pytest.raises(VideoDecodeError, match="60 frames, and this server takes at most 50"):
+        decoder.plan(make_clip(frames=60, size=(160, 160)), crops=1)
+    with pytest.raises(ValueError, match="crops is 4"):
+        decoder.plan(clip, crops=4)
 
 
 @pytest.mark.parametrize(

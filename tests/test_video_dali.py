@@ -232,6 +232,27 @@ def test_a_video_that_does_not_decode_costs_no_other() -> None:
     np.testing.assert_array_equal(views(plan), expected)
 
 
+def test_dali_opens_what_a_text_names_only_beside_where_it_runs(tmp_path: Path, monkeypatch) -> None:
+    """Why Triton server runs in an empty folder, whatever a stranger's request gives to the model `dali`."""
+    views = EncodedViews(SIZE, decoder="libavcodec")
+    plan = plan_decoding(make_vp9(), 8)
+    expected = views(plan)
+    (tmp_path / "clip.webm").write_bytes(plan.source)
+    (tmp_path / "empty").mkdir()
+
+    def named(name: str, form: str = "ffconcat version 1.0\nfile '{}'\n") -> NDArray[np.float32]:
+        return views(dataclasses.replace(plan, source=form.format(name).encode()))
+
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(named("clip.webm"), expected)
+    monkeypatch.chdir(tmp_path / "empty")
+    clip = tmp_path / "clip.webm"
+    for name in ("clip.webm", "../clip.webm", str(clip), clip.as_uri()):
+        for form in ("ffconcat version 1.0\nfile '{}'\n", "#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"):
+            with pytest.raises(DeviceDecodeError):
+                named(name, form)
+
+
 def test_a_serialised_graph_gives_the_same_views() -> None:
     clip = make_vp9()
     plan = plan_decoding(clip, 8)

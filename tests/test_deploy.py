@@ -5,13 +5,17 @@ import inspect
 import itertools
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import zipfile
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
 
 import build_engines
 import pytest
@@ -21,7 +25,7 @@ from packaging.specifiers import SpecifierSet
 from diffvqa_rt import __version__, cli
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.serving import RequestLimits, Server, ServerConfig, server
-from diffvqa_rt.specs import served_specs
+from diffvqa_rt.specs import Form, served_specs
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -31,7 +35,39 @@ KUBERNETES = "1.34"
 IMAGE_PYTHON = "3.12.3"
 FIRST_SAFE_RELEASE = (26, 7)
 
-OURS = {f"diffvqa_{family}_{series}" for family in ("stage_seconds", "score") for series in ("bucket", "sum", "count")}
+MODELS = {model for form in get_args(Form) for model in served_specs(TINY, form)}
+TRITONS_REASONS = {"REJECTED", "CANCELED", "BACKEND", "OTHER"}
+
+
+def our_series() -> dict[str, dict[str, set[str]]]:
+    """The series that come of our own metrics, and the values of each one's labels."""
+    series: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+
+    class Family:
+        """Stands in for the `MetricFamily` of Triton server's Python backend."""
+
+        COUNTER = ("",)
+        HISTOGRAM = ("_bucket", "_sum", "_count")
+
+        def __init__(self, *, name, description, kind):
+            self._names = [name + suffix for suffix in kind]
+            self.Metric = self._add
+
+        def _add(self, *, labels, buckets=()):
+            for known in map(series.__getitem__, self._names):
+                for label, value in labels.items():
+                    known[label].add(value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace(MetricFamily=Family))
+        metrics = runpy.run_path(str(ROOT / "diffvqa_rt" / "serving" / "metrics.py"))
+        for model in MODELS:
+            metrics["Failures"](f"{model}_0_0")
+        metrics["ScoreMetrics"](TINY.score_range)
+    return series
+
+
+OURS = our_series()
 TRITONS = {
     "nv_inference_request_success",
     "nv_inference_request_failure",
@@ -46,6 +82,7 @@ TRITONS = {
 }
 # What Prometheus says of each target that it scrapes.
 PROMETHEUS = {"up"}
+KNOWN = {**OURS, **{name: {"model": MODELS, "reason": TRITONS_REASONS} for name in TRITONS | PROMETHEUS}}
 
 
 def load_yaml(name: str) -> dict:
@@ -126,9 +163,14 @@ def test_what_the_images_are_built_from_makes_the_whole_wheel(tmp_path):
     options = ["--wheel", "--no-isolation", "--outdir", tmp_path / "dist", context]
     subprocess.run([sys.executable, "-m", "build", *map(str, options)], check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    files = zipfile.ZipFile(wheel)
+    names = files.namelist()
     assert "diffvqa_rt/serving/server.py" in names and "diffvqa_export/build.py" in names
-    for path in itertools.chain(ROOT.glob("triton_repo/*/config.pbtxt"), ROOT.glob("triton_repo/*/1/model.py")):
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    # A README that is missing is no error to setuptools.
+    assert (ROOT / "README.md").read_bytes() in files.read(metadata)
+    assert metadata.replace("METADATA", "licenses/LICENSE") in names
+    for path in itertools.chain(ROOT.glob("triton_repo/*/config.pbtxt"), ROOT.glob("triton_repo/*/1/*.py")):
         assert any(name.endswith(f"share/diffvqa_rt/{path.relative_to(ROOT)}") for name in names)
     # What the builder takes from the checkout itself.
     assert (context / "export" / "build_engines.py").exists()
@@ -144,6 +186,13 @@ def test_the_image_serves_what_is_mounted_at_engines():
     assert exposed == {arguments.port, arguments.http_port, arguments.metrics_port}
     health = json.loads(STAGES["server"]["HEALTHCHECK"].split("CMD")[1])
     assert health[-1] == f"http://127.0.0.1:{arguments.http_port}/v2/health/ready"
+
+
+def test_the_server_image_decodes_on_nvdec_by_its_own_dali():
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video" in STAGES["server"]["ENV"].split()
+    # Nothing but what the wheel needs, and that in its own environment: no extra, no dependency of the image's DALI.
+    assert "PYTHONPATH='' python3 -m pip " in STAGES["server"]["RUN"]
+    assert STAGES["server"]["RUN"].endswith(" install --no-cache-dir /source")
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
@@ -267,22 +316,71 @@ def expressions() -> dict[str, str]:
 EXPRESSIONS = expressions()
 
 
-@pytest.mark.parametrize("place", EXPRESSIONS)
-def test_an_expression_reads_series_that_there_are(place):
+def selectors(place: str) -> list:
+    """What an expression reads, as the parser has it."""
     promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed")
-    selectors = []
+    found = []
     promql.walk(
         promql.parse(EXPRESSIONS[place]),
-        lambda node: selectors.append(node) if isinstance(node, promql.VectorSelector) else None,
+        lambda node: found.append(node) if isinstance(node, promql.VectorSelector) else None,
     )
-    assert selectors
-    for selector in selectors:
-        assert selector.name in OURS | TRITONS | PROMETHEUS
-        labels = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+    return found
+
+
+def named(matcher, values: set[str]) -> list[set[str]]:
+    """Those of a label's values that a matcher names, by its alternatives."""
+    is_pattern = str(matcher.op) in ("MatchOp.Re", "MatchOp.NotRe")
+    patterns = matcher.value.split("|") if is_pattern else [re.escape(matcher.value)]
+    return [{value for value in values if re.fullmatch(pattern, value)} for pattern in patterns]
+
+
+def passed(selector, label: str) -> set[str]:
+    """The values of a label that a selector lets through, of those that there are."""
+    values = set(KNOWN[selector.name][label])
+    for matcher in selector.matchers.matchers:
+        if matcher.name == label:
+            found = set().union(*named(matcher, values))
+            values = values - found if str(matcher.op).startswith("MatchOp.Not") else found
+    return values
+
+
+@pytest.mark.parametrize("place", EXPRESSIONS)
+def test_an_expression_reads_series_that_there_are(place):
+    assert selectors(place)
+    for selector in selectors(place):
+        assert selector.name in KNOWN
+        matchers = {matcher.name: matcher for matcher in selector.matchers.matchers}
         # Other Triton servers have the same metrics.
-        assert labels["job"] == SCRAPE["job_name"]
-        assert labels.get("model", "diffvqa") in served_specs(TINY)
-        assert labels.keys() <= {"job", "model", "namespace", "pod"}
+        assert matchers.pop("job").value == SCRAPE["job_name"]
+        for label in matchers.keys() - {"namespace", "pod"}:
+            assert all(named(matchers[label], KNOWN[selector.name][label]))
+
+
+@pytest.mark.parametrize(
+    ("place", "reasons"),
+    [
+        ("alert DiffVQAServerFaults", {"fault"}),
+        ("panel Videos failed, C", {"fault"}),
+        ("panel Failed in the last hour, A", {"refused", "fault"}),
+    ],
+)
+def test_a_request_that_failed_is_counted_once(place, reasons):
+    ours, tritons, *requests = selectors(place)
+    # `unavailable` of `denoise` stands for a failure of `unet_controller`.
+    assert ours.name == "diffvqa_failures_total" and passed(ours, "reason") == reasons
+    assert passed(ours, "model_instance") == OURS[ours.name]["model_instance"]
+    # `diffvqa` counts the same requests again; `preprocess` has another way to do what `dali` fails at.
+    assert tritons.name == "nv_inference_request_failure" and passed(tritons, "model") == MODELS - {"diffvqa", "dali"}
+    assert passed(tritons, "reason") == TRITONS_REASONS - {"CANCELED"}
+    for selector in requests:
+        assert selector.name == "nv_inference_request_success" and passed(selector, "model") == {"preprocess"}
+
+
+def test_who_was_sent_away_is_told_by_the_model_that_knows_of_a_stop():
+    (path,) = (path for path in ROOT.glob("triton_repo/*/1/model.py") if "is_stopped" in path.read_text("utf-8"))
+    (unavailable,) = selectors("panel Videos failed, B")
+    assert passed(unavailable, "reason") == {"unavailable"}
+    assert passed(unavailable, "model_instance") == {f"{path.parts[-3]}_0_0"}
 
 
 def test_the_autoscaler_reads_what_the_adapter_makes_of_the_scraped_pods():
@@ -345,5 +443,5 @@ def test_the_dashboard_shows_every_metric_of_ours_and_what_the_server_is_short_o
     shown = " ".join(EXPRESSIONS[place] for place in EXPRESSIONS if place.startswith("panel"))
     # Latencies are shown as percentiles, which take the buckets alone.
     unshown = {"diffvqa_stage_seconds_sum", "diffvqa_stage_seconds_count"}
-    for metric in (OURS | TRITONS) - unshown:
+    for metric in (OURS.keys() | TRITONS) - unshown:
         assert f"{metric}{{" in shown

@@ -170,7 +170,7 @@ def test_what_the_images_are_built_from_makes_the_whole_wheel(tmp_path):
     # A README that is missing is no error to setuptools.
     assert (ROOT / "README.md").read_bytes() in files.read(metadata)
     assert metadata.replace("METADATA", "licenses/LICENSE") in names
-    for path in itertools.chain(ROOT.glob("triton_repo/*/config.pbtxt"), ROOT.glob("triton_repo/*/1/*.py")):
+    for path in itertools.chain(ROOT.glob("triton_repo/**/*.pbtxt"), ROOT.glob("triton_repo/*/1/*.py")):
         assert any(name.endswith(f"share/diffvqa_rt/{path.relative_to(ROOT)}") for name in names)
     # What the builder takes from the checkout itself.
     assert (context / "export" / "build_engines.py").exists()

@@ -195,7 +195,9 @@ def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
     stage_seconds = TensorSpec("stage_seconds", "float64", (5,))
     optional = frozenset({"seed", "crops"})
     preprocess = ModelSpec("preprocess", request, (*vae_encoder.inputs, *facts, marks[0]), optional)
-    metrics = ModelSpec("metrics", (head.outputs[0], *marks), (stage_seconds,))
+    score = head.outputs[0]
+    # The score passes through it: Triton server leaves out a step whose outputs nobody asks for.
+    metrics = ModelSpec("metrics", (TensorSpec("head_score", score.dtype, score.shape), *marks), (score, stage_seconds))
     ensemble = ModelSpec("diffvqa", request, (*head.outputs, *facts, stage_seconds), optional)
     if is_embedded:
         z0_hat = TensorSpec("z0_hat", z.dtype, z.shape)
@@ -203,11 +205,11 @@ def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
         models = [preprocess, vae_encoder, denoise, head, metrics, ensemble]
     else:
         device_decoding = (  # what a `DecodingPlan` says
-            TensorSpec("video", "uint8", ("videos", "bytes")),
-            TensorSpec("frame_numbers", "int32", ("videos", config.frames)),
-            TensorSpec("rgb_matrix", "float32", ("videos", 3, 3)),
-            TensorSpec("orientation", "int32", ("videos", 2)),
-            TensorSpec("region", "float32", ("videos", 4)),
+            TensorSpec("video", "uint8", ("crops", "bytes")),
+            TensorSpec("frame_numbers", "int32", ("crops", config.frames)),
+            TensorSpec("rgb_matrix", "float32", ("crops", 3, 3)),
+            TensorSpec("orientation", "int32", ("crops", 2)),
+            TensorSpec("region", "float32", ("crops", 4)),
         )
         dali = ModelSpec("dali", device_decoding, vae_encoder.inputs)
         last_step = TensorSpec("last_step", step.dtype, step.shape)

@@ -198,15 +198,6 @@ def test_triton_server_gets_no_engine_that_was_changed(cuda_engines, tmp_path):
         production_repository(folder, tmp_path / "models", "onnx-cuda")
 
 
-def test_dali_takes_as_many_rows_as_a_video_has_crops(cuda_engines, tmp_path):
-    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
-    limits = RequestLimits(max_crops=11)
-    settings = settings_for(cuda_engines, form="production", backend="onnx-cuda", limits=limits)
-    assemble_repository(settings, tmp_path / "models")
-    assert parsed(tmp_path / "models")["dali"].max_batch_size == 11
-    assert (tmp_path / "models" / "dali" / "1" / "model.dali").stat().st_size > 0
-
-
 def test_the_form_follows_from_what_is_there(built_engines, tmp_path):
     record = Manifest.read(built_engines).backends["onnx"]
     for name in ("python", "dali", "onnxruntime"):

@@ -80,7 +80,7 @@ def assemble_repository(settings: StageSettings, target: Path) -> None:
                 shutil.copy(model, version)
         if name == "dali":
             _write_dali_model(version / "model.dali", manifest)
-        values = {"name": name, "file": file, "max_videos": str(settings.limits.max_crops)}
+        values = {"name": name, "file": file}
         text = _rendered(template.read_text(encoding="utf-8"), spec, settings, values)
         (target / name / "config.pbtxt").write_text(text, encoding="utf-8")
 

@@ -101,8 +101,7 @@ def write_model(path: str | os.PathLike[str], size: int) -> None:
     Needs no GPU. The backend takes batches of up to the `max_batch_size` of its own configuration, on the GPU of the
     instance.
     """
-    # A thread for each row, to feed its decoder.
-    Path(path).write_bytes(preprocess_pipeline(size, "nvdec", threads=_BATCH).serialize())
+    Path(path).write_bytes(preprocess_pipeline(size, "nvdec", threads=1).serialize())
 
 
 class _Runner:

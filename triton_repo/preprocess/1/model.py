@@ -62,10 +62,13 @@ class TritonPythonModel:
         plan_seconds = time.monotonic() - start
         if plan is None:
             return None
-        rows = device_inputs(plan, self._size, seed, crops)
-        inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         try:
-            return call_model("dali", inputs, ["frames"])["frames"], plan, plan_seconds
+            # One by one: a row has the whole video with it, and the memory between processes is small.
+            frames = [
+                call_model("dali", {name: array[None] for name, array in row.items()}, ["frames"])["frames"]
+                for row in device_inputs(plan, self._size, seed, crops)
+            ]
+            return np.concatenate(frames), plan, plan_seconds
         except UnavailableError as error:
             logger.warning("%s; decoding on the host", error)
             return None

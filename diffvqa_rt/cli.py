@@ -25,7 +25,7 @@ from diffvqa_rt.serving import (
     ServerTls,
     serve,
 )
-from diffvqa_rt.serving.server import INSTALL_HINT
+from diffvqa_rt.serving.tritonserver import INSTALL_HINT
 from diffvqa_rt.video import MAX_SEED
 
 DEFAULT_ENGINES = Path("build/tiny")

@@ -19,6 +19,7 @@ class ModelFacts:
     is_trained: bool
     weights_sha256: str
     backend: str
+    views_by: str
     score_range: tuple[float, float]
 
 
@@ -27,8 +28,9 @@ class VideoScore:
     """The score of a video, and what it takes to trust and repeat it.
 
     `score` lies on `score_range` for what training has seen (0 bad … 100 good by default); it is Σ frame_weights ·
-    frame_scores. `model` says `untrained` where the number means nothing. `stage_seconds`: wall time per stage; in a
-    batch, the batch's time divided by its videos.
+    frame_scores. `model` says `untrained` where the number means nothing, `views_by` whose resampling made the views
+    (`pillow` or `dali`). `stage_seconds`: wall time per stage; in a batch, the batch's time divided by its videos; from
+    a server, with the wait for each stage.
     """
 
     source: str
@@ -46,6 +48,7 @@ class VideoScore:
     is_trained: bool
     weights_sha256: str
     backend: str
+    views_by: str
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -97,6 +100,7 @@ def video_score(
         is_trained=facts.is_trained,
         weights_sha256=facts.weights_sha256,
         backend=facts.backend,
+        views_by=facts.views_by,
     )
 
 

@@ -21,6 +21,7 @@ from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
 from diffvqa_rt.specs import FEATURES, Array
 from diffvqa_rt.video import SampledFrames, VideoInfo, make_views, sample_frames
+from diffvqa_rt.video.views import ViewCutter
 
 VideoSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
@@ -193,13 +194,14 @@ class Scorer:
         return scores
 
 
-def model_facts(manifest: Manifest, backend: BackendName) -> ModelFacts:
+def model_facts(manifest: Manifest, backend: BackendName, views_by: ViewCutter = "pillow") -> ModelFacts:
     """What every result of these engines says of them."""
     return ModelFacts(
         model=manifest.model_label,
         is_trained=manifest.weights.is_trained,
         weights_sha256=manifest.weights.sha256,
         backend=backend,
+        views_by=views_by,
         score_range=manifest.config.score_range,
     )
 

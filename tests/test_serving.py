@@ -9,11 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from diffvqa_rt import Scorer, VideoScore, cli
 from diffvqa_rt.errors import EngineMismatchError, VideoDecodeError
 from diffvqa_rt.results import CSV_COLUMNS, STAGES, ScoringFailure
 from diffvqa_rt.serving import Client, ClientTls, RequestError, Server, ServerConfig, ServerError, find_tritonserver
-from diffvqa_rt.serving.server import children
+from diffvqa_rt.serving.tritonserver import children
 
 grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 try:
@@ -50,10 +51,10 @@ def free_ports(count: int) -> list[int]:
 class Served:
     """`diffvqa serve` in a process of its own, and what it has written."""
 
-    def __init__(self, engines: Path, *arguments: str) -> None:
-        self.port, self.http_port, self.metrics_port = free_ports(3)
-        ports = ["--port", self.port, "--http-port", self.http_port, "--metrics-port", self.metrics_port]
-        command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", "--engines", engines, *ports, *arguments]
+    def __init__(self, engines: Path, *arguments: str, ports: Sequence[int] = ()) -> None:
+        self.port, self.http_port, self.metrics_port = ports or free_ports(3)
+        flags = ["--port", self.port, "--http-port", self.http_port, "--metrics-port", self.metrics_port]
+        command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", "--engines", engines, *flags, *arguments]
         self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
@@ -269,13 +270,16 @@ def test_what_changes_the_server_is_closed(served, tmp_path):
         connection.get_system_shared_memory_status,
         lambda: connection.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
         lambda: connection.update_log_settings({"log_file": str(tmp_path / "log")}),
+        lambda: connection.get_model_config("diffvqa"),  # which says where the engines are
     ):
         with pytest.raises(grpc.InferenceServerException, match="restricted|not allowed|expecting"):
             call()
-    for path, body in [("v2/repository/index", b"{}"), ("v2/models/diffvqa/infer", b"{}"), ("v2/logging", b"{}")]:
-        with pytest.raises(urllib.error.HTTPError) as refusal:
-            urllib.request.urlopen(f"http://127.0.0.1:{served.http_port}/{path}", data=body)
-        assert refusal.value.code == 403
+    # Triton server 2.51 itself would end with a segmentation fault.
+    for port, path in [(served.http_port, "v2/models/diffvqa/infer"), (served.metrics_port, "metrics")]:
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", data=bytes(20_000_000))
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}/index")
     assert connection.is_server_ready()
 
 
@@ -358,13 +362,14 @@ def test_health_and_metrics_are_where_the_server_says(served, expected):
         elsewhere.connect(("127.0.0.2", served.port))
 
 
-@pytest.mark.parametrize("name", ["preprocess", "denoise", "tritonserver"])
+@pytest.mark.parametrize("name", ["preprocess", "denoise", "head", "tritonserver"])
 def test_a_client_gets_its_answers_though_a_process_is_killed(served, client, expected, name):
     video, result = expected["h264.mp4"]
     before = served.pids(name)
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(client.score, video) for _ in range(2)]
-        time.sleep(0.7)
+        time.sleep(0.1 if name == "preprocess" else 0.7)  # it decodes, and then others work
+        assert not any(answer.done() for answer in answers)
         os.kill(before[0], signal.SIGKILL)
         for answer in answers:
             assert_same(answer.result(), result)
@@ -419,6 +424,7 @@ def test_a_stop_waits_for_the_requests_in_flight(built_engines, expected):
             assert_same(client.score(video), result)
             answers = [pool.submit(client.score, video) for _ in range(2)]
             time.sleep(0.5)
+            assert not any(answer.done() for answer in answers)
             served.process.terminate()
             for answer in answers:
                 assert_same(answer.result(), result)
@@ -429,6 +435,68 @@ def test_a_stop_waits_for_the_requests_in_flight(built_engines, expected):
         assert not client.is_ready()
         with pytest.raises(RequestError, match="gave no score within 1 s"):
             client.score(video)
+
+
+def test_a_client_finds_a_server_that_was_killed_and_started_again(built_engines, expected):
+    video, result = expected["h264.mp4"]
+    before = run_folders()
+    first = Served(built_engines)
+    with Client(first.url, deadline_seconds=120) as client, ThreadPoolExecutor(1) as pool:
+        first.wait_until_ready()
+        (run,) = run_folders() - before
+        answer = pool.submit(client.score, video)
+        time.sleep(0.7)
+        assert not answer.done()
+        first.process.kill()
+        first.process.wait()
+        assert run in run_folders()
+        second = Served(built_engines, ports=(first.port, first.http_port, first.metrics_port))
+        try:
+            second.wait_until_ready()
+            assert run not in run_folders()  # what a killed one has left
+            assert_same(answer.result(), result)
+        finally:
+            assert second.stop() == 0
+    assert run_folders() == before
+
+
+def run_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("diffvqa-serve-*"))
+
+
+def test_an_occupied_port_is_a_sentence(served, built_engines, capsys):
+    port = str(served.port)
+    assert cli.main(["serve", "--engines", str(built_engines), "--port", port]) == 1
+    assert f"cannot listen on ports {port}, 8000 and 8002" in capsys.readouterr().err
+
+
+def test_the_wheels_server_stays_on_this_machine(built_engines, capsys):
+    if find_tritonserver().backends is not None:
+        pytest.skip("there is a Triton server of its own here")
+    assert cli.main(["serve", "--engines", str(built_engines), "--host", "0.0.0.0"]) == 1
+    assert "reach a network with Triton server 26.07" in capsys.readouterr().err
+
+
+def test_an_inner_model_takes_as_many_rows_as_a_video_has_crops(served):
+    connection = grpc.InferenceServerClient(served.url)
+    for rows in (0, 4):
+        tensor = grpc.InferInput("z0", [rows, 16, 4, 24, 24], "FP32")
+        tensor.set_data_from_numpy(np.zeros((rows, 16, 4, 24, 24), np.float32))
+        with pytest.raises(grpc.InferenceServerException, match=f"1 to 3 rows at a time; got {rows}") as refusal:
+            connection.infer("denoise", [tensor])
+        assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("marks", [[np.nan, 0.0], [0.0, 1e300]])
+def test_nobody_spoils_the_metrics(served, marks):
+    inputs = []
+    values = {"head_score": np.ones(1, np.float32), "preprocess_marks": np.zeros(3), "denoise_marks": np.array(marks)}
+    for name, array in values.items():
+        tensor = grpc.InferInput(name, array.shape, "FP32" if array.dtype == np.float32 else "FP64")
+        inputs.append(tensor.set_data_from_numpy(array))
+    with pytest.raises(grpc.InferenceServerException, match="say that the stages took"):
+        grpc.InferenceServerClient(served.url).infer("metrics", inputs)
+    assert all(np.isfinite(value) for name, value in scraped(served).items() if "diffvqa" in name)
 
 
 def test_it_is_not_ready_with_an_engine_that_was_changed(engines_copy, capfd):

@@ -183,10 +183,10 @@ def test_traffic_is_idle_once_nobody_is_at_work(tmp_path):
     ours, theirs = Traffic(tmp_path / "traffic"), Traffic(tmp_path / "traffic")
     start = time.monotonic()
     with theirs.at_work():
-        ours.wait_until_idle(0.2)
+        ours.wait_until_idle(0.2, "embedded", lambda: False)
     assert 0.2 <= time.monotonic() - start < 0.5
     start = time.monotonic()
-    ours.wait_until_idle(5)
+    ours.wait_until_idle(5, "embedded", lambda: False)
     assert 0.4 < time.monotonic() - start < 2
     assert not theirs.is_stopped
     ours.stop()

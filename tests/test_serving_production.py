@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import make_clip
-from test_serving import assert_same, children, free_ports
+from test_serving import assert_same, free_ports
 from test_serving_repository import cuda_engines, parsed  # noqa: F401  a fixture
 
 pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
@@ -24,6 +24,7 @@ from diffvqa_rt.results import STAGES, VideoScore, video_score
 from diffvqa_rt.scoring import model_facts, play
 from diffvqa_rt.serving import Client, Server, ServerConfig, ServerError
 from diffvqa_rt.serving.repository import assemble_repository
+from diffvqa_rt.serving.tritonserver import children
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.dali import DaliViews, EncodedViews
 from diffvqa_rt.video.plan import plan_decoding
@@ -145,7 +146,7 @@ def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore
         timestamps_seconds=sampled.timestamps_seconds,
         info=sampled.info,
         stage_seconds=dict.fromkeys(STAGES, 1.0),
-        facts=model_facts(manifest, "onnx-cuda"),
+        facts=model_facts(manifest, "onnx-cuda", "dali"),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from diffvqa_rt.engines.manifest import MAX_VIDEOS, Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.presets import TINY
-from diffvqa_rt.serving.repository import assemble_repository, choose_form, most_videos
+from diffvqa_rt.serving.repository import assemble_repository, choose_form
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls, StageSettings, manifest_sha256
 from diffvqa_rt.specs import engine_specs, served_specs
 
@@ -211,8 +211,8 @@ def test_the_form_follows_from_what_is_there(built_engines, tmp_path):
     assert choose_form("tensorrt", record, tmp_path) == "production"
     stripped = dataclasses.replace(record, settings={"STRIP_PLAN": "on"})
     assert choose_form("tensorrt", stripped, tmp_path) == "embedded"
-    assert most_videos(record) is None
-    assert most_videos(dataclasses.replace(record, settings={MAX_VIDEOS: "4"})) == 4
+    assert record.max_videos is None
+    assert dataclasses.replace(record, settings={MAX_VIDEOS: "4"}).max_videos == 4
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,8 @@ def test_the_form_follows_from_what_is_there(built_engines, tmp_path):
     [
         (lambda path: RequestLimits(max_frames=0), "max_frames is 0"),
         (lambda path: RequestLimits(max_decode_seconds=-1), "max_decode_seconds is -1"),
+        (lambda path: RequestLimits(max_decode_memory_bytes=200 << 20), "200 MiB; expected at least 512"),
+        (lambda path: ServerConfig(engines=path, host="::1"), "expected a name or an IPv4 address"),
         (lambda path: ServerConfig(engines=path, port=8000), "three different ones"),
         (lambda path: ServerConfig(engines=path, port=70000), "below 65536"),
         (lambda path: ServerTls(cert=path / "no.pem", key=path / "no.key"), "no.pem; expected a file in PEM format"),

@@ -120,6 +120,21 @@ class BackendRecord:
     parity: ParityReport | None
     without_parity: str = ""
 
+    @property
+    def max_videos(self) -> int | None:
+        """How many videos at a time the engines take; None where any number goes."""
+        return int(self.settings[MAX_VIDEOS]) if MAX_VIDEOS in self.settings else None
+
+    @property
+    def is_stripped(self) -> bool:
+        """Whether TensorRT's plans lack their weights, which are in the ONNX files beside them."""
+        return self.settings.get("STRIP_PLAN") == "on"
+
+    @property
+    def is_version_compatible(self) -> bool:
+        """Whether later versions of TensorRT open the plans."""
+        return self.settings.get("VERSION_COMPATIBLE") == "on"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightsRecord:

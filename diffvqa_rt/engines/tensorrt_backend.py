@@ -259,8 +259,7 @@ def open_tensorrt(
     """
     library = load_library(runtime)
     rebuild = f"build them here: python export/build_engines.py --backend {runtime}"
-    is_version_compatible = record.settings.get("VERSION_COMPATIBLE") == "on"
-    if record.runtime != library.label and not is_version_compatible:
+    if record.runtime != library.label and not record.is_version_compatible:
         raise EngineMismatchError(
             f"{folder} has engines of {record.runtime}, and {library.label} is installed; install that version, or "
             f"{rebuild}"
@@ -279,10 +278,9 @@ def open_tensorrt(
         )
     gpu = Gpu()
     opener = library.trt.Runtime(library.log)
-    if is_version_compatible:
+    if record.is_version_compatible:
         # Such a plan carries the runtime that it was built with, as code; its hash is checked below.
         opener.engine_host_code_allowed = True
-    is_stripped = record.settings.get("STRIP_PLAN") == "on"
     specs = engine_specs(manifest.config)
     engines = {}
     for name, built in record.engines.items():
@@ -294,7 +292,7 @@ def open_tensorrt(
                 f"{library.label} cannot open {folder / file}: {library.first_error()}; {rebuild}"
             )
         # A stripped plan belongs to no weights; the ONNX file that they come from says which they are.
-        origin = refit(engine, library, folder, record, file) if is_stripped else engine.name
+        origin = refit(engine, library, folder, record, file) if record.is_stripped else engine.name
         if origin != manifest.provenance:
             raise EngineMismatchError(
                 f"{folder / file} was built from another network or other weights than {MANIFEST_NAME} says; "

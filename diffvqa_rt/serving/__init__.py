@@ -5,13 +5,15 @@
         with Client(server.url) as client:
             print(client.score("clip.mp4").score)
 
-`repository` fills in `triton_repo/` for an engine folder, `python_backend` is what its models share, `decoding` and
-`decode_worker` decode in a process that may die, and `settings` is all that can be set.
+`tritonserver` finds the server, `repository` fills in `triton_repo/` for an engine folder, `endpoints` answers for
+health and metrics; `python_backend` and `metrics` are what the models share, `decoding` and `decode_worker` decode in a
+process that may die, and `settings` is all that can be set.
 """
 
 from diffvqa_rt.serving.client import Client, ClientTls, RequestError
-from diffvqa_rt.serving.server import Server, ServerError, find_tritonserver, serve
+from diffvqa_rt.serving.server import Server, serve
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
+from diffvqa_rt.serving.tritonserver import ServerError, find_tritonserver
 
 __all__ = [
     "Client",

@@ -26,6 +26,7 @@ _MODEL = "diffvqa"
 _IN_ENSEMBLE = f"in ensemble '{_MODEL}', "
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _ROOM_FOR_THE_REST_BYTES = 1 << 16
+_STUB_ENDED, _MOST_DEATHS = "Stub process", 3
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 # A server that was restarted is found again within a second; gRPC alone would wait for up to two minutes.
 _CHANNEL = [
@@ -185,6 +186,7 @@ class Client:
     def _ask(self, name: str, inputs: list[Any]) -> dict[str, NDArray]:
         """The ensemble's outputs. Asks again, with growing pauses, while the server is away."""
         deadline = time.monotonic() + self._deadline_seconds
+        deaths = 0
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -197,6 +199,12 @@ class Client:
                     if message.startswith("<bytes>"):
                         raise VideoDecodeError(name + message.removeprefix("<bytes>")) from None
                     raise ValueError(message) from None
+                # It may be this very video that ends the process it is in.
+                deaths += _STUB_ENDED in message
+                if deaths > _MOST_DEATHS:
+                    raise RequestError(
+                        f"{name}: a process of {self.url} has ended {deaths} times with it inside; check the file"
+                    ) from error
                 is_over = time.monotonic() + pause > deadline
                 if status == "DEADLINE_EXCEEDED" or (status == "UNAVAILABLE" and is_over):
                     raise RequestError(
@@ -216,7 +224,7 @@ def _reason(error: Any) -> tuple[str, str]:
     message = str(error.message()).removeprefix(_IN_ENSEMBLE)
     # A model's process was killed with the request in it, or the server is about to end: it will be started again, and
     # scoring can be repeated.
-    if "Stub process" in message or "has no available versions" in message:
+    if _STUB_ENDED in message or "has no available versions" in message:
         status = "UNAVAILABLE"
     return status, message
 

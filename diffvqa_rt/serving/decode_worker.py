@@ -3,8 +3,8 @@
 Or, for a video that a GPU is to decode, the plan for that.
 
 It may be killed at any time, and it kills itself: the kernel ends it when its time is over, and denies it memory above
-its limit. Numbers and text cross its border as JSON and pixels as plain bytes, so that a decoder that a video has taken
-over can hand nothing to the server that runs.
+its limit. Numbers and text cross its border as JSON and pixels as plain bytes: what a decoder that a video has taken
+over hands to the server is data. It is the server's user all the same; a container is what holds that.
 """
 
 import dataclasses
@@ -25,6 +25,9 @@ from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.container import open_source, open_video
 from diffvqa_rt.video.plan import plan_decoding
 from diffvqa_rt.video.views import cut_views
+
+# A thread takes address space, which is limited, and a video has eight frames.
+_DALI_THREADS = 4
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def _views(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArr
 def _dali_views(size: int) -> Any:
     from diffvqa_rt.video.dali import DaliViews  # DALI, which only the production form needs
 
-    return DaliViews(size)
+    return DaliViews(size, threads=_DALI_THREADS)
 
 
 def _plan(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], None]:

@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
+import os
 import signal
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,11 @@ from diffvqa_rt.serving.framing import read_message, write_message
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.video import VideoInfo
 from diffvqa_rt.video.plan import DecodingPlan
+from diffvqa_rt.video.views import ViewCutter
 
 _PIPE_BYTES = 1 << 20
+# No secrets of the server's.
+_WORKER_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Decoder:
     """Decodes one video at a time in a process with limits; where that dies, the next video finds a new one."""
 
     def __init__(
-        self, config: DiffVQAConfig, limits: RequestLimits, python: str, cutter: Literal["pillow", "dali"] = "pillow"
+        self, config: DiffVQAConfig, limits: RequestLimits, python: str, cutter: ViewCutter = "pillow"
     ) -> None:
         """A decoder in a process of the interpreter `python`.
 
@@ -154,7 +158,8 @@ class Decoder:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [self._python, "-m", "diffvqa_rt.serving.decode_worker"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/")
+        environment = {name: os.environ[name] for name in _WORKER_ENVIRONMENT if name in os.environ}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=environment)
         for pipe in (process.stdin, process.stdout):
             _widen(pipe)
         return process

@@ -4,7 +4,7 @@ Importable only in the processes of the Python backend, as `python_backend` is.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import triton_python_backend_utils as pb_utils
 
@@ -42,23 +42,17 @@ class ScoreMetrics:
 
     def __init__(self, score_range: tuple[float, float]) -> None:
         low, high = score_range
-        self._families: list[Any] = []
+        histogram = pb_utils.MetricFamily.HISTOGRAM
+        description = "Seconds that a stage of scoring a video took, the wait for it included"
+        seconds = pb_utils.MetricFamily(name="diffvqa_stage_seconds", description=description, kind=histogram)
+        scores = pb_utils.MetricFamily(name="diffvqa_score", description="Scores given", kind=histogram)
+        self._families = seconds, scores  # a metric lives as long as its family
         self._stages = {
-            stage: self._histogram(
-                "diffvqa_stage_seconds",
-                "Seconds that a stage of scoring a video took, the wait for it included",
-                STAGE_BOUNDS_SECONDS,
-                {"stage": stage},
-            )
+            stage: seconds.Metric(labels={"stage": stage}, buckets=list(STAGE_BOUNDS_SECONDS))
             for stage in (*STAGES, TOTAL)
         }
         tenths = [low + (high - low) * tenth / 10 for tenth in range(1, 10)]
-        self._scores = self._histogram("diffvqa_score", "Scores given", tenths, {})
-
-    def _histogram(self, name: str, description: str, bounds: Any, labels: dict[str, str]) -> Any:
-        family = pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.HISTOGRAM)
-        self._families.append(family)  # a metric lives as long as its family
-        return family.Metric(labels=labels, buckets=list(bounds))
+        self._scores = scores.Metric(labels={}, buckets=tenths)
 
     def observe(self, stage_seconds: Mapping[str, float], score: float) -> None:
         for stage, seconds in {**stage_seconds, TOTAL: sum(stage_seconds.values())}.items():

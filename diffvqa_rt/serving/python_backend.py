@@ -33,7 +33,11 @@ Work = Callable[[Arrays, frozenset[str]], Arrays]
 
 
 class UnavailableError(DiffVQAError):
-    """The server is stopping, or a model is gone or failed; the same request may go well a moment later."""
+    """The server is stopping, or a model is gone; the same request may go well a moment later."""
+
+
+class CalledModelError(DiffVQAError):
+    """A model that another one has called failed."""
 
 
 class Responder:
@@ -55,6 +59,11 @@ class Responder:
     def is_stopped(self) -> bool:
         return self._traffic.is_stopped
 
+    def check_rows(self, array: NDArray) -> None:
+        """Raises ValueError unless an array has as many rows as a video may have crops."""
+        if not 1 <= len(array) <= self.settings.limits.max_crops:
+            raise ValueError(f"1 to {self.settings.limits.max_crops} rows at a time; got {len(array)}")
+
     def answer(self, requests: Sequence[Any], work: Work) -> list[Any]:
         with self._traffic.at_work():
             return [self._answer(request, work) for request in requests]
@@ -71,6 +80,8 @@ class Responder:
         except UnavailableError as error:
             self._failures.count("unavailable")
             return _refusal(error, status.UNAVAILABLE)
+        except CalledModelError as error:  # which Triton server has counted
+            return _refusal(error, status.INTERNAL)
         except Exception as error:  # ours or a runtime's; the server must answer all the same
             logger.exception("a request failed")
             self._failures.count("fault")
@@ -105,7 +116,8 @@ def call_model(name: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, N
 
     Raises:
         ValueError: it says that the inputs are at fault.
-        UnavailableError: it gave no answer.
+        UnavailableError: it is not there.
+        CalledModelError: it failed.
     """
     request = pb_utils.InferenceRequest(
         model_name=name,
@@ -120,7 +132,9 @@ def call_model(name: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, N
         error = response.error()
         if error.code() == pb_utils.TritonError.INVALID_ARG:
             raise ValueError(error.message())
-        raise UnavailableError(f"{name} gave no answer: {error.message()}")
+        sentence = f"{name} gave no answer: {error.message()}"
+        is_away = error.code() == pb_utils.TritonError.UNAVAILABLE
+        raise UnavailableError(sentence) if is_away else CalledModelError(sentence)
     return arrays_of(response.output_tensors())
 
 
@@ -138,18 +152,14 @@ class EngineModel:
     """A stage that is one engine: `vae_encoder` and `head` in Triton server's embedded form are this class."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        self._name = args["model_name"]
         self._responder = Responder(args)
-        settings = self._responder.settings
-        self._engine = open_engine(settings, self._name)
-        self._max_videos = min(settings.limits.max_crops, self._engine.max_videos or settings.limits.max_crops)
+        self._engine = open_engine(self._responder.settings, args["model_name"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return self._responder.answer(requests, self._play)
 
     def _play(self, inputs: Arrays, wanted: frozenset[str]) -> dict[str, Any]:
-        if (videos := len(inputs["frames"])) > self._max_videos:
-            raise ValueError(f"{self._name} takes at most {self._max_videos} rows at a time; got {videos}")
+        self._responder.check_rows(inputs["frames"])
         spec = self._engine.spec
         arrays = {**inputs, "frames": normalize_views(inputs["frames"])}
         results = self._engine(arrays, [tensor.name for tensor in spec.outputs if tensor.name in wanted])

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from diffvqa_rt.engines import BackendName
-from diffvqa_rt.engines.manifest import MAX_VIDEOS, BackendRecord, Manifest
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.verification import copy_verified, listed_data_files, read_verified
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.serving.settings import StageSettings
@@ -44,8 +44,7 @@ def choose_form(backend: BackendName, record: BackendRecord, backends: Path | No
         backends: the folder of Triton server's own backends, if it has one.
     """
     ours = _TRITON_BACKENDS.get(backend)
-    is_stripped = record.settings.get("STRIP_PLAN") == "on"  # Triton server has no refit
-    if ours is None or is_stripped or backends is None:
+    if ours is None or backends is None or record.is_stripped:  # Triton server has no refit
         return "embedded"
     return "production" if all((backends / name).is_dir() for name in (ours, "dali", "python")) else "embedded"
 
@@ -83,11 +82,6 @@ def assemble_repository(settings: StageSettings, target: Path) -> None:
         values = {"name": name, "file": file}
         text = _rendered(template.read_text(encoding="utf-8"), spec, settings, values)
         (target / name / "config.pbtxt").write_text(text, encoding="utf-8")
-
-
-def most_videos(record: BackendRecord) -> int | None:
-    """How many rows at a time the engines of a backend take; None where any number goes."""
-    return int(record.settings[MAX_VIDEOS]) if MAX_VIDEOS in record.settings else None
 
 
 def _copy_engine(folder: Path, record: BackendRecord, name: str, target: Path) -> str:

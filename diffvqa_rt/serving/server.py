@@ -1,96 +1,42 @@
-"""Finding Triton Inference Server, starting it on an engine folder, and stopping it when told to."""
+"""Starting Triton Inference Server on an engine folder, keeping it up, and stopping it when told to."""
 
 import contextlib
 import ctypes
 import dataclasses
-import importlib.util
+import fcntl
 import os
-import secrets
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from diffvqa_rt.engines.manifest import Manifest
-from diffvqa_rt.errors import DiffVQAError
-from diffvqa_rt.serving.repository import assemble_repository, choose_form, most_videos
+from diffvqa_rt.serving.endpoints import Answer, Endpoint, fetch_metrics
+from diffvqa_rt.serving.repository import assemble_repository, choose_form
 from diffvqa_rt.serving.settings import ServerConfig, StageSettings, manifest_sha256
 from diffvqa_rt.serving.traffic import Traffic
+from diffvqa_rt.serving.tritonserver import (
+    GRACE_SECONDS,
+    ServerError,
+    TritonServer,
+    children,
+    command_line,
+    environment,
+    find_tritonserver,
+    remove_shared_memory,
+)
 
-INSTALL_HINT = "pip install --no-deps nvidia-pytriton==0.7.0"
-
-# What a stranger's request must not reach. `health`, `metadata`, `model-config` and `statistics` only read.
-_CLOSED_TO_GRPC = "shared-memory,model-repository,trace,logging"
-_CLOSED_TO_HTTP = "metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
+_RUN_PREFIX = "diffvqa-serve-"
 _PR_SET_PDEATHSIG = 1
-_GRACE_SECONDS = 10
+_EARLY_SECONDS = 3
 _LONGEST_PAUSE_SECONDS = 30
-
-
-class ServerError(DiffVQAError):
-    """Triton server cannot be found, or ends before it is told to."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TritonServer:
-    """An installed Triton Inference Server.
-
-    Attributes:
-        binary: the server.
-        environment: what its process needs beside ours.
-        backends: the folder of its backends, if it has one of its own.
-        python_backend: without one, the files of the Python backend, to be put together.
-    """
-
-    binary: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
-    backends: Path | None = None
-    python_backend: tuple[Path, ...] = ()
-
-
-def find_tritonserver() -> TritonServer:
-    """The server on PATH, or else the one in the wheel of NVIDIA's `pytriton`, which is not imported.
-
-    Raises ServerError where there is none, or none for this Python.
-    """
-    if on_path := shutil.which("tritonserver"):
-        binary = Path(on_path).resolve()
-        return TritonServer(binary=binary, backends=binary.parents[1] / "backends")
-    package = importlib.util.find_spec("pytriton")
-    if package is None or not package.submodule_search_locations:
-        raise ServerError(
-            f"no tritonserver on PATH, and none installed by pip: {INSTALL_HINT} (with its dependencies it would "
-            "replace NumPy)"
-        )
-    wheel = Path(package.submodule_search_locations[0])
-    root, version = wheel / "tritonserver", f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
-    libraries = Path(sysconfig.get_config_var("LIBDIR"))
-    if not stub.exists():
-        raise ServerError(f"{root} has no Python backend for Python {version}; run diffvqa in an older Python")
-    if not (libraries / f"libpython{version}.so.1.0").exists():
-        raise ServerError(
-            f"this Python has no shared library ({libraries}/libpython{version}.so.1.0), which Triton server's Python "
-            "backend needs; install one built with --enable-shared"
-        )
-    search = [str(wheel.parent / "nvidia_pytriton.libs"), str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
-    backend = root / "backends" / "python"
-    return TritonServer(
-        binary=root / "bin" / "tritonserver",
-        environment={"LD_LIBRARY_PATH": ":".join(filter(None, search))},
-        python_backend=(backend / "libtriton_python.so", backend / "triton_python_backend_utils.py", stub),
-    )
 
 
 class Server:
@@ -105,26 +51,53 @@ class Server:
 
         Raises:
             EngineMismatchError: the folder is not an engine folder, or not as it was built.
-            ServerError: there is no Triton server here.
+            ServerError: there is no Triton server here, not one for that address, or a port is taken.
         """
         self.config = config
-        self._installed = find_tritonserver()
-        folder = config.engines.resolve()
+        installed = find_tritonserver()
+        if installed.python_backend and not config.is_loopback:
+            raise ServerError(
+                f"host is {config.host}, and the server of the nvidia-pytriton wheel is of 2024, with holes that are "
+                "closed since; reach a network with Triton server 26.07 or later (deploy/Dockerfile)"
+            )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watched: dict[int, str] = {}
+        self._is_closed = False
+        self._stop_asked = os.eventfd(0)
+        with ExitStack() as cleanup:
+            cleanup.callback(os.close, self._stop_asked)
+            self._open_endpoints(cleanup)
+            self._run = _run_folder(cleanup)
+            self._traffic = Traffic(self._run / "traffic")
+            self._prepare(installed)
+            self._cleanup = cleanup.pop_all()
+
+    def _open_endpoints(self, cleanup: ExitStack) -> None:
+        """Health and metrics, answered from now on: alive, and not ready."""
+        config = self.config
+        paths = {"/v2/health/live": lambda: (200, ""), "/v2/health/ready": self._answer_ready}
+        try:
+            socket.create_server((config.host, config.port)).close()  # or Triton server would say so, in other words
+            cleanup.callback(Endpoint(config.host, config.http_port, paths).close)
+            cleanup.callback(Endpoint(config.host, config.metrics_port, {"/metrics": self._answer_metrics}).close)
+        except OSError as error:
+            ports = f"{config.port}, {config.http_port} and {config.metrics_port}"
+            raise ServerError(
+                f"cannot listen on ports {ports} of {config.host} ({error.strerror}); stop what uses them, or name "
+                "others with --port, --http-port and --metrics-port"
+            ) from error
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._inner_metrics_port = free.getsockname()[1]
+
+    def _prepare(self, installed: TritonServer) -> None:
+        config, folder = self.config, self.config.engines.resolve()
         manifest = Manifest.read(folder)
         record = manifest.backend(config.backend, folder)
         # For a sentence here and now; each model's process verifies the very bytes that it opens, too.
         manifest.verify(folder)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watched: dict[int, str] = {}
-        self._stop_asked = os.eventfd(0)
-        self._cleanup = ExitStack()
-        self._cleanup.callback(os.close, self._stop_asked)
-        # Its name is also that of the shared memory, which processes that were killed leave behind.
-        self._run = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="diffvqa-serve-")))
-        self._traffic = Traffic(self._run / "traffic")
-        self.form = choose_form(config.backend, record, self._installed.backends)
+        self.form = choose_form(config.backend, record, installed.backends)
         # Only so many crops of a video as the engines take rows: nobody cuts a request in the production form.
-        max_crops = min(config.limits.max_crops, most_videos(record) or config.limits.max_crops)
+        max_crops = min(config.limits.max_crops, record.max_videos or config.limits.max_crops)
         settings = StageSettings(
             form=self.form,
             engines=str(folder),
@@ -135,16 +108,18 @@ class Server:
             traffic=str(self._traffic.folder),
             limits=dataclasses.replace(config.limits, max_crops=max_crops),
         )
-        try:
-            assemble_repository(settings, self._run / "models")
-            # Nothing lies there: DALI opens what a text in a video's place names, if it lies where the server runs.
-            self._working_folder = self._run / "empty"
-            self._working_folder.mkdir()
-            is_version_compatible = record.settings.get("VERSION_COMPATIBLE") == "on"
-            self._command = _command(config, self._installed, self._run, is_version_compatible)
-        except BaseException:
-            self._cleanup.close()
-            raise
+        assemble_repository(settings, self._run / "models")
+        # Nothing lies there: DALI opens what a text in a video's place names, if it lies where the server runs.
+        self._working_folder = self._run / "empty"
+        self._working_folder.mkdir()
+        self._command = command_line(
+            config,
+            installed,
+            self._run,
+            self._inner_metrics_port,
+            is_version_compatible=record.is_version_compatible,
+        )
+        self._environment = {**os.environ, **environment(), **installed.environment}
 
     @property
     def url(self) -> str:
@@ -154,11 +129,13 @@ class Server:
     def start(self, timeout_seconds: float = 600) -> None:
         """Returns once every model has verified its engine and loaded it, or a stop was asked for.
 
+        Call it from the thread that will outlive the server: Triton server ends with the thread that started it.
+
         Raises ServerError if that fails or takes longer than `timeout_seconds`.
         """
         self._process = subprocess.Popen(
             self._command,
-            env={**os.environ, **_environment(), **self._installed.environment},
+            env=self._environment,
             cwd=self._working_folder,
             stdin=subprocess.DEVNULL,
             # Ctrl-C is for us: the server is told to stop once.
@@ -166,7 +143,8 @@ class Server:
             preexec_fn=_die_with_parent,
         )
         deadline = time.monotonic() + timeout_seconds
-        while not self.is_ready() and not self._traffic.is_stopped:
+        # Triton server opens its ports once all models are loaded.
+        while fetch_metrics(self._inner_metrics_port) is None and not self._traffic.is_stopped:
             if (status := self._process.poll()) is not None:
                 raise ServerError(
                     f"tritonserver ended with status {status} before it was ready; what it wrote above says why"
@@ -174,17 +152,26 @@ class Server:
             if time.monotonic() > deadline:
                 raise ServerError(f"tritonserver was not ready within {timeout_seconds:g} s; start it again")
             time.sleep(0.1)
-        pids = {self._process.pid: "tritonserver", **children(self._process.pid)}
-        self._watched = {os.pidfd_open(pid): name for pid, name in pids.items()}
+        self._watched = {os.pidfd_open(self._process.pid): "tritonserver"}
+        # One that has ended already is missed by `wait`: nothing is left of it that says when. So it ends the server.
+        try:
+            for pid, name in children(self._process.pid).items():
+                self._watched[os.pidfd_open(pid)] = name
+        except OSError:
+            self._process.kill()
 
     def is_ready(self) -> bool:
         """Whether every model is loaded and takes requests."""
-        host = "127.0.0.1" if self.config.host == "0.0.0.0" else self.config.host
-        try:
-            with urllib.request.urlopen(f"http://{host}:{self.config.http_port}/v2/health/ready", timeout=5) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
+        is_running = self._process is not None and self._process.poll() is None
+        is_open = not self._is_closed and not self._traffic.is_stopped
+        return is_running and is_open and fetch_metrics(self._inner_metrics_port) is not None
+
+    def _answer_ready(self) -> Answer:
+        return (200, "") if self.is_ready() else (503, "not ready\n")
+
+    def _answer_metrics(self) -> Answer:
+        text = fetch_metrics(self._inner_metrics_port)
+        return (503, "not ready\n") if text is None else (200, text)
 
     def wait(self) -> str | None:
         """Returns when a stop is asked for (None), or a process has ended: that of which model, or `tritonserver`."""
@@ -194,14 +181,15 @@ class Server:
         ended = {descriptor for descriptor, _ in poll.poll()}
         return None if self._stop_asked in ended else self._watched[ended.pop()]
 
-    def stops_within(self, seconds: float) -> bool:
-        """Waits for so long, or until a stop is asked for, which it then returns."""
+    def is_asked_to_stop_within(self, seconds: float) -> bool:
+        """Waits for so long, or until it is."""
         return bool(select.select([self._stop_asked], [], [], seconds)[0])
 
     def ask_to_stop(self) -> None:
         """New requests are refused as unavailable from now on, and `wait` returns. For a signal's handler, too."""
-        self._traffic.stop()
-        os.eventfd_write(self._stop_asked, 1)
+        if not self._is_closed:
+            self._traffic.stop()
+            os.eventfd_write(self._stop_asked, 1)
 
     def kill(self) -> None:
         """Ends the server and all models at once. Clients see it as unavailable and ask again."""
@@ -213,18 +201,22 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        _remove_shared_memory(self._run.name)
+        remove_shared_memory(self._run.name)
 
     def stop(self) -> None:
         """Ends the server; requests in flight are answered first, as far as `drain_seconds` go."""
+        if self._is_closed:
+            return
         self._traffic.stop()
-        if self._process is not None and self._process.poll() is None:
+        process = self._process
+        if process is not None and process.poll() is None:
             # Triton server closes idle models first, and `unet_controller` is idle between two steps.
-            self._traffic.wait_until_idle(self.config.drain_seconds)
-            self._process.send_signal(signal.SIGTERM)
+            self._traffic.wait_until_idle(self.config.drain_seconds, self.form, lambda: process.poll() is not None)
+            process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_SECONDS)
+                process.wait(GRACE_SECONDS)
         self.kill()
+        self._is_closed = True
         self._cleanup.close()
 
     def __enter__(self) -> "Server":
@@ -237,31 +229,32 @@ class Server:
 
 
 def serve(config: ServerConfig) -> int:
-    """Serves until SIGTERM or SIGINT; exit status 0.
+    """Serves until SIGTERM, SIGINT or SIGHUP; exit status 0.
 
     A model whose process has ended would be missing for good, since Triton server 2.51 starts no other: then all is
     started again, and clients that ask again find it.
 
     Raises ServerError if the server does not become ready.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    stop_signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in stop_signals:
         signal.signal(number, _leave)
     with Server(config) as server:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals:
             signal.signal(number, lambda *_: server.ask_to_stop())
         early_ends = 0
         while True:
-            started = time.monotonic()
             server.start()
             _announce(server)
+            started = time.monotonic()
             lost = server.wait()
             if lost is None:
                 return 0
             print(f"diffvqa: the process of {lost} has ended; starting again", file=sys.stderr, flush=True)
             server.kill()
-            # What ends soon after every start is not to keep the machine busy with starting: 0, 2, 6, 14, 30 s.
-            early_ends = early_ends + 1 if time.monotonic() - started < _LONGEST_PAUSE_SECONDS else 1
-            if server.stops_within(min(2**early_ends - 2, _LONGEST_PAUSE_SECONDS)):
+            # What ends right after every start is not to keep the machine busy with starting: 0, 2, 6, 14, 30 s.
+            early_ends = early_ends + 1 if time.monotonic() - started < _EARLY_SECONDS else 1
+            if server.is_asked_to_stop_within(min(2**early_ends - 2, _LONGEST_PAUSE_SECONDS)):
                 return 0
 
 
@@ -281,78 +274,22 @@ def _announce(server: Server) -> None:
         print(f"diffvqa: {line}", file=sys.stderr, flush=True)
 
 
-def _command(config: ServerConfig, installed: TritonServer, run: Path, is_version_compatible: bool) -> list[str]:
-    # Nobody knows this run's key, so what it guards is closed.
-    key = f"diffvqa={secrets.token_hex(16)}"
-    options: dict[str, object] = {
-        "model-repository": run / "models",
-        "model-control-mode": "none",
-        "disable-auto-complete-config": "",
-        "exit-timeout-secs": _GRACE_SECONDS // 2,
-        "grpc-address": config.host,
-        "grpc-port": config.port,
-        "grpc-restricted-protocol": f"{_CLOSED_TO_GRPC}:{key}",
-        # It would keep its last messages, videos and all, for as long as it runs.
-        "grpc-infer-allocation-pool-size": 0,
-        "http-address": config.host,
-        "http-port": config.http_port,
-        "http-restricted-api": f"{_CLOSED_TO_HTTP}:{key}",
-        "metrics-address": config.host,
-        "metrics-port": config.metrics_port,
-        "log-info": "false",
-    }
-    if Path("/dev/nvidiactl").exists():
-        # Where the tensors between two models on the GPU lie: at full size 230 MB for a video past `vae_encoder`.
-        options["cuda-memory-pool-byte-size"] = f"0:{4 << 30}"
-    else:  # no GPU, and no complaints about that
-        options |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
-    if installed.python_backend:
-        backend = run / "backends" / "python"
-        backend.mkdir(parents=True)
-        for file in installed.python_backend:
-            (backend / file.name).symlink_to(file)
-        options["backend-directory"] = backend.parent
-    if tls := config.tls:
-        options |= {"grpc-use-ssl": "true", "grpc-server-cert": tls.cert, "grpc-server-key": tls.key}
-        if tls.client_ca:
-            options |= {"grpc-use-ssl-mutual": "true", "grpc-root-cert": tls.client_ca}
-    backend_configs = [f"python,shm-region-prefix-name={run.name}"]
-    if is_version_compatible:
-        # Such a plan carries the runtime that it was built with, as code; its hash has been checked.
-        backend_configs.append("tensorrt,version-compatible=true")
-    return [
-        str(installed.binary),
-        *(f"--{name}={value}" if value != "" else f"--{name}" for name, value in options.items()),
-        *(f"--backend-config={setting}" for setting in backend_configs),
-    ]
+def _run_folder(cleanup: ExitStack) -> Path:
+    """A temporary folder for this run, locked as long as it lives; those of runs that were killed are removed.
 
-
-def _environment() -> dict[str, str]:
-    """So that the models' processes import what this one does, whichever way it was started."""
-    paths = [str(Path(path).resolve()) for path in sys.path if path and Path(path).exists()]
-    return {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-    }
-
-
-def children(pid: int) -> dict[int, str]:
-    """The processes that one has started, by what they are for: `preprocess`, …."""
-    found = {}
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, listed.read_text().split()):
-            # The stub's first argument: …/models/NAME/1/model.py
-            arguments = Path(f"/proc/{child}/cmdline").read_text().split("\0")
-            found[child] = Path(arguments[1]).parts[-3] if "stub" in arguments[0] else arguments[0]
-    return found
+    Its name is also that of the shared memory.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_RUN_PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_shared_memory(folder.name)
+            shutil.rmtree(folder)
+    run = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix=_RUN_PREFIX)))
+    held = cleanup.enter_context((run / "lock").open("wb"))
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return run
 
 
 def _die_with_parent() -> None:
-    """In the child: a server whose starter was killed is stopped, too."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _remove_shared_memory(prefix: str) -> None:
-    """What processes that were killed have left."""
-    for path in Path("/dev/shm").glob(f"{prefix}*"):
-        path.unlink(missing_ok=True)
+    """In the child: a server whose starter was killed ends, too, and at once, so that another finds its port free."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -12,6 +12,8 @@ from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, Form
 
+_LEAST_DECODE_MEMORY_BYTES = 512 << 20
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestLimits:
@@ -37,6 +39,11 @@ class RequestLimits:
         for limit in dataclasses.fields(self):
             if not (value := getattr(self, limit.name)) > 0:
                 raise ValueError(f"{limit.name} is {value!r}; expected a number above 0")
+        if self.max_decode_memory_bytes < _LEAST_DECODE_MEMORY_BYTES:
+            raise ValueError(
+                f"max_decode_memory_bytes is {self.max_decode_memory_bytes >> 20:,} MiB; expected at least "
+                f"{_LEAST_DECODE_MEMORY_BYTES >> 20:,}, which a decoder's process takes before it has a video"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +146,14 @@ class ServerConfig:
     tls: ServerTls | None = None
     drain_seconds: int = 60
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches `host`."""
+        return self.host == "localhost" or self.host.startswith("127.")
+
     def __post_init__(self) -> None:
+        if ":" in self.host:
+            raise ValueError(f"host is {self.host!r}; expected a name or an IPv4 address")
         ports = (self.port, self.http_port, self.metrics_port)
         if len(set(ports)) < len(ports) or not all(0 < port < 1 << 16 for port in ports):
             raise ValueError(f"port, http_port and metrics_port are {ports}; expected three different ones below 65536")

@@ -2,12 +2,15 @@
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Between two stages of one request nobody is at work, for a moment.
-_IDLE_SECONDS = 0.5
+from diffvqa_rt.specs import Form
+
+# Between two stages of one request nobody is at work, for a moment; in the production form Triton server itself is, and
+# locks nothing.
+_IDLE_SECONDS: dict[Form, float] = {"embedded": 0.5, "production": 5.0}
 
 
 class Traffic:
@@ -38,12 +41,12 @@ class Traffic:
     def stop(self) -> None:
         self._stopped.touch()
 
-    def wait_until_idle(self, timeout_seconds: float) -> None:
-        """Returns when no model has been at work for half a second, or when the time is over."""
+    def wait_until_idle(self, timeout_seconds: float, form: Form, is_over: Callable[[], bool]) -> None:
+        """Returns when no model has been at work for a moment, when the time is over, or something else `is_over`."""
         deadline = time.monotonic() + timeout_seconds
         busy_until = time.monotonic()
         with self._lock.open("rb") as file:
-            while time.monotonic() < min(busy_until + _IDLE_SECONDS, deadline):
+            while time.monotonic() < min(busy_until + _IDLE_SECONDS[form], deadline) and not is_over():
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     fcntl.flock(file, fcntl.LOCK_UN)

@@ -23,6 +23,7 @@ class VideoInfo:
 
     `frame_rate_hz` is the average, None where a frame has no duration of its own (a still, an array).
     `rotation_degrees` is the clockwise turn that was applied, after mirroring left to right if `is_mirrored`.
+    `decoder` is whose frames they are: `pyav`, `nvdec`, or nobody's (`array`).
     `decoded_frames` counts what the decoder gave on the way to the samples, `corrupt_frames` what did not decode or
     only with errors, and was passed over.
     """
@@ -32,6 +33,7 @@ class VideoInfo:
     frame_count: int
     duration_seconds: float
     frame_rate_hz: float | None
+    decoder: str
     codec: str
     pixel_format: str
     bit_depth: int
@@ -103,6 +105,7 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
         frame_count=length,
         duration_seconds=float(length),
         frame_rate_hz=None,
+        decoder="array",
         codec="array",
         pixel_format="rgb24",
         bit_depth=8,
@@ -196,6 +199,7 @@ def describe_video(video: VideoFile, timeline: Timeline, reader: FrameReader, fi
         frame_count=timeline.frame_count,
         duration_seconds=duration_seconds,
         frame_rate_hz=timeline.frame_count / duration_seconds if duration_seconds else None,
+        decoder="pyav",
         codec=video.stream.codec_context.codec.canonical_name,
         pixel_format=first.pixel_format,
         bit_depth=first.bit_depth,

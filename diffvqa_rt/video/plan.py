@@ -106,7 +106,7 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
             if first is None:
                 raise VideoDecodeError(f"{name} has no frame that decodes, of {timeline.frame_count}")
             picture = picture_from_frame(first.frame, name)
-            info = describe_video(video, timeline, reader, picture)
+            info = dataclasses.replace(describe_video(video, timeline, reader, picture), decoder="nvdec")
             _refuse_uncovered(video, first.frame, info)
             return DecodingPlan(
                 source=source,

@@ -1,12 +1,16 @@
 """The two views of each frame that the network sees: all of it, small; and a piece of it, untouched (SPEC §1)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 RgbFrame = NDArray[np.uint8]
+
+ViewCutter = Literal["pillow", "dali"]
+"""Whose resampling makes the views: this module's, or `dali`'s, where DALI's decoders make those of other videos."""
 
 MAX_SEED = 2**63 - 1
 """Any seed fits an int64, which is what crosses a gRPC border."""

@@ -23,7 +23,10 @@ class TritonPythonModel:
         # `vae_encoder` and `head` are what lies between, whoever plays them; all processes have the system's clock.
         seconds = [decoded - received, prepared - decoded, started - prepared, denoised - started]
         stage_seconds = np.array([*seconds, time.monotonic() - denoised])
-        self._metrics.observe(
-            dict(zip(STAGES, stage_seconds.tolist(), strict=True)), float(inputs["head_score"].mean())
-        )
-        return {"score": inputs["head_score"], "stage_seconds": stage_seconds}
+        if not (stage_seconds >= 0).all():
+            raise ValueError(f"preprocess_marks and denoise_marks say that the stages took {stage_seconds} s")
+        score = inputs["head_score"]
+        if not np.isfinite(score).all():
+            raise ArithmeticError(f"the network's score is {score}; check the engines with diffvqa info")
+        self._metrics.observe(dict(zip(STAGES, stage_seconds.tolist(), strict=True)), float(score.mean()))
+        return {"score": score, "stage_seconds": stage_seconds}

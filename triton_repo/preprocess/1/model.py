@@ -9,7 +9,7 @@ import numpy as np
 
 from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving.decoding import Decoder
-from diffvqa_rt.serving.python_backend import Responder, UnavailableError, call_model
+from diffvqa_rt.serving.python_backend import CalledModelError, Responder, UnavailableError, call_model
 from diffvqa_rt.video.plan import device_inputs
 from diffvqa_rt.video.views import normalize_views
 
@@ -25,10 +25,10 @@ class TritonPythonModel:
         manifest = settings.manifest()
         self._is_production = settings.form == "production"
         self._size = manifest.config.view_size
-        # DALI's operators where its decoders make the other videos' views: a score must not depend on the codec's luck.
+        # DALI's operators where its decoders make other videos' views: a score must not depend on the codec's luck.
         cutter = "dali" if self._is_production else "pillow"
         self._decoder = Decoder(manifest.config, settings.limits, settings.python, cutter)
-        self._facts = as_json(model_facts(manifest, settings.backend))
+        self._facts = as_json(model_facts(manifest, settings.backend, cutter))
 
     def execute(self, requests):
         return self._responder.answer(requests, self._prepare)
@@ -69,7 +69,7 @@ class TritonPythonModel:
                 for row in device_inputs(plan, self._size, seed, crops)
             ]
             return np.concatenate(frames), plan, plan_seconds
-        except UnavailableError as error:
+        except (UnavailableError, CalledModelError) as error:
             logger.warning("%s; decoding on the host", error)
             return None
 

@@ -113,12 +113,11 @@ def changed(before: Mapping[int, str], after: Mapping[int, str]) -> list[str]:
     return sorted(name for _, name in before.items() ^ after.items() if name != "decoder")
 
 
-def window_means(samples: Sequence[Sample], seconds: float) -> dict[str, tuple[float, float]]:
-    """By name, the means of the second fifth of the time and of the last: of five minutes, minutes."""
-    windows = [[sample for at, sample in samples if n <= 5 * at / seconds < n + 1] for n in (1, 4)]
-    names = sorted({name for window in windows for sample in window for name in sample})
-    first, last = ({name: statistics.fmean(s.get(name, 0) for s in window) for name in names} for window in windows)
-    return {name: (first[name], last[name]) for name in names}
+def fifths(samples: Sequence[Sample], seconds: float) -> dict[str, list[float]]:
+    """By name, the means of each fifth of the time: of five minutes, the minutes."""
+    parts = [[sizes for at, sizes in samples if n <= 5 * at / seconds < n + 1] for n in range(5)]
+    names = sorted({name for part in parts for sizes in part for name in sizes})
+    return {name: [statistics.fmean(sizes.get(name, 0) for sizes in part) for part in parts] for name in names}
 
 
 def time_in_process(scorer: Scorer, requests: Mapping[str, Request], seconds: float) -> list[dict[str, float]]:
@@ -221,7 +220,7 @@ def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, d
 
     asked = Counter(name for name, _, _ in answers)
     in_process = {name: statistics.fmean(each[name] for each in rounds) for name in asked}
-    memory = window_means(samples, seconds)
+    memory = fifths(samples, seconds)
     soak = Soak(
         outcomes=dict(Counter(outcome for _, outcome, _ in answers)),
         mistake=next((f"{name} got {answer}" for name, outcome, answer in answers if outcome != "right"), ""),
@@ -230,7 +229,7 @@ def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, d
         changed=changed(at_start, at_end),
         complaints=complaints(log.read_text()),
         exit_status=serve.returncode,
-        memory_mib=(sum(first for first, _ in memory.values()), sum(last for _, last in memory.values())),
+        memory_mib=(sum(means[1] for means in memory.values()), sum(means[4] for means in memory.values())),
         served_seconds=served_seconds,
         in_process_seconds=sum(count * in_process[name] for name, count in asked.items()),
     )
@@ -243,7 +242,7 @@ def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, d
         "requests": dict(asked),
         "in_process_rounds_seconds": [sum(each.values()) for each in rounds],
         "decoder_restarts": len(decoders - at_start.keys()),
-        "memory_mib_by_name": memory,
+        "memory_mib_in_fifths": memory,
         "memory_mib_over_time": [(at, sum(mib.values())) for at, mib in samples[:: len(samples) // 60 + 1]],
     }
 

@@ -94,11 +94,11 @@ def test_the_log_complains_of_restarts_tracebacks_and_errors_after_the_start_alo
         assert soak.complaints(f"{log}{line}\nsome more\n") == [line]
 
 
-def test_memory_windows_are_the_second_fifth_and_the_last_of_the_time():
-    samples = [(float(second), {"denoise": float(second)}) for second in range(310)]
+def test_memory_is_averaged_over_fifths_of_the_time():
+    samples = [(float(second), {"denoise": float(second)}) for second in range(310)]  # what is later does not count
     samples[250] = (250.0, {"denoise": 250.0, "shared memory": 60.0})
-    assert soak.window_means(samples, 300) == {"denoise": (89.5, 269.5), "shared memory": (0, 1)}
-    assert soak.window_means([(3.0, {"head": 1.0}), (9.0, {"head": 2.0})], 10) == {"head": (1, 2)}
+    means = soak.fifths(samples, 300)
+    assert means == {"denoise": [29.5, 89.5, 149.5, 209.5, 269.5], "shared memory": [0, 0, 0, 0, 1]}
 
 
 def test_memory_is_measured_by_process_and_files():

@@ -5,7 +5,7 @@ READY := .venv/ready
 ENGINES := build/tiny/manifest.json
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
-.PHONY: demo test lint slow gpu clean
+.PHONY: demo test lint slow soak gpu clean
 
 demo: $(ENGINES)
 	$(BIN)/diffvqa score examples/frog.mp4
@@ -21,6 +21,10 @@ lint: $(READY)
 # What needs minutes or gigabytes: one step of the full-size network among others.
 slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# Five minutes of 16 clients, and two for the comparison: build/soak.json. Not beside other work: it compares speeds.
+soak: $(ENGINES)
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --out build/soak.json
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the
 # engines beside torch, and the denoising loop at full size.

@@ -1,0 +1,91 @@
+"""What the soak's clients ask, good and bad, and what each answer is to be."""
+
+import random
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clips import make_clip
+
+from diffvqa_rt import VideoScore
+from diffvqa_rt.errors import DiffVQAError
+
+ROOT = Path(__file__).parents[1]
+LIMITS = {"--max-request-mib": 2, "--max-frames": 400, "--max-frame-pixels": 10**6, "--max-crops": 3}
+
+Outcome = Literal["right", "swapped", "wrong", "lost"]
+Answer = dict[str, Any] | str
+"""A result without its times, or an error's class and sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a client may ask. `refusal`: what a server of these limits answers to what this process would score."""
+
+    video: bytes
+    seed: int = 0
+    crops: int = 1
+    refusal: str = ""
+
+
+def make_requests() -> dict[str, Request]:
+    """Everything that clients ask, by name: ten videos that can be scored, and seven things that can't."""
+    mp4 = make_clip(size=(320, 240), b_frames=2)
+    png = make_clip("png", "image2pipe", pixel_format="rgb24", size=(90, 60), frames=1)
+    huge = b"IHDR" + struct.pack(">II", 8000, 8000) + png[24:29]
+    bomb = png[:12] + huge + struct.pack(">I", zlib.crc32(huge)) + png[33:]
+    good = {
+        "h264.mp4": mp4,
+        "h265-10bit.mkv": make_clip("libx265", "matroska", pixel_format="yuv420p10le", size=(200, 220)),
+        "vp9.webm": make_clip("libvpx-vp9", "webm", size=(240, 136)),
+        "vp8.webm": make_clip("libvpx", "webm"),
+        "mpeg2.mpg": make_clip("mpeg2video", "mpeg", size=(352, 288)),
+        "rotated.mp4": make_clip(size=(400, 120), orientation=(90, True)),
+        "prores-10bit.mov": make_clip("prores_ks", "mov", pixel_format="yuv422p10le", frames=5),
+        "still.png": png,
+        "frog.mp4": (ROOT / "examples" / "frog.mp4").read_bytes(),
+    }
+    bad = {
+        "truncated": mp4[:600],
+        "random bytes": random.Random(0).randbytes(5000),
+        "playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n",
+    }
+    beyond_limits = {
+        "bytes": (bytes((2 << 20) + 1), "is 2,097,153 bytes long", "2,097,152"),
+        "bomb": (bomb, "has 64,000,000 pixels a picture", "1,000,000"),
+        # MPEG-TS does not say how many there are: they are decoded, and then too many.
+        "frames": (make_clip(container="mpegts", frames=420, size=(16, 16)), "has 420 frames", "400"),
+    }
+    return {
+        **{name: Request(video=video) for name, video in good.items()},
+        "two crops": Request(video=mp4, seed=7, crops=2),
+        **{name: Request(video=video) for name, video in bad.items()},
+        **{
+            name: Request(
+                video=video, refusal=f"VideoDecodeError: <bytes> {what}, and this server takes at most {limit}"
+            )
+            for name, (video, what, limit) in beyond_limits.items()
+        },
+        "crops": Request(video=mp4, crops=4, refusal="ValueError: crops is 4; this server takes at most 3"),
+    }
+
+
+def answer_of(score: Callable[..., VideoScore], request: Request) -> Answer:
+    try:
+        answer = score(request.video, seed=request.seed, crops=request.crops).as_dict()
+    except (DiffVQAError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    del answer["stage_seconds"]
+    return answer
+
+
+def outcome_of(name: str, answer: Answer, expected: Mapping[str, Answer]) -> Outcome:
+    """What the answer to request `name` is, given what each request is to get."""
+    if answer == expected[name]:
+        return "right"
+    if answer in expected.values():
+        return "swapped"
+    return "lost" if isinstance(answer, str) and answer.startswith("RequestError") else "wrong"

@@ -57,7 +57,7 @@ class Served:
         command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", "--engines", engines, *flags, *arguments]
         self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = f"127.0.0.1:{self.port}"
 

@@ -220,7 +220,7 @@ def test_the_form_follows_from_what_is_there(built_engines, tmp_path):
     [
         (lambda path: RequestLimits(max_frames=0), "max_frames is 0"),
         (lambda path: RequestLimits(max_decode_seconds=-1), "max_decode_seconds is -1"),
-        (lambda path: RequestLimits(max_decode_memory_bytes=200 << 20), "200 MiB; expected at least 512"),
+        (lambda path: RequestLimits(max_decode_memory_bytes=200 << 20), "200 MiB; expected at least 256"),
         (lambda path: ServerConfig(engines=path, host="::1"), "expected a name or an IPv4 address"),
         (lambda path: ServerConfig(engines=path, port=8000), "three different ones"),
         (lambda path: ServerConfig(engines=path, port=70000), "below 65536"),

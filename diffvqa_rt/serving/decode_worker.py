@@ -35,7 +35,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not end up among the answers
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    is_memory_limited = False
+    is_memory_limited = is_exhausted = False
     while (message := read_message(sys.stdin.buffer)) is not None:
         request, video = message
         if not is_memory_limited:
@@ -49,6 +49,7 @@ def main() -> None:
         except MemoryError:
             limit = request["max_decode_memory_bytes"]
             answer, views = {"error": f"<bytes> takes more than {limit >> 20:,} MiB to decode; scale it down"}, None
+            is_exhausted = True
         except (DiffVQAError, TypeError, ValueError) as error:
             answer, views = {"error": str(error)}, None
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -56,6 +57,8 @@ def main() -> None:
             write_message(answers, answer, b"" if views is None else views.data.cast("B"))
         except BrokenPipeError:  # nobody is there to wait for it any more
             os._exit(0)
+        if is_exhausted:  # what is left in pieces could be too little for the next video: a new process has it whole
+            return
 
 
 def _views(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArray]:
@@ -102,7 +105,7 @@ _TASKS: dict[str, Callable[[bytes, dict[str, Any]], tuple[dict[str, Any], NDArra
 
 
 def _refuse_by_header(video: bytes, request: dict[str, Any]) -> None:
-    """By what the file says of itself, before anything is decoded; what it turns out to be comes later."""
+    """By what the file says of itself, before it is read whole; what it turns out to be comes later."""
     with open_source(video) as (name, file), open_video(name, file) as opened:
         _refuse_beyond(request, opened.stream.width * opened.stream.height, opened.stream.frames)
 

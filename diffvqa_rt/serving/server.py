@@ -28,6 +28,7 @@ from diffvqa_rt.serving.tritonserver import (
     TritonServer,
     children,
     command_line,
+    end_processes_of,
     environment,
     find_tritonserver,
     remove_shared_memory,
@@ -77,7 +78,7 @@ class Server:
         config = self.config
         paths = {"/v2/health/live": lambda: (200, ""), "/v2/health/ready": self._answer_ready}
         try:
-            socket.create_server((config.host, config.port)).close()  # or Triton server would say so, in other words
+            _wait_for_port(config.host, config.port)
             cleanup.callback(Endpoint(config.host, config.http_port, paths).close)
             cleanup.callback(Endpoint(config.host, config.metrics_port, {"/metrics": self._answer_metrics}).close)
         except OSError as error:
@@ -237,9 +238,10 @@ def serve(config: ServerConfig) -> int:
     Raises ServerError if the server does not become ready.
     """
     stop_signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    for number in stop_signals:
-        signal.signal(number, _leave)
-    with Server(config) as server:
+    with ExitStack() as cleanup:
+        for number in stop_signals:
+            cleanup.callback(signal.signal, number, signal.signal(number, _leave))
+        server = cleanup.enter_context(Server(config))
         for number in stop_signals:
             signal.signal(number, lambda *_: server.ask_to_stop())
         early_ends = 0
@@ -274,6 +276,22 @@ def _announce(server: Server) -> None:
         print(f"diffvqa: {line}", file=sys.stderr, flush=True)
 
 
+def _wait_for_port(host: str, port: int) -> None:
+    """Returns once a port is free: a server whose starter was killed takes some seconds to end.
+
+    Raises OSError where it stays taken. Triton server would say so too, in other words and after loading everything.
+    """
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        try:
+            socket.create_server((host, port)).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
 def _run_folder(cleanup: ExitStack) -> Path:
     """A temporary folder for this run, locked as long as it lives; those of runs that were killed are removed.
 
@@ -282,6 +300,7 @@ def _run_folder(cleanup: ExitStack) -> Path:
     for folder in Path(tempfile.gettempdir()).glob(f"{_RUN_PREFIX}*"):
         with contextlib.suppress(OSError), (folder / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            end_processes_of(folder)
             remove_shared_memory(folder.name)
             shutil.rmtree(folder)
     run = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix=_RUN_PREFIX)))
@@ -291,5 +310,5 @@ def _run_folder(cleanup: ExitStack) -> Path:
 
 
 def _die_with_parent() -> None:
-    """In the child: a server whose starter was killed ends, too, and at once, so that another finds its port free."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """In the child: a server whose starter was killed is stopped, too."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

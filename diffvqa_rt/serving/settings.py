@@ -12,7 +12,7 @@ from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, Form
 
-_LEAST_DECODE_MEMORY_BYTES = 512 << 20
+_LEAST_DECODE_MEMORY_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

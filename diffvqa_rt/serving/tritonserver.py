@@ -1,9 +1,11 @@
 """Triton Inference Server as it is installed here: where it is, how it is called, what it leaves behind."""
 
+import contextlib
 import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import sys
 import sysconfig
 from collections.abc import Mapping
@@ -145,6 +147,14 @@ def children(pid: int) -> dict[int, str]:
             arguments = Path(f"/proc/{child}/cmdline").read_text().split("\0")
             found[child] = Path(arguments[1]).parts[-3] if "stub" in arguments[0] else arguments[0]
     return found
+
+
+def end_processes_of(run: Path) -> None:
+    """Ends the models' processes of a run whose server was killed: they stay."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if command.read_text().startswith(f"{run}/"):
+                os.kill(int(command.parts[2]), signal.SIGKILL)
 
 
 def remove_shared_memory(prefix: str) -> None:

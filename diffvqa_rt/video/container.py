@@ -1,14 +1,15 @@
 """Opening a video that may come from a stranger: only known formats, no other file, no network, bounded frames."""
 
+import contextlib
 import io
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -42,13 +43,13 @@ class VideoFile:
 
     def packets(self) -> "Iterator[Packet[VideoStream]]":
         """The stream's packets from here on; a file that breaks off ends where it breaks off."""
-        try:
-            for packet in self.container.demux(self.stream):
+        # Closed, since PyAV leaks what belongs to a demuxing that is merely left (some 150 bytes each time).
+        demuxing = cast("Generator[Packet[VideoStream]]", self.container.demux(self.stream))
+        with contextlib.closing(demuxing) as packets, contextlib.suppress(av.FFmpegError):
+            for packet in packets:
                 # An empty packet is a repeated frame in AVI, and the order to flush to the decoder.
                 if packet.size:
                     yield packet
-        except av.FFmpegError:
-            return
 
 
 @contextmanager

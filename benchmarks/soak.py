@@ -33,7 +33,7 @@ from soak_requests import LIMITS, Answer, Outcome, Request, answer_of, make_requ
 
 from diffvqa_rt import Scorer
 from diffvqa_rt.serving import Client
-from diffvqa_rt.serving.server import children
+from diffvqa_rt.serving.tritonserver import children
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("diffvqa-rt", "av", "grpcio", "numpy", "nvidia-pytriton", "onnxruntime", "tritonclient")

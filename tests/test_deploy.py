@@ -1,7 +1,6 @@
 """The files of `deploy/`, as far as that goes without a cluster: by their validators, against each other, and against
 what they start: ports, paths, flags, names and metrics that must agree."""
 
-import inspect
 import itertools
 import json
 import re
@@ -24,7 +23,8 @@ from packaging.specifiers import SpecifierSet
 
 from diffvqa_rt import __version__, cli
 from diffvqa_rt.presets import TINY
-from diffvqa_rt.serving import RequestLimits, Server, ServerConfig, server
+from diffvqa_rt.serving import RequestLimits, ServerConfig
+from diffvqa_rt.serving.tritonserver import GRACE_SECONDS
 from diffvqa_rt.specs import Form, served_specs
 
 ROOT = Path(__file__).parents[1]
@@ -251,19 +251,16 @@ def test_the_engines_that_the_job_builds_are_those_that_are_served():
         assert claim == MANIFESTS["PersistentVolumeClaim"]["metadata"]["name"]
 
 
-def test_probes_ask_for_health_and_leave_time_to_start():
-    for probe, path in [("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")]:
+def test_probes_ask_for_health():
+    for probe, path in [("readinessProbe", "ready"), ("livenessProbe", "live")]:
         assert SERVER[probe]["httpGet"] == {"path": f"/v2/health/{path}", "port": "http"}
-    start_seconds = inspect.signature(Server.start).parameters["timeout_seconds"].default
-    startup, liveness = SERVER["startupProbe"], SERVER["livenessProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] > start_seconds
-    # Ports are shut while `diffvqa serve` starts its server again.
-    assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 300
+    # `diffvqa serve` is alive while its server is not, so that a minute of silence means something.
+    assert SERVER["livenessProbe"]["periodSeconds"] * SERVER["livenessProbe"]["failureThreshold"] <= 60
 
 
 def test_a_pod_that_is_told_to_stop_has_the_time_to_answer():
     config = ServerConfig(engines=Path("/engines"))
-    assert POD["spec"]["terminationGracePeriodSeconds"] > config.drain_seconds + server._GRACE_SECONDS
+    assert POD["spec"]["terminationGracePeriodSeconds"] > config.drain_seconds + GRACE_SECONDS
 
 
 @pytest.mark.parametrize(

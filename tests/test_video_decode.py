@@ -147,6 +147,7 @@ def test_stored_facts_are_reported() -> None:
         "frame_count": 10,
         "duration_seconds": 0.4,
         "frame_rate_hz": 25.0,
+        "decoder": "pyav",
         "codec": "hevc",
         "pixel_format": "yuv420p10le",
         "bit_depth": 10,

@@ -19,7 +19,17 @@ pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 
 ROUNDS = 9
 CLIENTS = 16
-VIDEOS = 32
+VIDEOS = 16
+
+
+@pytest.fixture(scope="module")
+def engines_folder(tmp_path_factory) -> Path:
+    """The served engines alone, built for this run."""
+    import build_engines
+
+    folder = tmp_path_factory.mktemp("engines") / "tiny"
+    assert build_engines.main(["--out", str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture(scope="module")

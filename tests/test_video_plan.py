@@ -107,6 +107,14 @@ def test_what_the_device_would_get_wrong_is_refused(arguments: dict, obstacle: s
         plan_decoding(clip, 2)
 
 
+def test_a_video_that_takes_long_to_reach_is_not_for_the_gpu() -> None:
+    far, near = (make_clip(size=(160, 160), frames=1200, gop=gop) for gop in (1200, 300))
+    with pytest.raises(DeviceDecodeError, match=r"1,125 frames from a keyframe to a sample, too many for the GPU"):
+        plan_decoding(far, 8)
+    assert len(plan_decoding(near, 8).frame_numbers) == 8
+
+
+
 @pytest.mark.parametrize(
     "playlist",
     [

@@ -33,6 +33,8 @@ _PIXEL_FORMATS = {
 }
 # The narrowest limits among those codecs, in pixels: HEVC's below, H.264's above.
 _LEAST_SIDE, _MOST_SIDE = 144, 4096
+# A GPU's decoder serves everybody, without a limit on time.
+_MOST_FRAMES_BEFORE = 1000
 
 # The weights of red and blue in luma (ITU-T H.273, table 4).
 _LUMA_WEIGHTS = {
@@ -149,7 +151,13 @@ def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[n
     time counts by its decoding time (`FramesDecoderBase::BuildIndex`).
     """
     times = np.where(timeline.pts == NO_TIME, timeline.dts, timeline.pts)
-    wanted = [int(timeline.pts[timeline.position_at(centre)]) for centre in timeline.span_centres(count)]
+    positions = [timeline.position_at(centre) for centre in timeline.span_centres(count)]
+    distance = max(position - timeline.keyframe_before(position) for position in positions)
+    if distance > _MOST_FRAMES_BEFORE:
+        raise DeviceDecodeError(
+            f"{name} has {distance:,} frames from a keyframe to a sample, too many for the GPU; decode it on the CPU"
+        )
+    wanted = [int(timeline.pts[position]) for position in positions]
     if not timeline.has_clock or NO_TIME in times or min(wanted) < 0:
         raise DeviceDecodeError(f"{name} has frames without a time or before time zero; decode it on the CPU")
     numbers = np.searchsorted(np.sort(times[times >= 0]), wanted)

@@ -114,7 +114,6 @@ def test_a_video_that_takes_long_to_reach_is_not_for_the_gpu() -> None:
     assert len(plan_decoding(near, 8).frame_numbers) == 8
 
 
-
 @pytest.mark.parametrize(
     "playlist",
     [

@@ -268,7 +268,7 @@ def random_inputs(name: str, videos: int, frames: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
     sizes = {"videos": videos, "frames": frames}
     return {
-        tensor.name: np.array(4)
+        tensor.name: np.array([4])
         if tensor.dtype == "int64"
         else rng.standard_normal([sizes.get(d, d) for d in tensor.shape]).astype(np.float32)
         for tensor in engine_specs(TINY)[name].inputs

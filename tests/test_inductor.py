@@ -151,7 +151,7 @@ def random_inputs(spec, videos, frames, seed=0):
     generator = np.random.default_rng(seed)
     sizes = {"videos": videos, "frames": frames}
     return {
-        t.name: np.array(1)
+        t.name: np.array([1])
         if t.dtype == "int64"
         else generator.uniform(-1, 1, [sizes.get(d, d) for d in t.shape]).astype(np.float32)
         for t in spec.inputs

@@ -265,6 +265,6 @@ def test_sd21_runs_one_frame_through_one_step():
         parameter.uniform_(-0.01, 0.01)
     extractor.null_prompt.normal_()
     z0 = extractor.vae(torch.rand(1, 3, SD21.view_size, SD21.view_size) * 2 - 1)[None]
-    z_next, *features = DenoisingStep(extractor)(torch.randn_like(z0), z0, torch.tensor(9))
+    z_next, *features = DenoisingStep(extractor)(torch.randn_like(z0), z0, torch.tensor([9]))
     assert z_next.isfinite().all() and z_next.shape == (1, 1, *SD21.latent_shape)
     assert [tuple(f.shape[2:]) for f in features] == list(SD21.feature_shapes)

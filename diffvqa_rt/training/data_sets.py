@@ -244,8 +244,10 @@ def read_sheet(path: Path, sheet: str, columns: Sequence[str]) -> Iterator[Sourc
     Raises:
         MosTableError: the file is no such workbook, or lacks the sheet or a column.
     """
-    import openpyxl  # as with SciPy above
-
+    try:
+        import openpyxl  # here for the reason that SciPy is
+    except ModuleNotFoundError as error:
+        raise MosTableError(f"{path} needs openpyxl, or to be saved as CSV: pip install 'diffvqa-rt[train]'") from error
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (OSError, ValueError, KeyError, BadZipFile) as error:

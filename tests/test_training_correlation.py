@@ -134,10 +134,10 @@ def test_intervals_repeat_with_a_seed_hold_the_value_and_shrink_with_the_videos(
     rng = np.random.default_rng(11)
     x = rng.normal(size=400)
     mos = x + rng.normal(0, 0.7, 400)
-    small = measure_agreement(x[:50], mos[:50], resamples=200)
-    assert small == measure_agreement(x[:50], mos[:50], resamples=200)
-    assert small.metrics != measure_agreement(x[:50], mos[:50], resamples=200, seed=1).metrics
-    large = measure_agreement(x, mos, resamples=200)
+    small = measure_agreement(x[:50], mos[:50], resamples=100)
+    assert small == measure_agreement(x[:50], mos[:50], resamples=100)
+    assert small.metrics != measure_agreement(x[:50], mos[:50], resamples=100, seed=1).metrics
+    large = measure_agreement(x, mos, resamples=100)
     for name in METRICS:
         one, many = small.metrics[name], large.metrics[name]
         assert one.low < one.value < one.high
@@ -150,7 +150,7 @@ def test_intervals_repeat_with_a_seed_hold_the_value_and_shrink_with_the_videos(
 def test_the_intervals_cover_the_truth_about_as_often_as_they_promise():
     """Binormal data with ρ = 0.8, of which Spearman's coefficient is 6/π·asin(ρ/2), and Kendall's 2/π·asin(ρ)."""
     rng = np.random.default_rng(17)
-    rho, trials = 0.8, 60
+    rho, trials = 0.8, 40
     truth = {"plcc": rho, "srcc": 6 / math.pi * math.asin(rho / 2), "krcc": 2 / math.pi * math.asin(rho)}
     hits = dict.fromkeys(truth, 0)
     for trial in range(trials):
@@ -159,8 +159,8 @@ def test_the_intervals_cover_the_truth_about_as_often_as_they_promise():
         metrics = measure_agreement(x, mos, resamples=100, seed=trial).metrics
         for name, value in truth.items():
             hits[name] += metrics[name].low <= value <= metrics[name].high
-    # A right 95 % misses 3 of 60, and more than 9 once in a thousand times; never missing would be as wrong.
-    assert all(trials - 9 <= count < trials for count in hits.values()), hits
+    # A right 95 % misses 2 of 40, and more than 7 once in a thousand times; never missing would be as wrong.
+    assert all(trials - 7 <= count for count in hits.values()) and sum(hits.values()) < 3 * trials, hits
 
 
 def test_videos_of_one_content_are_resampled_together():
@@ -168,8 +168,8 @@ def test_videos_of_one_content_are_resampled_together():
     content = rng.normal(size=20)
     x = np.repeat(content, 10)
     mos = np.repeat(content + rng.normal(0, 0.7, 20), 10) + rng.normal(0, 0.05, 200)
-    alone = measure_agreement(x, mos, resamples=200).metrics["plcc"]
-    together = measure_agreement(x, mos, resamples=200, contents=np.repeat(np.arange(20), 10).tolist()).metrics["plcc"]
+    alone = measure_agreement(x, mos, resamples=100).metrics["plcc"]
+    together = measure_agreement(x, mos, resamples=100, contents=np.repeat(np.arange(20), 10).tolist()).metrics["plcc"]
     assert together.value == alone.value
     # Ten copies of a content hold hardly more than one does: about √10 wider.
     assert together.high - together.low > 2 * (alone.high - alone.low)

@@ -112,9 +112,9 @@ def measure_agreement(
         raise ValueError(f"scores has {len(x)} values, and mos {len(y)}; expected one of each for a video")
     if len(x) < MIN_VIDEOS:
         raise EvaluationError(f"{len(x)} videos are too few to evaluate; expected at least {MIN_VIDEOS}")
-    for what, values in (("scores", x), ("opinions", y)):
-        if _is_constant(values):
-            note = f"All {what} are {values[0]:g}: no metric is defined."
+    for what, constant in (("scores", x), ("opinions", y)):
+        if _is_constant(constant):
+            note = f"All {what} are {constant[0]:g}: no metric is defined."
             nothing = {name: Estimate(value=math.nan) for name in METRICS}
             return Agreement(videos=len(x), metrics=nothing, curve=None, notes=(note,))
     curve = fit_curve(x, y)

@@ -150,8 +150,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     try:
         from diffvqa_rt.training import evaluate, report, scatter
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise EvaluationError(
-            f"evaluation needs {str(error.name).partition('.')[0]}, which is not installed: pip install 'diffvqa-rt[train]'"
+            f"evaluation needs {package}, which is not installed: pip install 'diffvqa-rt[train]'"
         ) from error
     uses_engines = arguments.engines is not None or not arguments.scores
     models = [source.model for source in arguments.scores]

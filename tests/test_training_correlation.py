@@ -71,7 +71,7 @@ def test_the_fit_is_at_least_as_good_as_a_line_on_awkward_data():
     for mos in [(x > 0.5) * 1.0, (x - 0.5) ** 2, rng.normal(size=60), 2 * x, -x, np.exp(8 * x), (x > 0.98) + 1e-9 * x]:
         curve = fit_curve(x, mos)
         line = np.polyval(np.polyfit(x, mos, 1), x)
-        assert np.square(curve(x) - mos).sum() <= np.square(line - mos).sum() * (1 + 1e-6) + 1e-20
+        assert np.square(curve(x) - mos).sum() <= np.square(line - mos).sum() * (1 + 1e-5) + 1e-20
         assert np.isfinite(curve(np.linspace(-10, 10, 50))).all()
 
 

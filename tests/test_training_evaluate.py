@@ -101,7 +101,8 @@ def test_constant_scores_in_a_split_make_the_mean_undefined_and_not_a_number():
     scores = Scores(dict.fromkeys((row.name for row in table.rows), 3.0))
     (one,) = evaluate(table, ModelScores(model="M", trained_on=None, by_split=(scores,)), "splits", QUICK)
     assert math.isnan(one.headline("srcc").value) and math.isnan(one.deviation("srcc"))
-    assert one.notes == ("All scores are 3: no metric is defined.",)
+    note = "All scores are 3: no metric is defined."
+    assert one.notes == (note, f"In split 1, 2, 3, 4, 5, 6, 7, 8, 9, 10: {note}")
     assert "undefined" in report.paper_markdown([one]) and "no metric is defined" in report.remarks_markdown([one])
 
 

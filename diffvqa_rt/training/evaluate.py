@@ -74,9 +74,13 @@ class Evaluation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The notes of all agreements, each once."""
-        agreements = [*([self.whole] if self.whole else []), *self.splits]
-        return tuple(dict.fromkeys(note for agreement in agreements for note in agreement.notes))
+        """The notes of `whole`, then those of the random splits, each once and with the splits that it is about."""
+        by_note: dict[str, list[int]] = {}
+        for number, split in enumerate(self.splits, 1):
+            for note in split.notes:
+                by_note.setdefault(note, []).append(number)
+        of_splits = [f"In split {', '.join(map(str, numbers))}: {note}" for note, numbers in by_note.items()]
+        return (*(self.whole.notes if self.whole else ()), *of_splits)
 
     def headline(self, metric: MetricName) -> Estimate:
         """What stands in a paper's table: the mean over the random splits, else value and interval over the whole."""

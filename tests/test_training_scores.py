@@ -106,6 +106,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(table, tmp_path):
     assert read_scores(path, table).by_name == scores.by_name
 
 
+def test_a_score_is_on_disk_before_the_next_video_is_begun(table, tmp_path):
+    path = tmp_path / "kept.jsonl"
+    seen = []
+
+    class Watching(StandInScorer):
+        def score_many(self, sources, **options):
+            for result in super().score_many(sources, **options):
+                seen.append(len(path.read_bytes().splitlines()))
+                yield result
+
+    score_rows(Watching(), table.rows, path, STAMP)
+    assert seen == [0, 1, 2, 3]
+
+
 def test_a_failure_is_reported_and_tried_again(table, tmp_path):
     path = tmp_path / "kept.jsonl"
     scores = score_rows(StandInScorer(fails_at="v1"), table.rows, path, STAMP)

@@ -148,9 +148,9 @@ def measure_agreement(
 def fit_curve(scores: _Floats, mos: _Floats, start: OpinionCurve | None = None) -> OpinionCurve:
     """The logistic of least squared error from scores [n] to opinions [n], by Levenberg-Marquardt.
 
-    It starts from β1 = max(mos), β2 = min(mos) (the other way round where scores and opinions are anticorrelated),
-    β3 = mean(scores), β4 = std(scores)/4; if that does not converge, or ends worse than a straight line, from the wide
-    logistic that is close to that line; if that fails too, the line itself is the result. Neither array is constant.
+    It starts from β1 = max(mos), β2 = min(mos), β3 = mean(scores), β4 = std(scores)/4; if that does not converge, or ends
+    worse than a straight line, from the wide logistic that is close to that line; if that fails too, the line itself is
+    the result. Neither array is constant.
 
     Args:
         start: where to start instead; a line is only fitted again as a line.
@@ -162,7 +162,7 @@ def fit_curve(scores: _Floats, mos: _Floats, start: OpinionCurve | None = None) 
     line = OpinionCurve(kind="line", parameters=(float(slope / scale), float(intercept - slope * center / scale)))
     line_error = float(np.square(slope * z + intercept - mos).sum())
     low, high = mos.min(), mos.max()
-    steep = [high, low, 0.0, 0.25] if slope >= 0 else [low, high, 0.0, 0.25]
+    steep = [high, low, 0.0, 0.25]
     # A logistic's slope in its middle is (β1 − β2) / 4 |β4|.
     wide = [intercept + 4 * slope, intercept - 4 * slope, 0.0, 2.0]
     starts = [np.array(steep), np.array(wide)]

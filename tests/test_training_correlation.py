@@ -163,6 +163,18 @@ def test_the_intervals_cover_the_truth_about_as_often_as_they_promise():
     assert all(trials - 7 <= count for count in hits.values()) and sum(hits.values()) < 3 * trials, hits
 
 
+def test_an_interval_is_as_wide_as_theory_has_it():
+    """The standard error of Pearson's coefficient over n binormal pairs is (1 − ρ²)/√n."""
+    rng = np.random.default_rng(23)
+    rho, count = 0.8, 900
+    x = rng.normal(size=count)
+    mos = rho * x + math.sqrt(1 - rho**2) * rng.normal(size=count)
+    plcc = measure_agreement(x, mos, resamples=400).metrics["plcc"]
+    reach = 1.96 * (1 - rho**2) / math.sqrt(count)
+    assert plcc.value - plcc.low == pytest.approx(reach, rel=0.25)
+    assert plcc.high - plcc.value == pytest.approx(reach, rel=0.25)
+
+
 def test_videos_of_one_content_are_resampled_together():
     rng = np.random.default_rng(2)
     content = rng.normal(size=20)

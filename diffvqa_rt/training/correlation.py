@@ -148,9 +148,9 @@ def measure_agreement(
 def fit_curve(scores: _Floats, mos: _Floats, start: OpinionCurve | None = None) -> OpinionCurve:
     """The logistic of least squared error from scores [n] to opinions [n], by Levenberg-Marquardt.
 
-    It starts from β1 = max(mos), β2 = min(mos), β3 = mean(scores), β4 = std(scores)/4; if that does not converge, or ends
-    worse than a straight line, from the wide logistic that is close to that line; if that fails too, the line itself is
-    the result. Neither array is constant.
+    It starts from β1 = max(mos), β2 = min(mos), β3 = mean(scores), β4 = std(scores)/4; if that does not converge, or
+    ends worse than a straight line, from the wide logistic that is close to that line; if that fails too, the line
+    itself is the result. Neither array is constant.
 
     Args:
         start: where to start instead; a line is only fitted again as a line.

@@ -12,7 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from diffvqa_rt import __version__
-from diffvqa_rt.engines import BACKENDS, Manifest
+from diffvqa_rt.arguments import add_engine_arguments, whole_number
+from diffvqa_rt.engines import Manifest
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE, describe
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.results import CSV_COLUMNS, ScoringFailure, VideoScore, csv_row
@@ -26,9 +27,9 @@ from diffvqa_rt.serving import (
     serve,
 )
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT
+from diffvqa_rt.training.evaluate_command import add_evaluate_command, run_evaluate
 from diffvqa_rt.video import MAX_SEED
 
-DEFAULT_ENGINES = Path("build/tiny")
 Result = VideoScore | ScoringFailure
 Writer = Callable[[Iterator[Result]], None]
 
@@ -49,10 +50,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "others still are, and the exit status is 1.",
     )
     _add_scoring_arguments(score)
-    _add_engine_arguments(score)
+    add_engine_arguments(score)
     score.add_argument(
         "--batch",
-        type=_whole_number(1),
+        type=whole_number(1),
         default=1,
         metavar="V",
         help="videos that go through the engines together; changes no score (default: %(default)s)",
@@ -68,6 +69,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     _add_serve_command(commands)
     _add_client_command(commands)
+    add_evaluate_command(commands)
     return parser.parse_args(argv)
 
 
@@ -83,33 +85,17 @@ def _add_scoring_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--seed",
-        type=_whole_number(0, MAX_SEED),
+        type=whole_number(0, MAX_SEED),
         default=0,
         metavar="N",
         help="where the distortion view is cropped; one seed, one score (default: %(default)s)",
     )
     command.add_argument(
         "--crops",
-        type=_whole_number(1),
+        type=whole_number(1),
         default=1,
         metavar="M",
         help="crop positions to score a video at; gives their mean and spread (default: %(default)s)",
-    )
-
-
-def _add_engine_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--engines",
-        type=Path,
-        default=DEFAULT_ENGINES,
-        metavar="DIR",
-        help="the engine folder that export/build_engines.py wrote (default: %(default)s)",
-    )
-    command.add_argument(
-        "--threads", type=_whole_number(1), metavar="N", help="CPU threads (default: all that this process may use)"
-    )
-    command.add_argument(
-        "--backend", choices=BACKENDS, default="onnx", help="the runtime that plays the engines (default: %(default)s)"
     )
 
 
@@ -122,7 +108,7 @@ def _add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
         f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
     )
-    _add_engine_arguments(command)
+    add_engine_arguments(command)
     command.add_argument(
         "--host",
         default="127.0.0.1",
@@ -134,7 +120,7 @@ def _add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         ("--metrics-port", 8002, "Prometheus metrics"),
     ]:
         command.add_argument(
-            name, type=_whole_number(1, 65535), default=port, metavar="N", help=f"{what} (default: %(default)s)"
+            name, type=whole_number(1, 65535), default=port, metavar="N", help=f"{what} (default: %(default)s)"
         )
     for name, limit, what in [
         ("--max-request-mib", limits.max_request_bytes >> 20, "MiB of an encoded video"),
@@ -145,7 +131,7 @@ def _add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         ("--max-crops", limits.max_crops, "crop positions of a request"),
     ]:
         command.add_argument(
-            name, type=_whole_number(1), default=limit, metavar="N", help=f"at most N {what} (default: %(default)s)"
+            name, type=whole_number(1), default=limit, metavar="N", help=f"at most N {what} (default: %(default)s)"
         )
     command.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate, for gRPC over TLS")
     command.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
@@ -165,14 +151,14 @@ def _add_client_command(commands: "argparse._SubParsersAction[argparse.ArgumentP
     command.add_argument("--url", required=True, metavar="HOST:PORT", help="the server's gRPC address")
     command.add_argument(
         "--concurrency",
-        type=_whole_number(1, 1024),
+        type=whole_number(1, 1024),
         default=4,
         metavar="N",
         help="videos under way at a time; changes no score (default: %(default)s)",
     )
     command.add_argument(
         "--deadline",
-        type=_whole_number(1),
+        type=whole_number(1),
         default=300,
         metavar="SECONDS",
         help="for each video, repeated attempts included (default: %(default)s)",
@@ -343,25 +329,12 @@ def _write_csv(results: Iterator[Result]) -> None:
 
 
 FORMATS: dict[str, Writer] = {"table": _write_table, "json": _write_json, "csv": _write_csv}
-COMMANDS = {"score": _score, "client": _client, "serve": _serve, "info": _info}
+COMMANDS = {"score": _score, "client": _client, "serve": _serve, "info": _info, "evaluate": run_evaluate}
 
 
 def _printable(text: str) -> str:
     """The text with control characters escaped: a file's name must not move the cursor or split a row."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def _whole_number(least: int, most: int = 2**31) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return number
-
-    return parse
 
 
 if __name__ == "__main__":

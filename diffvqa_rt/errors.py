@@ -27,3 +27,11 @@ class DeviceUnavailableError(EngineMismatchError):
 
 class ParityError(DiffVQAError):
     """An engine's outputs are further from the reference's than its tolerance."""
+
+
+class MosTableError(DiffVQAError):
+    """A table of opinions or predictions is missing, malformed or empty, or names a video that is not there."""
+
+
+class EvaluationError(DiffVQAError):
+    """Scores and opinions are there, but no evaluation can be made of them."""

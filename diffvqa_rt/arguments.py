@@ -1,0 +1,43 @@
+"""What several subcommands of `diffvqa` ask for in the same words."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from diffvqa_rt.engines import BACKENDS
+
+DEFAULT_ENGINES = Path("build/tiny")
+
+
+def add_engine_arguments(
+    command: argparse.ArgumentParser, engines: Path | None = DEFAULT_ENGINES, default_note: str = "%(default)s"
+) -> None:
+    """Adds `--engines`, `--threads` and `--backend`; `default_note` is what the help says of `engines`, the default."""
+    command.add_argument(
+        "--engines",
+        type=Path,
+        default=engines,
+        metavar="DIR",
+        help=f"the engine folder that export/build_engines.py wrote (default: {default_note})",
+    )
+    command.add_argument(
+        "--threads", type=whole_number(1), metavar="N", help="CPU threads (default: all that this process may use)"
+    )
+    command.add_argument(
+        "--backend", choices=BACKENDS, default="onnx", help="the runtime that plays the engines (default: %(default)s)"
+    )
+
+
+def whole_number(least: int, most: int = 2**31) -> Callable[[str], int]:
+    """What turns an argument's text into a number of this range, or refuses it in a sentence."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return number
+
+    return parse

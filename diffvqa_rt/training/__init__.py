@@ -1,0 +1,5 @@
+"""Training and evaluation: what needs more than an engine folder and NumPy (`pip install 'diffvqa-rt[train]'`).
+
+`data_sets` reads tables of opinion scores into the one form of `mos_table`; `evaluate` compares scores with opinions by
+`protocols` and `correlation`, and `report` and `scatter` show the result. Scoring a video imports none of it.
+"""

@@ -1,0 +1,172 @@
+"""Mean opinion scores in one form, whatever file they came from; every complaint names the file and the line."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffvqa_rt.errors import MosTableError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MosRow:
+    """One video and its opinion.
+
+    Attributes:
+        name: the video's name as its table spells it; what score files call it by.
+        video: its file.
+        mos: mean opinion score, on the table's `mos_range`; higher is better.
+        split: the published split, `train`, `validation`, `test` or `1080p`; None where none is published.
+        content: the source that the video shares with its other versions; None where each is one of its own.
+    """
+
+    name: str
+    video: Path
+    mos: float
+    split: str | None = None
+    content: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MosTable:
+    """A data set. `name` is for files and arguments, `title` for people; rows have distinct names."""
+
+    name: str
+    title: str
+    mos_range: tuple[float, float]
+    rows: tuple[MosRow, ...]
+
+    def select(self, split: str) -> tuple[MosRow, ...]:
+        """The rows of one published split, in their order."""
+        return tuple(row for row in self.rows if row.split == split)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One record of a file: where it stands (`FILE, line 7`), and its cells by column, names in lower case."""
+
+    where: str
+    cells: Mapping[str, str]
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[SourceRow]:
+    """The records of a CSV file with a header; column names are matched without case, blank lines are skipped.
+
+    Args:
+        path: UTF-8, with or without a byte order mark.
+        columns: those that must be there, in lower case; others may be.
+
+    Raises:
+        MosTableError: the file cannot be read, lacks a column, or a line has more or fewer cells than the header.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise MosTableError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise MosTableError(f"{path}, line {line}: not UTF-8 text") from error
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        require_columns(f"{path}, line 1", header, columns)
+        for cells in reader:
+            if not cells:
+                continue
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) != len(header):
+                raise MosTableError(f"{where}: {len(cells)} cells, but the header has {len(header)}")
+            yield SourceRow(where, dict(zip(header, (cell.strip() for cell in cells), strict=True)))
+    except csv.Error as error:
+        raise MosTableError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
+def require_columns(where: str, header: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises MosTableError where a column is not in the header (both in lower case), or stands there twice."""
+    for column in columns:
+        if header.count(column) != 1:
+            found = ", ".join(name for name in header if name) or "nothing"
+            raise MosTableError(f"{where}: expected one column {column!r}; the header has: {found}")
+
+
+def parse_number(where: str, what: str, text: str) -> float:
+    """The finite number that a cell holds. Raises MosTableError with the place and the cell's text."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise MosTableError(f"{where}: the {what} is {text!r}; expected a number")
+    return number
+
+
+class MosTableBuilder:
+    """Collects a data set's rows and refuses what no evaluation should be made of.
+
+    Args:
+        mos_range: what opinions may lie on; None takes the lowest and the highest found.
+        require_videos: refuse a table with videos that are not there; otherwise the first place to look is kept.
+    """
+
+    def __init__(
+        self, name: str, title: str, mos_range: tuple[float, float] | None, *, require_videos: bool = True
+    ) -> None:
+        self._name = name
+        self._title = title
+        self._mos_range = mos_range
+        self._require_videos = require_videos
+        self._rows: dict[str, MosRow] = {}
+        self._places: dict[str, str] = {}
+        self._missing: list[tuple[str, Path]] = []
+
+    def add(
+        self,
+        where: str,
+        name: str,
+        mos: str,
+        videos: Sequence[Path],
+        *,
+        split: str | None = None,
+        content: str | None = None,
+    ) -> None:
+        """A row.
+
+        Args:
+            where: the file and the line.
+            name: the video's name in the table.
+            mos: the cell with its opinion score.
+            videos: where its file may be; the first that exists is taken.
+            split, content: as in `MosRow`.
+
+        Raises:
+            MosTableError: no name, one that was there before, or an opinion that is no number or out of range.
+        """
+        if not name:
+            raise MosTableError(f"{where}: the row names no video")
+        if name in self._rows:
+            raise MosTableError(f"{where}: {name} was there before ({self._places[name]})")
+        value = parse_number(where, "MOS", mos)
+        if self._mos_range and not self._mos_range[0] <= value <= self._mos_range[1]:
+            low, high = self._mos_range
+            raise MosTableError(f"{where}: the MOS is {mos}; {self._title}'s lie on {low:g} … {high:g}")
+        video = next((path for path in videos if path.is_file()), None)
+        if video is None:
+            video = videos[0]
+            self._missing.append((where, video))
+        self._places[name] = where
+        self._rows[name] = MosRow(name=name, video=video, mos=value, split=split, content=content or None)
+
+    def build(self, source: Path) -> MosTable:
+        """The table. Raises MosTableError where `source`, a file or folder, gave no row, or videos are missing."""
+        if not self._rows:
+            raise MosTableError(f"{source} has no rows")
+        if self._missing and self._require_videos:
+            where, video = self._missing[0]
+            others = f", nor are {len(self._missing) - 1} others of the table" if len(self._missing) > 1 else ""
+            raise MosTableError(f"{where}: the video {video} is not there{others}")
+        rows = tuple(self._rows.values())
+        opinions = [row.mos for row in rows]
+        mos_range = self._mos_range or (min(opinions), max(opinions))
+        return MosTable(name=self._name, title=self._title, mos_range=mos_range, rows=rows)

@@ -27,3 +27,11 @@ class DeviceUnavailableError(EngineMismatchError):
 
 class ParityError(DiffVQAError):
     """An engine's outputs are further from the reference's than its tolerance."""
+
+
+class PoolError(DiffVQAError):
+    """Pristine photographs and videos for training cannot be fetched or unpacked."""
+
+
+class SyntheticSetError(DiffVQAError):
+    """A synthetic distortion data set cannot be made, continued or read."""

@@ -99,7 +99,8 @@ def _camera_path(
 
 def _shake(time: NDArray[np.float64], frames: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """A hand's shake, within ±1: slow sway strongest, nothing that two frames cannot carry."""
-    cycles = generator.uniform([0.5, 1, 2.5, 5], [1, 2.5, 5, min(10, frames / 4)])
+    most = np.minimum([1, 2.5, 5, 10], frames / 4)
+    cycles = generator.uniform(np.minimum([0.5, 1, 2.5, 5], most), most)
     weights = 1 / cycles
     phases = generator.uniform(0, 2 * np.pi, 4)
     return (np.sin(2 * np.pi * cycles * time[:, None] + phases) * weights).sum(1) / weights.sum()

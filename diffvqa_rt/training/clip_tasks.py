@@ -64,16 +64,18 @@ def make_clips(task: ClipTask) -> list[SyntheticClip]:
     task.folder.mkdir(parents=True, exist_ok=True)
     finished = {clip.severity: clip for clip in finished_clips(task) if _is_sound(task, clip)}
     wanted = (0,) if task.ladder == REFERENCE else SEVERITIES
-    # Whole again before anything is added: the last line may be half a row.
+    for clip in _missing_clips(task, [severity for severity in wanted if severity not in finished]):
+        finished[clip.severity] = clip
+        _write_rows(task, finished)
+    return [finished[severity] for severity in sorted(finished)]
+
+
+def _write_rows(task: ClipTask, finished: dict[int, SyntheticClip]) -> None:
     part = task.rows.with_name(task.rows.name + ".part")
-    part.write_text("".join(json_from_clip(clip) + "\n" for clip in finished.values()), encoding="utf-8")
+    part.write_text(
+        "".join(json_from_clip(finished[severity]) + "\n" for severity in sorted(finished)), encoding="utf-8"
+    )
     os.replace(part, task.rows)
-    with open(task.rows, "a", encoding="utf-8") as rows:
-        for clip in _missing_clips(task, [severity for severity in wanted if severity not in finished]):
-            finished[clip.severity] = clip
-            rows.write(json_from_clip(clip) + "\n")
-            rows.flush()
-    return list(finished.values())
 
 
 def finished_clips(task: ClipTask) -> Iterator[SyntheticClip]:

@@ -71,10 +71,10 @@ def read_members(archive: Path, paths: Collection[str]) -> dict[str, bytes]:
         PoolError: it is not a Debian package, a wheel or an npm tarball, or is damaged.
     """
     wanted = {path.partition("#")[0] for path in paths}
+    if archive.suffix not in _MEMBERS:
+        raise PoolError(f"{archive.name} is not a {', '.join(_MEMBERS)} file")
     try:
         members = dict(_MEMBERS[archive.suffix](archive, wanted))
-    except KeyError:
-        raise PoolError(f"{archive.name} is not a .deb, .whl or .tgz file") from None
     except _ARCHIVE_ERRORS as error:
         raise PoolError(f"{archive.name} cannot be unpacked ({error}); fetch it again") from error
     found = {path: members[path] for path in paths if path in members}
@@ -114,7 +114,10 @@ def _debian_members(archive: Path, wanted: set[str]) -> Iterator[tuple[str, byte
         while len(header := file.read(60)) == 60:
             name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
             if name.startswith("data.tar"):
-                yield from _tar_members(io.BytesIO(file.read(size)), wanted)
+                content = file.read(size)
+                if len(content) < size:
+                    raise ValueError(f"it breaks off, {size - len(content)} bytes too soon")
+                yield from _tar_members(io.BytesIO(content), wanted)
                 return
             # Members begin at even places.
             file.seek(size + size % 2, io.SEEK_CUR)

@@ -137,7 +137,7 @@ def _finished(config: SyntheticConfig, tasks: list[ClipTask]) -> list[SyntheticC
     """What the folder holds of the set, scene by scene, its reference first."""
     ladders = (REFERENCE, *(name for name in LADDERS if name in config.ladders))
     every = (replace(task, ladder=ladder) for task in tasks for ladder in ladders)
-    return [clip for task in every for clip in sorted(finished_clips(task), key=lambda clip: clip.severity)]
+    return [clip for task in every for clip in finished_clips(task) if (config.out / clip.file).is_file()]
 
 
 def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progress | None) -> None:

@@ -115,7 +115,8 @@ def test_low_light_is_as_dark_as_so_many_stops_and_noisier_the_darker(level, sto
     dark = apply("low_light", flat(level), stops)[0].astype(float)
     # Gamma of 2.2: halving the light takes a level to 0.73 of itself.
     assert abs(dark.mean() / (level * 2 ** (-stops / 2.2)) - 1) < 0.02
-    assert dark.std() / dark.mean() > 1.3 * flat_noise(level, stops / 2)
+    # Shot noise is a share of the light that grows as its root falls.
+    assert dark.std() / dark.mean() > 0.95 * 2 ** (stops / 4) * flat_noise(level, stops / 2)
 
 
 def flat_noise(level: int, stops: float) -> float:
@@ -150,19 +151,19 @@ def test_shot_noise_grows_with_the_root_of_the_light():
     assert light[200] > 3 * light[60]
 
 
-def test_motion_blur_spreads_a_point_along_a_line_of_its_length():
+def test_motion_blur_spreads_a_spot_along_a_line_of_its_length():
     clip = np.zeros((1, 64, 96, 3), np.uint8)
-    clip[0, 32, 48] = 255
+    clip[0, 30:35, 46:51] = 255
     blurred, drawn = apply("motion_blur", clip, 9.0)
     weights = blurred[0, :, :, 0].astype(float)
-    assert abs(weights.sum() / 255 - 1) < 0.1
+    assert abs(weights.sum() / 255 / 25 - 1) < 0.05
     y, x = np.mgrid[:64, :96]
     angle = np.deg2rad(drawn["angle_degrees"])
     along = (x - 48) * np.cos(angle) + (y - 32) * np.sin(angle)
     across = (y - 32) * np.cos(angle) - (x - 48) * np.sin(angle)
-    # A uniform line of length L has variance L²/12.
-    assert abs((weights * along**2).sum() / weights.sum() - 81 / 12) < 1.5
-    assert (weights * across**2).sum() / weights.sum() < 0.5
+    # A uniform line of length L has a variance of L²/12; the spot has 2 each way.
+    assert abs((weights * along**2).sum() / weights.sum() - (81 / 12 + 2)) < 1.5
+    assert abs((weights * across**2).sum() / weights.sum() - 2) < 0.8
 
 
 def test_gaussian_blur_has_its_deviation():

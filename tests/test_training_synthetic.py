@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from diffvqa_rt.errors import SyntheticSetError
-from diffvqa_rt.training import camera, synthetic
+from diffvqa_rt.training import camera, clip_files, synthetic
 from diffvqa_rt.training import pool as pool_module
 from diffvqa_rt.training.clip_files import CODECS, read_clip, write_clip
 from diffvqa_rt.training.distortions import LADDERS, SEVERITIES, distort
@@ -43,7 +43,7 @@ def painting(seed: int, width: int, height: int) -> Image.Image:
         noise = Image.fromarray(generator.integers(0, 255, (side * height // width + 2, side, 3), np.uint8))
         total += (np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)) - 128.0) * (4 / side) ** 0.4
     for _ in range(12):
-        x, y = generator.integers(0, width - 60), generator.integers(0, height - 60)
+        x, y = generator.integers(0, width - 50), generator.integers(0, height - 50)
         total[y : y + 50, x : x + 50] += generator.integers(-90, 90)
     return Image.fromarray(np.clip(128 + total * 0.7, 0, 255).astype(np.uint8))
 
@@ -293,6 +293,14 @@ def test_a_clip_file_has_the_same_bytes_again_and_reads_back(tmp_path, codec):
     # Chroma is halved; the luma's error is the codec's.
     luma = np.abs((decoded - frames) @ np.array([0.299, 0.587, 0.114]))
     assert decoded.shape == frames.shape and luma.mean() < 3
+
+
+def test_an_encode_that_differs_is_not_taken():
+    results = iter([b"a", b"b", b"a", b"c"])
+    assert clip_files._agreed("libx264", lambda: next(results)) == b"a" and next(results) == b"c"
+    ever = iter(range(100))
+    with pytest.raises(SyntheticSetError, match="libx264 gave 5 different results for the same frames"):
+        clip_files._agreed("libx264", lambda: bytes([next(ever)]))
 
 
 def test_an_encoder_that_refuses_is_named(tmp_path):

@@ -84,8 +84,8 @@ def write_clip(
 def _agreed(encoder: str, encode: Callable[[], bytes]) -> bytes:
     """What two encodes agree on.
 
-    libx264 in PyAV 18.1, of one thread, gave other bytes in 1 of 300 encodes of the same frames (measured; from the same
-    input planes, so it is the encoder's). A set that is to have the same bytes again cannot take the first that comes.
+    libx264 in PyAV 18.1, of one thread, gave other bytes in about 1 of 200 encodes of the same planes (measured). A set
+    that is to have the same bytes again cannot take the first that comes.
     """
     seen: set[bytes] = set()
     for _ in range(_MOST_ENCODES):

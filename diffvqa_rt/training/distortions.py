@@ -252,15 +252,15 @@ def _step(effect: str, parameter: str, *knots: float) -> Step:
 LADDERS: dict[str, Ladder] = {
     ladder.name: ladder
     for ladder in (
-        _ladder("h264", "vmaf", _step("h264", "crf", 20, 26, 31, 35, 40, 46)),
-        _ladder("h265", "vmaf", _step("h265", "crf", 20, 27, 32, 37, 43, 49)),
-        _ladder("av1", "vmaf", _step("av1", "crf", 28, 42, 51, 57, 60, 63)),
-        _ladder("vp9", "vmaf", _step("vp9", "crf", 24, 38, 48, 55, 60, 63)),
+        _ladder("h264", "vmaf", _step("h264", "crf", 21, 28, 33, 38, 43, 49)),
+        _ladder("h265", "vmaf", _step("h265", "crf", 21, 29, 35, 40, 45, 50)),
+        _ladder("av1", "vmaf", _step("av1", "crf", 32, 46, 54, 58, 61, 63)),
+        _ladder("vp9", "vmaf", _step("vp9", "crf", 28, 43, 52, 58, 61, 63)),
         _ladder("scaling", "vmaf", _step("scaling", "factor", 1.25, 1.7, 2.3, 3.2, 4.5, 6.5)),
         _ladder("gaussian_blur", "vmaf", _step("gaussian_blur", "sigma", 0.4, 0.8, 1.2, 1.7, 2.4, 3.3)),
         _ladder("motion_blur", "vmaf", _step("motion_blur", "length", 2, 3.5, 5.5, 8, 12, 17)),
-        _ladder("gaussian_noise", "vmaf", _step("gaussian_noise", "sigma", 2, 6, 12, 21, 34, 52)),
-        _ladder("shot_noise", "vmaf", _step("shot_noise", "photons", 2000, 450, 130, 45, 18, 8)),
+        _ladder("gaussian_noise", "vmaf", _step("gaussian_noise", "sigma", 3, 9, 18, 30, 46, 66)),
+        _ladder("shot_noise", "vmaf", _step("shot_noise", "photons", 900, 200, 65, 25, 11, 5)),
         _ladder("banding", "order", _step("banding", "levels", 40, 24, 15, 10, 7, 5)),
         _ladder("sharpening", "vmaf_neg", _step("sharpening", "amount", 0.5, 1.2, 2.2, 3.6, 5.5, 8)),
         _ladder("low_light", "order", _step("low_light", "stops", 0.4, 1.2, 2.2, 3.2, 4.2, 5.4)),
@@ -272,20 +272,20 @@ LADDERS: dict[str, Ladder] = {
         _ladder(
             "scaling_h264",
             "vmaf",
-            _step("scaling", "factor", 1.2, 1.5, 1.9, 2.4, 3.0, 3.8),
-            _step("h264", "crf", 20, 24, 27, 30, 33, 37),
+            _step("scaling", "factor", 1.2, 1.6, 2.1, 2.8, 3.7, 4.8),
+            _step("h264", "crf", 21, 26, 30, 33, 36, 40),
         ),
         _ladder(
             "scaling_av1",
             "vmaf",
-            _step("scaling", "factor", 1.2, 1.5, 1.9, 2.4, 3.0, 3.8),
-            _step("av1", "crf", 30, 38, 45, 50, 55, 60),
+            _step("scaling", "factor", 1.2, 1.6, 2.1, 2.8, 3.7, 4.8),
+            _step("av1", "crf", 32, 42, 49, 54, 58, 62),
         ),
         _ladder(
             "noise_h265",
             "vmaf",
-            _step("shot_noise", "photons", 4000, 1500, 600, 260, 120, 60),
-            _step("h265", "crf", 20, 25, 29, 33, 37, 41),
+            _step("shot_noise", "photons", 2000, 700, 250, 100, 45, 20),
+            _step("h265", "crf", 21, 27, 32, 36, 40, 45),
         ),
         _ladder(
             "blur_vp9",

@@ -64,8 +64,14 @@ def test_every_step_of_a_ladder_grows_with_severity_and_records_its_parameter(na
         assert all(one == drawn[0] for one in drawn)
 
 
+# Not scaling: what its grid hits of a regular texture depends on the factor.
 @pytest.mark.parametrize(
-    "name", [name for name in LADDERS if name not in TEMPORAL and LADDERS[name].steps[0].effect in EFFECTS]
+    "name",
+    [
+        name
+        for name in LADDERS
+        if name not in TEMPORAL and LADDERS[name].steps[0].effect in EFFECTS.keys() - {"scaling"}
+    ],
 )
 def test_the_error_grows_with_severity(name):
     clip = texture()
@@ -151,19 +157,19 @@ def test_shot_noise_grows_with_the_root_of_the_light():
     assert light[200] > 3 * light[60]
 
 
-def test_motion_blur_spreads_a_spot_along_a_line_of_its_length():
-    clip = np.zeros((1, 64, 96, 3), np.uint8)
-    clip[0, 30:35, 46:51] = 255
-    blurred, drawn = apply("motion_blur", clip, 9.0)
-    weights = blurred[0, :, :, 0].astype(float)
-    assert abs(weights.sum() / 255 / 25 - 1) < 0.05
-    y, x = np.mgrid[:64, :96]
-    angle = np.deg2rad(drawn["angle_degrees"])
-    along = (x - 48) * np.cos(angle) + (y - 32) * np.sin(angle)
-    across = (y - 32) * np.cos(angle) - (x - 48) * np.sin(angle)
-    # A uniform line of length L has a variance of L²/12; the spot has 2 each way.
-    assert abs((weights * along**2).sum() / weights.sum() - (81 / 12 + 2)) < 1.5
-    assert abs((weights * across**2).sum() / weights.sum() - 2) < 0.8
+def test_motion_blur_spreads_an_edge_along_a_line_of_its_length():
+    for axis in (1, 2):
+        # A line of length 12 at an angle: an edge across x is spread by what of it lies along x.
+        clip = np.zeros((1, 64, 96, 3), np.uint8)
+        np.moveaxis(clip, axis, 1)[:, 32:] = 255
+        blurred, drawn = apply("motion_blur", clip, 12.0)
+        edge = np.diff(np.moveaxis(blurred, axis, 1)[0, :, 30, 0].astype(float))[8:-8]
+        at = np.arange(len(edge))
+        spread = (edge * (at - (edge * at).sum() / edge.sum()) ** 2).sum() / edge.sum()
+        angle = np.deg2rad(drawn["angle_degrees"])
+        # A uniform line of length L has a variance of L²/12.
+        reach = 12 * (np.sin(angle) if axis == 1 else np.cos(angle))
+        assert abs(edge.sum() - 255) < 3 and abs(spread - reach**2 / 12) < 1
 
 
 def test_gaussian_blur_has_its_deviation():

@@ -35,3 +35,11 @@ class MosTableError(DiffVQAError):
 
 class EvaluationError(DiffVQAError):
     """Scores and opinions are there, but no evaluation can be made of them."""
+
+
+class PoolError(DiffVQAError):
+    """Pristine photographs and videos for training cannot be fetched or unpacked."""
+
+
+class SyntheticSetError(DiffVQAError):
+    """A synthetic distortion data set cannot be made, continued or read."""

@@ -2,4 +2,8 @@
 
 `data_sets` reads tables of opinion scores into the one form of `mos_table`; `evaluate` compares scores with opinions by
 `protocols` and `correlation`, and `report` and `scatter` show the result. Scoring a video imports none of it.
+
+`synthetic` makes the synthetic distortion set: of the `scenes` that come from the `pool` of real media (`packages` gets
+it), by the `distortions`, labelled by `vmaf`; `clip_files` writes and reads its videos. Scoring a video imports none of
+it.
 """

@@ -1,0 +1,103 @@
+"""The manifest of a synthetic distortion set: a CSV with one row for each clip, lists and tables as JSON in cells."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from diffvqa_rt.errors import SyntheticSetError
+
+MANIFEST = "manifest.csv"
+
+_JSON_FIELDS = ("source", "steps", "versions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticClip:
+    """One clip of the set.
+
+    `file` is relative to the set's folder. `scene` is the pristine clip it was made from, `content` the photograph or
+    video behind it, and `group` the contents that show the same thing and share a `split`. `distortion` names the
+    ladder, `reference` for a pristine clip, which is at severity 0 of all of them; severity 5 is the worst. `label` is
+    the number that `label_kind` names, 0 to 100, higher is better, and None where only the order of severities is
+    known. `steps` are the effects and the codec with their parameters, in order; `source` says what of the content the
+    scene shows; `motion_levels` is the reference's change from frame to frame in grey levels.
+    """
+
+    file: str
+    content: str
+    group: str
+    kind: Literal["photo", "video"]
+    scene: str
+    split: Literal["train", "validation"]
+    distortion: str
+    severity: int
+    label_kind: Literal["vmaf", "vmaf_neg", "order"]
+    label: float | None
+    steps: list[dict[str, Any]]
+    frame_count: int
+    frame_rate_hz: float
+    motion_levels: float
+    source: dict[str, Any]
+    seed: int
+    sha256: str
+    bytes: int
+    versions: dict[str, str]
+
+
+def clip_from_json(line: str) -> SyntheticClip:
+    """Raises ValueError or TypeError where the line is not one of `json_from_clip`."""
+    return SyntheticClip(**json.loads(line))
+
+
+def json_from_clip(clip: SyntheticClip) -> str:
+    return json.dumps(asdict(clip), ensure_ascii=False, separators=(",", ":"))
+
+
+def write_manifest(folder: Path, clips: Iterable[SyntheticClip]) -> Path:
+    """The manifest's path, the whole manifest in it."""
+    path = folder / MANIFEST
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(SyntheticClip))
+        for clip in clips:
+            cells = asdict(clip)
+            cells |= {name: json.dumps(cells[name], ensure_ascii=False) for name in _JSON_FIELDS}
+            writer.writerow(cells.values())
+    os.replace(part, path)
+    return path
+
+
+def read_manifest(folder: Path) -> list[SyntheticClip]:
+    """The clips of a set, pristine ones first within each scene.
+
+    Raises:
+        SyntheticSetError: the manifest is missing, or a line of it is malformed.
+    """
+    path = folder / MANIFEST
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return [_clip_from_cells(cells, f"{path}, line {number}") for number, cells in _numbered(file)]
+    except OSError as error:
+        raise SyntheticSetError(f"{path} cannot be read ({error.strerror}); make the set first") from error
+
+
+def _numbered(file: Iterable[str]) -> Iterable[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(file)
+    for cells in reader:
+        yield reader.line_num, cells
+
+
+def _clip_from_cells(cells: dict[str, str], place: str) -> SyntheticClip:
+    try:
+        values: dict[str, Any] = dict(cells)
+        values |= {name: json.loads(cells[name]) for name in _JSON_FIELDS}
+        values |= {name: int(cells[name]) for name in ("severity", "frame_count", "seed", "bytes")}
+        values |= {name: float(cells[name]) for name in ("frame_rate_hz", "motion_levels")}
+        return SyntheticClip(**values | {"label": float(cells["label"]) if cells["label"] else None})
+    except (KeyError, TypeError, ValueError) as error:
+        raise SyntheticSetError(f"{place} is malformed ({error}); make the set again") from error

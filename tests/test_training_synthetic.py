@@ -1,0 +1,369 @@
+"""The synthetic set from end to end: the same bytes again, after a kill too; labels that fall; a manifest read back."""
+
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.training import camera, synthetic
+from diffvqa_rt.training import pool as pool_module
+from diffvqa_rt.training.clip_files import CODECS, read_clip, write_clip
+from diffvqa_rt.training.distortions import LADDERS, SEVERITIES, distort
+from diffvqa_rt.training.manifest import read_manifest
+from diffvqa_rt.training.pool import Pool, PoolItem
+from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
+from diffvqa_rt.training.vmaf import ffmpeg_version, measure_vmaf
+
+
+@pytest.fixture(scope="module")
+def ffmpeg() -> str:
+    """What measures VMAF; without it, only what needs no label is tested."""
+    try:
+        return ffmpeg_version()
+    except SyntheticSetError as error:
+        pytest.skip(str(error))
+
+
+def painting(seed: int, width: int, height: int) -> Image.Image:
+    """Noise at every scale, as pictures have, and a few hard edges."""
+    generator = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for side in (4, 12, 40, 120, 400):
+        noise = Image.fromarray(generator.integers(0, 255, (side * height // width + 2, side, 3), np.uint8))
+        total += (np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)) - 128.0) * (4 / side) ** 0.4
+    for _ in range(12):
+        x, y = generator.integers(0, width - 50), generator.integers(0, height - 50)
+        total[y : y + 50, x : x + 50] += generator.integers(-90, 90)
+    return Image.fromarray(np.clip(128 + total * 0.7, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Pool:
+    """Two photographs, a video that moves, one that stands still, and one that is not there."""
+    folder = tmp_path_factory.mktemp("pool")
+    painting(0, 500, 320).save(folder / "one.png")
+    painting(1, 500, 320).save(folder / "two.png")
+    wide = np.asarray(painting(2, 500, 200))
+    write_clip(
+        folder / "moving.mp4", np.stack([wide[:120, 5 * t : 5 * t + 200] for t in range(30)]), Fraction(15), crf=5
+    )
+    write_clip(folder / "still.mp4", np.stack([wide[:120, :200]] * 14), Fraction(15), crf=5)
+
+    def item(name: str, kind: str, size: tuple[int, int]) -> PoolItem:
+        path, content = folder / name, Path(name).stem
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "0" * 64
+        return PoolItem(
+            kind=kind,
+            content=content,
+            group=content,
+            package="clips",
+            path=name,
+            sha256=digest,
+            width=size[0],
+            height=size[1],
+            licence="CC0",
+        )
+
+    items = (
+        item("one.png", "photo", (500, 320)),
+        item("two.png", "photo", (500, 320)),
+        item("absent.png", "photo", (500, 320)),
+        item("moving.mp4", "video", (200, 120)),
+        item("still.mp4", "video", (200, 120)),
+    )
+    files = {entry.content: folder / entry.path for entry in items if (folder / entry.path).exists()}
+    return Pool(items=items, files=files, missing=())
+
+
+def config(out: Path, **changes) -> SyntheticConfig:
+    small = SyntheticConfig(
+        out=out, width=96, height=56, frames=12, ladders=("h264", "gaussian_blur", "freeze"), validation_share=0.5
+    )
+    return replace(small, **changes)
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(ffmpeg, pool, tmp_path_factory) -> SyntheticConfig:
+    """A small set, not to be changed."""
+    small = config(tmp_path_factory.mktemp("set") / "a", jobs=2)
+    make_synthetic_set(small, pool)
+    return small
+
+
+def test_a_set_holds_what_its_manifest_says(made, pool):
+    clips = read_manifest(made.out)
+    # Two photographs and two cuts of the moving video have three ladders; one of 14 frames has one cut, and no freeze.
+    names = {clip.scene: clip.split for clip in clips}
+    assert sorted(names) == ["moving-0", "moving-1", "one", "still-0", "two"]
+    assert len(clips) == 4 * 16 + 11
+    assert not [clip for clip in clips if clip.scene == "still-0" and clip.distortion == "freeze"]
+    for clip in clips:
+        path = made.out / clip.file
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == clip.sha256 and path.stat().st_size == clip.bytes
+        assert read_clip(path).shape == (12, 56, 96, 3) and clip.frame_count == 12
+        assert clip.seed == 0 and set(clip.versions) == {"diffvqa-rt", "av", "numpy", "pillow", "ffmpeg"}
+        assert clip.frame_rate_hz == (24 if clip.kind == "photo" else 15)
+        if clip.label_kind == "order":
+            assert clip.label is None and clip.distortion == "freeze"
+        else:
+            assert 0 <= clip.label <= 100
+        assert [step["effect"] for step in clip.steps] == ([] if clip.severity == 0 else [clip.distortion])
+    files = {path.relative_to(made.out).as_posix() for path in made.out.rglob("*.mp4")}
+    assert files == {clip.file for clip in clips} and not list(made.out.rglob("*.part"))
+    # The split is of contents.
+    sides = {clip.group: {other.split for other in clips if other.group == clip.group} for clip in clips}
+    assert all(len(side) == 1 for side in sides.values()) and {side.copy().pop() for side in sides.values()} == {
+        "train",
+        "validation",
+    }
+
+
+def test_recorded_parameters_make_the_clip_again(made, tmp_path):
+    """The steps of a row, applied to its reference by hand, give its file."""
+    clips = read_manifest(made.out)
+    clip = next(clip for clip in clips if clip.distortion == "h264" and clip.severity == 4 and clip.scene == "one")
+    reference = read_clip(made.out / "scenes/one/reference.mp4")
+    write_clip(tmp_path / "again.mp4", reference, Fraction(24), codec="h264", crf=clip.steps[0]["crf"])
+    assert hashlib.sha256((tmp_path / "again.mp4").read_bytes()).hexdigest() == clip.sha256
+    frozen = next(
+        clip for clip in clips if clip.distortion == "freeze" and clip.severity == 5 and clip.scene == "moving-0"
+    )
+    shown = frozen.steps[0]["shown_frames"]
+    source = read_clip(made.out / "scenes/moving-0/reference.mp4").astype(float)
+    error = np.abs(read_clip(made.out / frozen.file) - source[shown]).mean()
+    assert error < 3 < np.abs(source - source[shown]).mean()
+
+
+def test_a_set_has_the_same_bytes_again_by_one_process_and_after_damage(made, pool, tmp_path):
+    again = config(tmp_path / "b")
+    make_synthetic_set(again, pool)
+    expected = contents_of(made.out)
+    assert contents_of(again.out) == expected
+    # As interrupted runs, full disks and people leave things.
+    scene = again.out / "scenes" / "one"
+    (scene / "h264-2.mp4").unlink()
+    (scene / "h264-4.mp4").write_bytes(b"half")
+    (scene / "gaussian_blur.jsonl").write_text((scene / "gaussian_blur.jsonl").read_text()[:-700])
+    (scene / "freeze.jsonl").unlink()
+    (again.out / "manifest.csv").unlink()
+    kept = (scene / "h264-1.mp4").stat().st_mtime_ns
+    make_synthetic_set(again, pool)
+    assert contents_of(again.out) == expected and (scene / "h264-1.mp4").stat().st_mtime_ns == kept
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(made, pool, tmp_path):
+    small = config(tmp_path / "c", jobs=2)
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import pickle, sys\n"
+        "from diffvqa_rt.training.synthetic import make_synthetic_set\n"
+        "if __name__ == '__main__':\n"
+        "    make_synthetic_set(*pickle.loads(sys.stdin.buffer.read()))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    run = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, env=environment)
+    run.stdin.write(pickle.dumps((small, pool)))
+    run.stdin.close()
+    deadline = time.monotonic() + 60
+    while len(list(small.out.rglob("*.mp4"))) < 8 and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    # Its processes notice within a second, and write no more.
+    time.sleep(2)
+    count = len(list(small.out.rglob("*.mp4")))
+    assert 8 <= count < 75
+    time.sleep(0.5)
+    assert len(list(small.out.rglob("*.mp4"))) == count and not (small.out / "manifest.csv").exists()
+    make_synthetic_set(small, pool)
+    assert contents_of(small.out) == contents_of(made.out)
+
+
+def test_a_set_grows_and_what_was_there_stays(made, pool, tmp_path):
+    small = config(tmp_path / "d", contents=2, ladders=("h264",))
+    few = make_synthetic_set(small, pool)
+    before = contents_of(small.out)
+    many = make_synthetic_set(replace(small, contents=5), pool)
+    assert {clip.content for clip in few} < {clip.content for clip in many}
+    after = contents_of(small.out)
+    assert all(after[name] == content for name, content in before.items() if name != "manifest.csv")
+
+
+def test_other_settings_are_refused_for_a_folder(made, pool):
+    for change, sentence in [
+        ({"seed": 1}, "holds a set whose seed is 0, now it is 1; choose another folder"),
+        ({"frames": 14}, "holds a set whose frames is 12, now it is 14"),
+    ]:
+        with pytest.raises(SyntheticSetError, match=sentence):
+            make_synthetic_set(replace(made, **change), pool)
+
+
+def test_a_run_stops_at_its_disk_limit_with_a_manifest_of_what_is_there(ffmpeg, pool, tmp_path):
+    small = config(tmp_path / "e", max_gigabytes=1e-4)
+    with pytest.raises(
+        SyntheticSetError, match=r"the set has 0.00 GB after \d+ of \d+ clips, over its limit of 0.0001"
+    ):
+        make_synthetic_set(small, pool)
+    clips = read_manifest(small.out)
+    assert 0 < len(clips) < 30 and sum(clip.bytes for clip in clips) > 1e5
+
+
+def test_progress_counts_to_the_number_of_clips(ffmpeg, pool, tmp_path):
+    calls: list[tuple[int, int]] = []
+    clips = make_synthetic_set(
+        config(tmp_path / "f", ladders=("freeze",), contents=5),
+        pool,
+        lambda done, expected: calls.append((done, expected)),
+    )
+    assert calls[-1] == (len(clips), len(clips)) and [done for done, _ in calls] == sorted(done for done, _ in calls)
+
+
+@pytest.fixture(scope="module")
+def pristine(pool, tmp_path_factory) -> Path:
+    """A clip at a size that VMAF's filters are made for."""
+    path = tmp_path_factory.mktemp("pristine") / "reference.mp4"
+    frames, _ = camera.film(painting(5, 720, 480), (256, 144), 10, 2.0, np.random.default_rng(1))
+    write_clip(path, frames, Fraction(24), crf=5)
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name, ladder in LADDERS.items() if ladder.label != "order"])
+def test_labels_fall_with_severity(ffmpeg, pristine, tmp_path, name):
+    frames, ladder, labels = read_clip(pristine), LADDERS[name], []
+    for severity in SEVERITIES:
+        distorted = distort(frames, ladder, severity, "0/a")
+        path = tmp_path / f"{severity}.mp4"
+        write_clip(path, distorted.frames, Fraction(24), codec=distorted.codec, crf=distorted.crf or 12)
+        labels.append(measure_vmaf(path, pristine, "vmaf_v0.6.1neg" if ladder.label == "vmaf_neg" else "vmaf_v0.6.1"))
+    drops = -np.diff(labels)
+    assert (drops > -0.3).all() and labels[0] - labels[-1] > 5, labels
+
+
+def test_vmaf_of_a_clip_with_itself_is_high_and_rewards_sharpening(ffmpeg, pristine, tmp_path):
+    """Why over-sharpening is labelled by the model without enhancement gain."""
+    assert measure_vmaf(pristine, pristine) > 95
+    sharper = distort(read_clip(pristine), LADDERS["sharpening"], 1, "0/a")
+    blurred = distort(read_clip(pristine), LADDERS["gaussian_blur"], 3, "0/a").frames
+    for name, frames in [("blurred", blurred), ("rescued", distort(blurred, LADDERS["sharpening"], 2, "0/a").frames)]:
+        write_clip(tmp_path / f"{name}.mp4", frames, Fraction(24))
+    write_clip(tmp_path / "sharper.mp4", sharper.frames, Fraction(24))
+    models = ("vmaf_v0.6.1", "vmaf_v0.6.1neg")
+    plain, neg = (measure_vmaf(tmp_path / "rescued.mp4", pristine, model) for model in models)
+    assert plain > measure_vmaf(tmp_path / "blurred.mp4", pristine) + 5 and plain > neg + 3
+    plain, neg = (measure_vmaf(tmp_path / "sharper.mp4", pristine, model) for model in models)
+    assert plain > neg + 1
+
+
+def test_vmaf_that_cannot_be_measured_is_a_sentence(ffmpeg, pristine, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"broken")
+    with pytest.raises(SyntheticSetError, match="VMAF of broken.mp4 cannot be measured; ffmpeg said: "):
+        measure_vmaf(tmp_path / "broken.mp4", pristine)
+    with pytest.raises(SyntheticSetError, match="cannot be measured"):
+        measure_vmaf(pristine, pristine, "no_such_model")
+
+
+def test_without_imageio_ffmpeg_the_labels_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(SyntheticSetError, match="pip install 'diffvqa-rt\\[train\\]'"):
+        ffmpeg_version()
+
+
+@pytest.mark.parametrize("codec", [None, *CODECS])
+def test_a_clip_file_has_the_same_bytes_again_whatever_memory_held_before_and_reads_back(tmp_path, codec):
+    picture = np.asarray(painting(3, 160, 80))
+    frames = np.stack([picture[:56, 2 * t : 2 * t + 96] for t in range(12)])
+    generator, encodes = np.random.default_rng(0), set()
+    for _ in range(12):
+        # Left behind for the next encode to find, at places that change.
+        held = [np.full(int(2 ** generator.uniform(6, 21)), generator.integers(255), np.uint8) for _ in range(40)]
+        held = held[::2]
+        write_clip(tmp_path / "a.mp4", frames, Fraction(25), codec=codec, crf=30)
+        encodes.add((tmp_path / "a.mp4").read_bytes())
+    assert len(encodes) == 1
+    write_clip(tmp_path / "b.mp4", frames, Fraction(25), codec=codec, crf=12)
+    # Chroma is halved; the luma's error is the codec's.
+    luma = np.abs((read_clip(tmp_path / "b.mp4").astype(float) - frames) @ np.array([0.299, 0.587, 0.114]))
+    assert luma.shape == (12, 56, 96) and luma.mean() < 3
+
+
+def test_an_encoder_that_refuses_is_named(tmp_path):
+    with pytest.raises(SyntheticSetError, match="a.mp4 cannot be encoded by libx264"):
+        write_clip(tmp_path / "a.mp4", np.zeros((2, 57, 95, 3), np.uint8), Fraction(25))
+    assert not (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"width": 353}, "the size is 353x56; expected even numbers"),
+        ({"frames": 7}, "frames is 7; expected at least 8"),
+        ({"jobs": 0}, "jobs is 0; expected at least 1"),
+        ({"contents": 0}, "contents is 0; expected at least 1, or None"),
+        ({"seed": -1}, "seed is -1"),
+        ({"validation_share": 1.0}, "validation_share is 1.0; expected a number from 0 to under 1"),
+        ({"max_gigabytes": 0.0}, "max_gigabytes is 0.0"),
+        ({"ladders": ("fog",)}, "ladders has fog; expected some of h264"),
+    ],
+)
+def test_a_bad_setting_is_refused(tmp_path, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        config(tmp_path, **change)
+
+
+def test_a_malformed_manifest_is_named_with_its_line(made, tmp_path):
+    lines = (made.out / "manifest.csv").read_text().splitlines()
+    lines[3] = lines[3].replace(",12,", ",twelve,")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    with pytest.raises(SyntheticSetError, match="manifest.csv, line 4 is malformed"):
+        read_manifest(tmp_path)
+    with pytest.raises(SyntheticSetError, match="cannot be read .No such file.*; make the set first"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_the_command_makes_a_set_and_says_what_is_missing(ffmpeg, pool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pool_module, "read_pool", lambda: pool.items)
+    clips = next(iter(pool.files.values())).parent
+    arguments = [
+        "--out",
+        str(tmp_path / "set"),
+        "--pool",
+        str(tmp_path / "cache"),
+        "--clips",
+        str(clips),
+        "--jobs",
+        "1",
+    ]
+    arguments += ["--size", "96x56", "--frames", "12", "--ladders", "freeze", "--contents", "2"]
+    assert synthetic.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "clips, " in out and "MB" in out
+    assert "left out: clips: absent.png is not in it; 1 content is left out" in err
+    assert len(read_manifest(tmp_path / "set")) > 5
+    assert synthetic.main([*arguments, "--seed", "3"]) == 1
+    assert "error: " in (err := capsys.readouterr().err) and "seed is 0, now it is 3" in err
+    for wrong in (["--size", "96"], ["--ladders", "fog"], ["--frames", "3"]):
+        with pytest.raises(SystemExit) as stopped:
+            synthetic.main([*arguments, *wrong])
+        assert stopped.value.code == 2
+
+
+def test_scoring_does_not_import_training():
+    code = "import sys, diffvqa_rt.scoring; print([m for m in sys.modules if 'training' in m or 'imageio' in m])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.strip() == "[]"

@@ -35,8 +35,8 @@ class Codec:
     is_crf_whole: bool
 
 
-# On a processor with AVX-512, libx264 as in PyAV 18.1 decides by memory that it has not written: with mbtree and B-frames,
-# the same frames gave three results in 60 encodes. By SSE2 they gave one, that of its C code, for 5 % more time.
+# On a processor with AVX-512, libx264 as in PyAV 18.1 decides by memory that it has not written: with mbtree and
+# B-frames, the same frames gave three results in 60 encodes. By SSE2 they gave one, that of its C code, for 5 % more.
 _X264 = {"threads": "1", "x264-params": "asm=MMX2,SSE2"}
 
 CODECS = {

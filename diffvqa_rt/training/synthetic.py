@@ -49,7 +49,8 @@ class SyntheticConfig:
 
     The size is for the `tiny` preset, whose distortion view is 192 pixels square: a clip is as high as that, so that
     the view sees it at its own resolution, and as wide as two pixels of 720-wide sources allow. Of 48 frames, 1.6 to
-    4.8 seconds, the network's eight are six apart. `contents` is None for all.
+    4.8 seconds, the network's eight are six apart. `contents` is None for all. Each scene gets `ladders_per_scene` of
+    the ladders, drawn for it, or all where that is None: many contents teach more than many copies of few.
     """
 
     out: Path
@@ -61,6 +62,7 @@ class SyntheticConfig:
     seed: int = 0
     validation_share: float = 0.2
     ladders: tuple[str, ...] = tuple(LADDERS)
+    ladders_per_scene: int | None = None
     jobs: int = 1
     max_gigabytes: float = 20.0
 
@@ -81,6 +83,8 @@ class SyntheticConfig:
             raise ValueError(f"contents is {self.contents}; expected at least 1, or None for all")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; expected a number from 0 to under 1")
+        if self.ladders_per_scene is not None and self.ladders_per_scene < 1:
+            raise ValueError(f"ladders_per_scene is {self.ladders_per_scene}; expected at least 1, or None for all")
         if self.max_gigabytes <= 0:
             raise ValueError(f"max_gigabytes is {self.max_gigabytes}; expected more than 0")
         if unknown := set(self.ladders) - set(LADDERS):
@@ -135,15 +139,19 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
 
 def _finished(config: SyntheticConfig, tasks: list[ClipTask]) -> list[SyntheticClip]:
     """What the folder holds of the set, scene by scene, its reference first."""
-    ladders = (REFERENCE, *(name for name in LADDERS if name in config.ladders))
-    every = (replace(task, ladder=ladder) for task in tasks for ladder in ladders)
-    return [clip for task in every for clip in finished_clips(task) if (config.out / clip.file).is_file()]
+    clips: list[SyntheticClip] = []
+    for task in tasks:
+        reference = list(finished_clips(task))
+        every = (replace(task, ladder=ladder) for ladder in _ladders_for(config, reference))
+        clips += [*reference, *(clip for ladder in every for clip in finished_clips(ladder))]
+    return [clip for clip in clips if (config.out / clip.file).is_file()]
 
 
 def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progress | None) -> None:
     """Makes scene after scene: a scene's ladders as soon as its reference is there, before the next scene."""
     count, size = 0, 0
-    expected = len(references) * (1 + len(config.ladders) * len(SEVERITIES))
+    most = min(config.ladders_per_scene or len(config.ladders), len(config.ladders))
+    expected = len(references) * (1 + most * len(SEVERITIES))
     todo, running = deque(references), dict[Future[list[SyntheticClip]], ClipTask]()
     # Not by fork: PyAV's and tqdm's threads do not survive one.
     context = multiprocessing.get_context("spawn")
@@ -161,7 +169,7 @@ def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progr
                     ladders = _ladders_for(config, made)
                     todo.extendleft(replace(task, ladder=ladder) for ladder in reversed(ladders))
                     expected -= 0 if made else 1
-                    expected -= (len(config.ladders) - len(ladders)) * len(SEVERITIES)
+                    expected -= (most - len(ladders)) * len(SEVERITIES)
                 if on_progress:
                     on_progress(count, expected)
                 if size > config.max_gigabytes * 1e9:
@@ -174,9 +182,13 @@ def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progr
 
 
 def _ladders_for(config: SyntheticConfig, reference: list[SyntheticClip]) -> list[str]:
-    """The ladders of a scene; none where the scene has no reference, since its video is too short."""
-    is_moving = bool(reference) and reference[0].motion_levels >= LEAST_MOTION_LEVELS
-    return [name for name in config.ladders if reference and (is_moving or not LADDERS[name].needs_motion)]
+    """The ladders of a scene, in the catalogue's order; none where it has no reference, since its video is too short."""
+    if not reference:
+        return []
+    scene, is_moving = reference[0].scene, reference[0].motion_levels >= LEAST_MOTION_LEVELS
+    able = [name for name in LADDERS if name in config.ladders and (is_moving or not LADDERS[name].needs_motion)]
+    drawn = sorted(able, key=lambda name: hashlib.sha256(f"{config.seed}/{scene}/{name}".encode()).digest())
+    return [name for name in able if name in drawn[: config.ladders_per_scene]]
 
 
 def _versions() -> dict[str, str]:
@@ -255,6 +267,9 @@ def main(argv: list[str] | None = None) -> int:
         help="types of distortion (default: all, %(default)s)",
     )
     parser.add_argument(
+        "--ladders-per-scene", type=int, metavar="N", help="of them, drawn for each scene (default: all)"
+    )
+    parser.add_argument(
         "--max-gigabytes",
         type=float,
         default=defaults.max_gigabytes,
@@ -282,6 +297,7 @@ def main(argv: list[str] | None = None) -> int:
             validation_share=arguments.validation_share,
             seed=arguments.seed,
             ladders=tuple(arguments.ladders.split(",")),
+            ladders_per_scene=arguments.ladders_per_scene,
             jobs=arguments.jobs,
             max_gigabytes=arguments.max_gigabytes,
         )

@@ -43,3 +43,7 @@ class PoolError(DiffVQAError):
 
 class SyntheticSetError(DiffVQAError):
     """A synthetic distortion data set cannot be made, continued or read."""
+
+
+class TrainingError(DiffVQAError):
+    """A training run cannot start, go on, or make use of its data."""

@@ -1,0 +1,74 @@
+"""The VAE of the bundled weights: Stable Diffusion's at a small size, trained from nothing on pictures.
+
+Users of Stable Diffusion bring its VAE and need none of this.
+"""
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffvqa_rt.config import VaeConfig
+from diffvqa_rt.training.loop import Objective
+
+# Of the divergence from a standard normal, in nats an element: enough that latents stay near each other, and no blur.
+_DIVERGENCE_WEIGHT = 1e-4
+
+
+def autoencoder(config: VaeConfig) -> AutoencoderKL:
+    """Diffusers' autoencoder whose encoder has the names and shapes of `models.vae.VaeEncoder`."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(config.channels),
+        up_block_types=("UpDecoderBlock2D",) * len(config.channels),
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        scaling_factor=config.scaling_factor,
+    )
+
+
+class AutoencoderObjective(Objective):
+    """L1 between a picture and its reconstruction from a sampled latent, and the latent's divergence from normal.
+
+    Args of `forward`: pictures [B, 3, S, S] in [−1, 1], of which a square of side `patch` is taken at random.
+    """
+
+    def __init__(self, trained: AutoencoderKL, patch: int) -> None:
+        super().__init__()
+        self.trained = trained
+        self._patch = patch
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        top, left = (int(torch.randint(side - self._patch + 1, ())) for side in pictures.shape[2:])
+        patches = pictures[:, :, top : top + self._patch, left : left + self._patch]
+        posterior = self.trained.encode(patches).latent_dist
+        decoded = self.trained.decode(posterior.sample()).sample.float()
+        error = F.l1_loss(decoded, patches)
+        divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
+        mse = F.mse_loss(decoded.detach(), patches)
+        return {
+            "loss": error + _DIVERGENCE_WEIGHT * divergence,
+            "l1": error,
+            "divergence": divergence,
+            "psnr_db": 10 * torch.log10(4 / mse),
+        }
+
+
+@torch.no_grad()
+def normalize_latents(trained: AutoencoderKL, pictures: Tensor) -> None:
+    """Moves each latent channel to mean 0 and deviation 1 over the pictures (after scaling), which the decoder undoes.
+
+    Exact: the affine map goes into `quant_conv`, and its inverse into `post_quant_conv`. Diffusion assumes it.
+    """
+    config = trained.config
+    mean = torch.cat([trained.encode(part).latent_dist.mean for part in pictures.split(16)])
+    centre, deviation = mean.mean(dim=(0, 2, 3)), mean.std(dim=(0, 2, 3))
+    gain = 1 / (config.scaling_factor * deviation)
+    channels = config.latent_channels
+    quant, post = trained.quant_conv, trained.post_quant_conv
+    # The variance's half of the output is never read again.
+    quant.weight[:channels] *= gain[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - centre) * gain
+    post.bias += (post.weight[:, :, 0, 0] * centre).sum(dim=1)
+    post.weight /= gain[None, :, None, None]

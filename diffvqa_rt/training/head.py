@@ -1,0 +1,170 @@
+"""Training the head (SPEC §3) on the frozen extractor's cached features: L1 to opinions, and order where that is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.models.diffvqa import DiffVQA, Head
+from diffvqa_rt.training.features import CropOfVideo, FeatureCache
+from diffvqa_rt.training.loop import Batch, Objective, StepBatches
+from diffvqa_rt.training.manifest import read_manifest
+from diffvqa_rt.training.mos_table import MosRow
+
+ORDER_MARGIN = 0.04
+"""What a step of severity is to cost where no label says it, as a share of the score's range."""
+
+_FEATURES = ("features_0", "features_1", "features_2", "features_3")
+_PAIR = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledVideo:
+    """A video to learn from. `label` is on the network's score range, None where only the order in its ladder is known.
+
+    `ladder` names the versions of one scene under one distortion, `severity` is its place among them, 0 the pristine.
+    """
+
+    name: str
+    path: Path
+    label: float | None
+    ladder: str | None = None
+    severity: int = 0
+
+
+def videos_from_rows(rows: Sequence[MosRow]) -> list[LabelledVideo]:
+    return [LabelledVideo(name=row.name, path=row.video, label=row.mos) for row in rows]
+
+
+def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
+    """The ladders of a synthetic set's `train` or `validation` split, each with its scene's pristine clip at 0.
+
+    Raises:
+        SyntheticSetError, TrainingError: the manifest cannot be read, or has nothing in that split.
+    """
+    clips = [clip for clip in read_manifest(folder) if clip.split == split]
+    pristine = {clip.scene: clip for clip in clips if clip.severity == 0}
+    ladders = dict.fromkeys((clip.scene, clip.distortion) for clip in clips if clip.severity > 0)
+    members = [
+        (clip, scene, distortion)
+        for scene, distortion in ladders
+        for clip in [pristine[scene], *(c for c in clips if (c.scene, c.distortion) == (scene, distortion))]
+    ]
+    if not members:
+        raise TrainingError(f"{folder} has no clips in its {split} split")
+    return [
+        LabelledVideo(
+            name=clip.file,
+            path=folder / clip.file,
+            label=clip.label,
+            ladder=f"{scene}/{distortion}",
+            severity=clip.severity,
+        )
+        for clip, scene, distortion in members
+    ]
+
+
+class HeadBatches(StepBatches):
+    """Each epoch every video once, in an order of its own; of a ladder, two versions at a time, drawn anew each epoch.
+
+    Gives what `HeadObjective.forward` takes, for `batch` videos on each of `processes`.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[LabelledVideo],
+        cache: FeatureCache,
+        *,
+        batch: int,
+        crops: int,
+        processes: int,
+        seed: int,
+    ) -> None:
+        super().__init__(seed)
+        self._cache = cache
+        self._crops = crops
+        self._processes = processes
+        ladders: dict[str, list[LabelledVideo]] = {}
+        for video in videos:
+            ladders.setdefault(video.ladder or f"\0{video.name}", []).append(video)
+        self._ladders = list(ladders.values())
+        is_paired = max(len(ladder) for ladder in self._ladders) > 1
+        if is_paired and batch % _PAIR:
+            raise ValueError(f"batch is {batch}; expected an even number, since versions come in pairs")
+        self._units_per_batch = batch // _PAIR if is_paired else batch
+        units = sum(-(-len(ladder) // _PAIR) for ladder in self._ladders)
+        self.steps_per_epoch = units // (self._units_per_batch * processes)
+        if not self.steps_per_epoch:
+            raise TrainingError(f"{len(videos)} videos are fewer than a step's {batch * processes}; lower --batch")
+
+    def _units(self, epoch: int) -> list[list[LabelledVideo]]:
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
+        units = []
+        for ladder in self._ladders:
+            order = generator.permutation(len(ladder))
+            units += [[ladder[i] for i in order[at : at + _PAIR]] for at in range(0, len(ladder), _PAIR)]
+        return [units[index] for index in generator.permutation(len(units))]
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        first = (place * self._processes + self._rank) * self._units_per_batch
+        units = self._units(epoch)[first : first + self._units_per_batch]
+        crops = self.generator(step).integers(self._crops, size=len(units))
+        videos = [(video, index) for index, unit in enumerate(units) for video in unit]
+        entries = [self._cache.read(CropOfVideo(video.path, int(crops[index]))) for video, index in videos]
+        numbers = {
+            "label": torch.tensor([np.nan if video.label is None else video.label for video, _ in videos]),
+            "severity": torch.tensor([video.severity for video, _ in videos]),
+            "unit": torch.tensor([index for _, index in videos]),
+        }
+        return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]} | numbers
+
+
+def predict(head: Head, entry: dict[str, Tensor]) -> Tensor:
+    """The scores [V] of entries stacked on a leading axis, as `FeatureCache.read` gives them."""
+    frames = entry["frames"].float() / 127.5 - 1
+    return head(entry["z0_hat"], [entry[name] for name in _FEATURES], frames).score
+
+
+class HeadObjective(Objective):
+    """Mean |q̂ − label| over the labelled, and a hinge on the difference within pairs, as shares of the range.
+
+    A pair's better version is to score above the worse by the difference of their labels, or by `ORDER_MARGIN` a step of
+    severity where a label is missing.
+    """
+
+    def __init__(self, network: DiffVQA) -> None:
+        super().__init__()
+        self.trained = network.head
+        low, high = network.config.score_range
+        self._range = high - low
+
+    def forward(self, label: Tensor, severity: Tensor, unit: Tensor, **entry: Tensor) -> dict[str, Tensor]:
+        score = predict(self.trained, entry).float() / self._range
+        label = label / self._range
+        has_label = ~label.isnan()
+        l1 = (score - label)[has_label].abs().sum() / has_label.sum().clamp(min=1)
+        better, worse = torch.nonzero((unit[:, None] == unit) & (severity[:, None] < severity), as_tuple=True)
+        by_label = (label[better] - label[worse]).clamp(min=0)
+        margin = torch.where(by_label.isnan(), ORDER_MARGIN * (severity[worse] - severity[better]), by_label)
+        order = F.relu(margin - (score[better] - score[worse])).sum() / max(len(better), 1)
+        return {"loss": l1 + order, "l1": l1, "order": order}
+
+
+@torch.no_grad()
+def predict_videos(
+    network: DiffVQA, videos: Sequence[LabelledVideo], cache: FeatureCache, device: torch.device
+) -> NDArray[np.float64]:
+    """The score of each video at crop 0, in evaluation mode, [len(videos)]."""
+    network.head.eval()
+    scores = []
+    for video in videos:
+        entry = cache.read(CropOfVideo(video.path))
+        scores.append(float(predict(network.head, {name: x[None].to(device) for name, x in entry.items()})))
+    return np.array(scores)

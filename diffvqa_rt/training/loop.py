@@ -1,0 +1,234 @@
+"""The training loop: one for the Controller, the head, and what the bundled weights need besides.
+
+Whatever is random in a step is a function of the seed, the step and the process's rank, and what a batch holds is too.
+So a checkpoint needs no random state and no position in the data: weights, Adam's moments and the number of steps
+done are all of it, and a run that was killed anywhere ends, on a CPU, with the bits of one that was not.
+"""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.models.blocks import ResnetBlock, SpatialTransformer
+from diffvqa_rt.models.tcab import MambaBlock
+from diffvqa_rt.training.checkpoint import Checkpoint
+
+MixedPrecision = Literal["no", "fp16", "bf16"]
+Schedule = Literal["constant", "cosine"]
+Batch = dict[str, Tensor]
+
+MAX_GRADIENT_NORM = 1.0
+WARM_UP_STEPS = 50
+LOG_EVERY_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitConfig:
+    """How to train, whatever is trained: Adam, as the paper does.
+
+    `steps` counts updates of the weights. `cosine` falls to zero at the last, after a short warm-up. Not all of it
+    decides the result: `checkpoint_steps` and `workers` may change when a run goes on.
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    schedule: Schedule = "constant"
+    mixed_precision: MixedPrecision = "no"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    checkpoint_steps: int = 500
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in [("steps", 1), ("seed", 0), ("checkpoint_steps", 1), ("workers", 0)]:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; expected 0 or more")
+        for name, kind in [("schedule", Schedule), ("mixed_precision", MixedPrecision)]:
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}")
+
+    def learning_rate_at(self, step: int) -> float:
+        if self.schedule == "constant":
+            return self.learning_rate
+        warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Objective(nn.Module):
+    """What is minimised. `forward(**batch)` gives named scalars, of which `loss` is the one.
+
+    `trained` is the part that learns: its parameters and buffers are what a checkpoint holds.
+    """
+
+    trained: nn.Module
+
+
+class StepBatches(Dataset[Batch]):
+    """A data set whose item number s is the batch of step s on this process, the same whenever it is asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._rank = 0
+
+    def on_rank(self, rank: int) -> "StepBatches":
+        self._rank = rank
+        return self
+
+    def generator(self, step: int) -> np.random.Generator:
+        """What this process draws the batch of a step with."""
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, step, self._rank))))
+
+
+OnStep = Callable[[int, Mapping[str, float]], None]
+"""Called every `LOG_EVERY_STEPS` with how many steps are done and the last one's scalars; on the main process."""
+
+
+def fit(
+    objective: Objective,
+    batches: StepBatches,
+    config: FitConfig,
+    out: Path,
+    *,
+    describes: Mapping[str, Any],
+    accelerator: Accelerator,
+    on_step: OnStep | None = None,
+    validate: Callable[[], Mapping[str, float]] | None = None,
+) -> None:
+    """Trains `objective.trained` to the end, from the checkpoint in `out` if there is one.
+
+    Args:
+        out: gets `checkpoint.safetensors` and `tensorboard/`.
+        describes: what else decides the result, as JSON; a checkpoint of other values is refused.
+        validate: scalars for the log at each checkpoint and at the end; on the main process, in evaluation mode.
+
+    Raises:
+        TrainingError: the checkpoint is of another run or is damaged; the loss is no number.
+    """
+    trained = objective.trained
+    if config.gradient_checkpointing:
+        checkpoint_activations(trained)
+    optimizer = torch.optim.Adam(
+        [p for p in trained.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    kept = Checkpoint(out / "checkpoint.safetensors", trained, optimizer, _description(config, describes, accelerator))
+    start = kept.load(accelerator.scaler)
+    model, prepared = accelerator.prepare(objective, optimizer)
+    kept.restore_moments(accelerator.device)
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=start) if accelerator.is_main_process else None
+    try:
+        with _held_interrupts() as interrupted:
+            for step, batch in _enumerate(batches.on_rank(accelerator.process_index), start, config):
+                torch.manual_seed(_step_seed(config.seed, step, accelerator.process_index))
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate_at(step)
+                model.train()
+                with accelerator.autocast():
+                    scalars = model(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()})
+                accelerator.backward(scalars["loss"])
+                accelerator.clip_grad_norm_(trained.parameters(), MAX_GRADIENT_NORM)
+                prepared.step()
+                prepared.zero_grad()
+                done = step + 1
+                is_due = done % config.checkpoint_steps == 0 or done == config.steps
+                is_main = accelerator.is_main_process
+                if is_due or done % LOG_EVERY_STEPS == 0:
+                    values = _finite(scalars, done)
+                    if writer:
+                        _log(writer, done, values | {"learning_rate": config.learning_rate_at(step)})
+                    if on_step and is_main:
+                        on_step(done, values)
+                if (is_due or interrupted.is_set()) and is_main:
+                    kept.save(done, accelerator.scaler)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                if is_due and writer and validate:
+                    model.eval()
+                    _log(writer, done, {f"validation/{name}": value for name, value in validate().items()})
+                if is_due:
+                    accelerator.wait_for_everyone()
+    finally:
+        if writer:
+            writer.close()
+        trained.eval()
+
+
+def _finite(scalars: Mapping[str, Tensor], step: int) -> dict[str, float]:
+    values = {name: float(value.detach()) for name, value in scalars.items()}
+    if not math.isfinite(values["loss"]):
+        raise TrainingError(f"the loss is {values['loss']} at step {step}; lower the learning rate")
+    return values
+
+
+def _log(writer: SummaryWriter, step: int, scalars: Mapping[str, float]) -> None:
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, step)
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM sets the event, so that it does not cut an update of the weights in two."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # which no signal reaches
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hold(number: int, frame: object) -> None:
+        interrupted.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _enumerate(batches: StepBatches, start: int, config: FitConfig) -> Iterator[tuple[int, Batch]]:
+    """Each step from `start` on, with its batch; `workers` processes make them ahead of time."""
+    steps = range(start, config.steps)
+    # Not by fork: decoders' threads do not survive one.
+    context = "spawn" if config.workers else None
+    loader = DataLoader(batches, batch_size=None, sampler=steps, num_workers=config.workers, multiprocessing_context=context)
+    yield from zip(steps, loader, strict=True)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank, 1)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _description(config: FitConfig, describes: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    decides = {name: value for name, value in asdict(config).items() if name not in ("checkpoint_steps", "workers")}
+    return {**decides, "processes": accelerator.num_processes, **describes}
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Lets each block inside be run again in the backward pass, in place of keeping what it computed."""
+    for block in module.modules():
+        if isinstance(block, (ResnetBlock, SpatialTransformer, MambaBlock)):
+            block.forward = _run_again(block.forward)  # type: ignore[method-assign]
+
+
+def _run_again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *arguments: checkpoint(forward, *arguments, use_reentrant=False)

@@ -1,0 +1,80 @@
+"""Batches of pictures from a folder of videos and images, as the frozen extractor sees them: what adaptation learns on."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffvqa_rt.config import VIEWS
+from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.training.loop import Batch, StepBatches
+from diffvqa_rt.video import MAX_SEED, sample_frames
+from diffvqa_rt.video.views import cut_views, normalize_views
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"),
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+)
+"""Of what is taken for a video or an image."""
+
+_ATTEMPTS = 20
+
+
+def find_media(places: Sequence[Path]) -> list[Path]:
+    """The videos and images in folders and below, and files as given, sorted.
+
+    Raises:
+        TrainingError: a place is not there, or none holds a video or an image.
+    """
+    found: set[Path] = set()
+    for place in places:
+        if not place.exists():
+            raise TrainingError(f"{place} is not there; expected a folder of videos or images")
+        inside = place.rglob("*") if place.is_dir() else [place]
+        found.update(path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise TrainingError(f"{', '.join(map(str, places))}: no videos or images; expected {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+class PictureBatches(StepBatches):
+    """Step s gives `pictures` [batch, 3, size, size] in [−1, 1]: of files drawn at random, `per_file` pictures each.
+
+    A picture is one of the `frames` that scoring would sample, in either view, the crop at a random place. What cannot
+    be decoded is named in the log, and another file is drawn in its place.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], *, batch: int, per_file: int, frames: int, size: int, seed: int
+    ) -> None:
+        super().__init__(seed)
+        if batch % per_file:
+            raise ValueError(f"batch is {batch}; expected a multiple of per_file ({per_file})")
+        self._files = list(files)
+        self._batch, self._per_file, self._frames, self._size = batch, per_file, frames, size
+        self._refused: set[Path] = set()
+
+    def __getitem__(self, step: int) -> Batch:
+        generator = self.generator(step)
+        pictures = [self._draw(generator) for _ in range(self._batch // self._per_file)]
+        return {"pictures": torch.from_numpy(normalize_views(np.concatenate(pictures)))}
+
+    def _draw(self, generator: np.random.Generator) -> np.ndarray:
+        for _ in range(_ATTEMPTS):
+            path = self._files[int(generator.integers(len(self._files)))]
+            chosen = np.sort(generator.choice(self._frames, self._per_file, replace=self._per_file > self._frames))
+            views, seed = generator.integers(len(VIEWS), size=self._per_file), int(generator.integers(MAX_SEED))
+            try:
+                sampled = sample_frames(path, self._frames)
+            except VideoDecodeError as error:
+                if path not in self._refused:
+                    logger.warning("left out: %s", error)
+                self._refused.add(path)
+                continue
+            both = cut_views([sampled.frames[index] for index in chosen], self._size, seed)[0]
+            return both[np.arange(self._per_file) * len(VIEWS) + views]
+        raise TrainingError(f"{_ATTEMPTS} files in a row cannot be decoded, the last of them {path}")

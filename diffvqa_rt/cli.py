@@ -27,7 +27,9 @@ from diffvqa_rt.serving import (
     serve,
 )
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT
+from diffvqa_rt.training.adapt_command import add_adapt_command, run_adapt
 from diffvqa_rt.training.evaluate_command import add_evaluate_command, run_evaluate
+from diffvqa_rt.training.train_command import add_train_command, run_train
 from diffvqa_rt.video import MAX_SEED
 
 Result = VideoScore | ScoringFailure
@@ -69,6 +71,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     _add_serve_command(commands)
     _add_client_command(commands)
+    add_adapt_command(commands)
+    add_train_command(commands)
     add_evaluate_command(commands)
     return parser.parse_args(argv)
 
@@ -329,7 +333,15 @@ def _write_csv(results: Iterator[Result]) -> None:
 
 
 FORMATS: dict[str, Writer] = {"table": _write_table, "json": _write_json, "csv": _write_csv}
-COMMANDS = {"score": _score, "client": _client, "serve": _serve, "info": _info, "evaluate": run_evaluate}
+COMMANDS = {
+    "score": _score,
+    "client": _client,
+    "serve": _serve,
+    "info": _info,
+    "adapt": run_adapt,
+    "train": run_train,
+    "evaluate": run_evaluate,
+}
 
 
 def _printable(text: str) -> str:

@@ -36,7 +36,7 @@ class AutoencoderObjective(Objective):
 
     def __init__(self, trained: AutoencoderKL, patch: int) -> None:
         super().__init__()
-        self.trained = trained
+        self.trained: AutoencoderKL = trained
         self._patch = patch
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Eq. (10) of the paper: a network learns to name the noise in a noised latent; the Controller, or the UNet before it."""
+"""Eq. (10) of the paper: the Controller learns to name the noise in a noised latent, and the UNet before it."""
 
 import torch
 from torch import Tensor

@@ -1,5 +1,6 @@
-"""Training the head (SPEC §3) on the frozen extractor's cached features: L1 to opinions, and order where that is known."""
+"""Training the head (SPEC §3) on cached features: L1 to opinions, and their order where only that is known."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +24,7 @@ ORDER_MARGIN = 0.04
 
 _FEATURES = ("features_0", "features_1", "features_2", "features_3")
 _PAIR = 2
+_LEAST_FOR_AGREEMENT = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,13 +138,13 @@ def predict(head: Head, entry: dict[str, Tensor]) -> Tensor:
 class HeadObjective(Objective):
     """Mean |q̂ − label| over the labelled, and a hinge on the difference within pairs, as shares of the range.
 
-    A pair's better version is to score above the worse by the difference of their labels, or by `ORDER_MARGIN` a step of
-    severity where a label is missing.
+    A pair's better version is to score above the worse by the difference of their labels, or by `ORDER_MARGIN` a step
+    of severity where a label is missing.
     """
 
     def __init__(self, network: DiffVQA) -> None:
         super().__init__()
-        self.trained = network.head
+        self.trained: Head = network.head
         low, high = network.config.score_range
         self._range = high - low
 
@@ -168,3 +171,27 @@ def predict_videos(
         entry = cache.read(CropOfVideo(video.path))
         scores.append(float(predict(network.head, {name: x[None].to(device) for name, x in entry.items()})))
     return np.array(scores)
+
+
+def agreement_scalars(scores: NDArray[np.float64], videos: Sequence[LabelledVideo]) -> dict[str, float]:
+    """SRCC and PLCC with the labels, each video once; none where fewer than three have one."""
+    labelled = {
+        video.name: (score, video.label) for video, score in zip(videos, scores, strict=True) if video.label is not None
+    }
+    if len(labelled) < _LEAST_FOR_AGREEMENT:
+        return {}
+    predicted, labels = np.array(list(labelled.values()), float).T
+    return {
+        "srcc": float(spearmanr(predicted, labels).statistic),
+        "plcc": float(pearsonr(predicted, labels).statistic),
+    }
+
+
+def videos_digest(videos: Sequence[LabelledVideo]) -> str:
+    """SHA-256 of what is learnt from: whether a run may go on with it."""
+    digest = hashlib.sha256()
+    for video in videos:
+        digest.update(
+            f"{video.name} {video.label} {video.ladder} {video.severity}\n".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()

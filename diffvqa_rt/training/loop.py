@@ -125,7 +125,7 @@ def fit(
     """
     trained = objective.trained
     if config.gradient_checkpointing:
-        checkpoint_activations(trained)
+        checkpoint_activations(objective)
     optimizer = torch.optim.Adam(
         [p for p in trained.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -210,7 +210,9 @@ def _enumerate(batches: StepBatches, start: int, config: FitConfig) -> Iterator[
     steps = range(start, config.steps)
     # Not by fork: decoders' threads do not survive one.
     context = "spawn" if config.workers else None
-    loader = DataLoader(batches, batch_size=None, sampler=steps, num_workers=config.workers, multiprocessing_context=context)
+    loader = DataLoader(
+        batches, batch_size=None, sampler=steps, num_workers=config.workers, multiprocessing_context=context
+    )
     yield from zip(steps, loader, strict=True)
 
 

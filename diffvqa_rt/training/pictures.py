@@ -1,5 +1,6 @@
-"""Batches of pictures from a folder of videos and images, as the frozen extractor sees them: what adaptation learns on."""
+"""Batches of pictures from a folder of videos and images, as the extractor sees them: what adaptation learns on."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,9 +49,7 @@ class PictureBatches(StepBatches):
     be decoded is named in the log, and another file is drawn in its place.
     """
 
-    def __init__(
-        self, files: Sequence[Path], *, batch: int, per_file: int, frames: int, size: int, seed: int
-    ) -> None:
+    def __init__(self, files: Sequence[Path], *, batch: int, per_file: int, frames: int, size: int, seed: int) -> None:
         super().__init__(seed)
         if batch % per_file:
             raise ValueError(f"batch is {batch}; expected a multiple of per_file ({per_file})")
@@ -78,3 +77,11 @@ class PictureBatches(StepBatches):
             both = cut_views([sampled.frames[index] for index in chosen], self._size, seed)[0]
             return both[np.arange(self._per_file) * len(VIEWS) + views]
         raise TrainingError(f"{_ATTEMPTS} files in a row cannot be decoded, the last of them {path}")
+
+
+def media_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of which files there are, by name and size: whether a run may go on with them."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

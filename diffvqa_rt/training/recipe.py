@@ -3,10 +3,9 @@
     python -m diffvqa_rt.training.recipe --work build/weights
 
 The pool and the synthetic set, then the VAE, the UNet, the Controller and the head in turn, each on the training
-contents alone and frozen once it is trained; at last the weights in float16. A run that is stopped goes on where it was.
+contents alone and frozen once it is trained; at last the weights in float16. A run that was stopped goes on.
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -22,22 +21,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.models.checkpoints import load_weights, save_weights
-from diffvqa_rt.models.diffvqa import DiffVQA, random_network
+from diffvqa_rt.models.diffvqa import random_network
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.training.autoencoder import AutoencoderObjective, autoencoder, normalize_latents
 from diffvqa_rt.training.denoising import DenoisingObjective
-from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
-from diffvqa_rt.training.head import HeadBatches, HeadObjective, videos_from_set
 from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
 from diffvqa_rt.training.manifest import MANIFEST, read_manifest
 from diffvqa_rt.training.pictures import PictureBatches
-from diffvqa_rt.training.pool import fetch_pool
-from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
 
 # Pictures that the latents' mean and deviation are taken over.
 _NORMALIZED_OVER = 512
+# bfloat16 halves the VAE's time on a processor that multiplies it natively, and does the others no good.
+_VAE = FitConfig(steps=2000, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1)
+_UNET = FitConfig(steps=2500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
+_CONTROLLER = FitConfig(steps=2000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,14 +45,11 @@ class Recipe:
     """
 
     network: DiffVQAConfig = TINY
-    # bfloat16 halves the VAE's time on a processor that multiplies it natively, and does the others no good.
-    vae: FitConfig = FitConfig(
-        steps=2000, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1
-    )
+    vae: FitConfig = _VAE
     vae_batch: int = 16
     vae_patch: int = 128
-    unet: FitConfig = FitConfig(steps=2500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
-    controller: FitConfig = FitConfig(steps=2000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
+    unet: FitConfig = _UNET
+    controller: FitConfig = _CONTROLLER
     denoising_batch: int = 8
     draws: int = 4
 

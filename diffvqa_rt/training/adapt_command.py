@@ -1,0 +1,86 @@
+"""`diffvqa adapt`: the Controller learns to reconstruct (eq. 10 of the paper) on frames from any folder."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.training.fit_arguments import add_fit_arguments, open_accelerator, require_packages, step_bar
+
+_PER_FILE = 4
+
+
+def add_adapt_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "adapt",
+        help="train the Controller on frames of your videos",
+        description="Adapt Stable Diffusion to reading quality: the Controller learns by eq. (10) of the paper on "
+        "frames of the videos and images in folders, everything else stays frozen. A run that was stopped goes on at "
+        "its last checkpoint when started again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli "
+        "adapt …` and torchrun use several GPUs.",
+        epilog="DIR gets adapted.safetensors (for `diffvqa train --weights`), checkpoint.safetensors and tensorboard/.",
+    )
+    command.add_argument("media", nargs="+", type=Path, metavar="MEDIA", help="a folder, searched below too, or a file")
+    command.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="where to start: a Stable Diffusion 2.1-base folder in diffusers' layout, or safetensors weights of ours",
+    )
+    command.add_argument(
+        "--steps", type=whole_number(1), default=30_000, metavar="N", help="updates (default: %(default)s)"
+    )
+    add_fit_arguments(command, learning_rate=1e-4, weight_decay=1e-2, batch=32)
+
+
+def run_adapt(arguments: argparse.Namespace) -> int:
+    """The exit status: 0 done, 2 where arguments do not fit together."""
+    require_packages()
+    from diffvqa_rt.models.checkpoints import save_weights, weights_sha256
+    from diffvqa_rt.training.denoising import DenoisingObjective
+    from diffvqa_rt.training.loop import FitConfig, fit
+    from diffvqa_rt.training.pictures import PictureBatches, find_media, media_digest
+    from diffvqa_rt.training.start import network_to_start_from, write_whole
+
+    try:
+        config = FitConfig(
+            steps=arguments.steps,
+            learning_rate=arguments.learning_rate,
+            weight_decay=arguments.weight_decay,
+            schedule=arguments.schedule,
+            mixed_precision=arguments.mixed_precision,
+            gradient_checkpointing=arguments.gradient_checkpointing,
+            seed=arguments.seed,
+            checkpoint_steps=arguments.checkpoint_steps,
+            workers=arguments.workers,
+        )
+        network = network_to_start_from(arguments.weights)
+    except ValueError as error:
+        print(f"diffvqa: {error}", file=sys.stderr)
+        return 2
+    files = find_media(arguments.media)
+    accelerator = open_accelerator(arguments)
+    batches = PictureBatches(
+        files,
+        batch=arguments.batch,
+        per_file=_PER_FILE if arguments.batch % _PER_FILE == 0 else 1,
+        frames=network.config.frames,
+        size=network.config.view_size,
+        seed=arguments.seed,
+    )
+    describes = {
+        "start": weights_sha256(network),
+        "network": json.dumps(network.config.as_dict()),
+        "media": media_digest(files),
+        "batch": arguments.batch,
+    }
+    with step_bar("adapt", config.steps) as show:
+        objective = DenoisingObjective(network.extractor, trains="controller")
+        fit(objective, batches, config, arguments.out, describes=describes, accelerator=accelerator, on_step=show)
+    if accelerator.is_main_process:
+        path = arguments.out / "adapted.safetensors"
+        write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False))
+        print(path)
+    return 0

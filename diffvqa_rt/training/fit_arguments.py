@@ -1,0 +1,130 @@
+"""What `diffvqa adapt` and `diffvqa train` have in common: the arguments of a run, and its bar."""
+
+import argparse
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.errors import TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from diffvqa_rt.training.loop import OnStep
+
+PRECISIONS = ("no", "fp16", "bf16")
+_PACKAGES = ("torch", "accelerate", "safetensors", "scipy", "tensorboard")
+
+
+def add_fit_arguments(
+    command: argparse.ArgumentParser, *, learning_rate: float, weight_decay: float, batch: int
+) -> None:
+    """Adds all that decides how a run trains, and where it is kept; the defaults given are the paper's."""
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the run's folder; the same command goes on from there"
+    )
+    command.add_argument(
+        "--batch", type=whole_number(1), default=batch, metavar="N", help="on each process (default: %(default)s)"
+    )
+    command.add_argument(
+        "--learning-rate", type=_number, default=learning_rate, metavar="X", help="of Adam (default: %(default)s)"
+    )
+    command.add_argument(
+        "--weight-decay", type=_number, default=weight_decay, metavar="X", help="of Adam (default: %(default)s)"
+    )
+    command.add_argument(
+        "--schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="of the learning rate; cosine falls to 0 at the last step (default: %(default)s)",
+    )
+    command.add_argument(
+        "--mixed-precision",
+        choices=PRECISIONS,
+        default="no",
+        help="compute in half precision where that is safe; weights stay float32, and fp16 needs a GPU "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="keep no activations for the backward pass, but compute them again: less memory, more time",
+    )
+    command.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="decides all that is random (default: %(default)s)"
+    )
+    command.add_argument(
+        "--checkpoint-steps",
+        type=whole_number(1),
+        default=500,
+        metavar="N",
+        help="keep the run's state every N steps; a stopped run keeps it too (default: %(default)s)",
+    )
+    command.add_argument(
+        "--workers",
+        type=whole_number(0),
+        default=2,
+        metavar="N",
+        help="processes that decode and read ahead; change no result (default: %(default)s)",
+    )
+
+
+def require_packages() -> None:
+    """Raises TrainingError where the extra `train` is not installed."""
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise TrainingError(f"training needs {package}, which is not installed: pip install 'diffvqa-rt[train]'")
+
+
+def open_accelerator(arguments: argparse.Namespace) -> "Accelerator":
+    """What moves the run to its devices: one process, or those of `accelerate launch` or `torchrun`.
+
+    Raises:
+        TrainingError: the device lacks the precision.
+    """
+    from accelerate import Accelerator
+
+    try:
+        return Accelerator(mixed_precision=arguments.mixed_precision)
+    except (ValueError, RuntimeError) as error:
+        raise TrainingError(f"--mixed-precision {arguments.mixed_precision} cannot be had here: {error}") from error
+
+
+@contextmanager
+def step_bar(label: str, steps: int) -> "Iterator[OnStep]":
+    """A bar on a terminal's stderr, with the loss beside it."""
+    with tqdm(total=steps, desc=label, unit="step", file=sys.stderr, disable=None) as bar:
+
+        def show(done: int, scalars: Mapping[str, float]) -> None:
+            bar.update(done - bar.n)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in scalars.items()})
+
+        yield show
+
+
+@contextmanager
+def item_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    with tqdm(desc=label, unit="video", file=sys.stderr, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return number

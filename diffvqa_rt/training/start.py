@@ -1,0 +1,44 @@
+"""The weights that training starts from, and the files that it leaves."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.models.checkpoints import load_stable_diffusion, load_weights
+from diffvqa_rt.models.diffvqa import DiffVQA, random_network
+from diffvqa_rt.presets import SD21
+
+_RANDOM_HEAD_SEED = 0
+
+
+def network_to_start_from(path: Path) -> DiffVQA:
+    """The network of a safetensors file of ours, or `sd21` from a Stable Diffusion folder, its head random.
+
+    Raises:
+        ValueError: the file or folder cannot be read, or does not hold such a network.
+    """
+    if not path.is_dir():
+        return load_weights(path)[0]
+    network = random_network(SD21, _RANDOM_HEAD_SEED)
+    load_stable_diffusion(network.extractor, path)
+    return network
+
+
+def with_new_head(network: DiffVQA, config: DiffVQAConfig, seed: int) -> DiffVQA:
+    """The network's extractor, with a head of `config` that has seeded random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = DiffVQA(config)
+    fresh.extractor.load_state_dict(network.extractor.state_dict())
+    return fresh.eval()
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file beside its place and renames it there: nobody finds half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)

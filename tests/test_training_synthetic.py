@@ -301,6 +301,26 @@ def test_a_clip_file_has_the_same_bytes_again_whatever_memory_held_before_and_re
     assert luma.shape == (12, 56, 96) and luma.mean() < 3
 
 
+class Watched(np.ndarray):
+    """Frames; how the process's threads are scheduled is written down before each is taken."""
+
+    seen: set[int]
+
+    def __iter__(self):
+        for frame in super().__iter__():
+            self.seen |= {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+            yield np.asarray(frame)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SVT-AV1 asks for real-time threads only as root")
+def test_no_encoder_takes_the_machine_from_others(tmp_path):
+    for codec in CODECS:
+        frames = np.zeros((10, 64, 96, 3), np.uint8).view(Watched)
+        frames.seen = set()
+        write_clip(tmp_path / "a.mp4", frames, Fraction(24), codec=codec, crf=40)
+        assert frames.seen == {os.SCHED_OTHER} and os.sched_getscheduler(0) == os.SCHED_OTHER, codec
+
+
 def test_an_encoder_that_refuses_is_named(tmp_path):
     with pytest.raises(SyntheticSetError, match="a.mp4 cannot be encoded by libx264"):
         write_clip(tmp_path / "a.mp4", np.zeros((2, 57, 95, 3), np.uint8), Fraction(25))

@@ -3,11 +3,14 @@
 import hashlib
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections import Counter
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from diffvqa_rt.training import camera, synthetic
 from diffvqa_rt.training import pool as pool_module
 from diffvqa_rt.training.clip_files import CODECS, read_clip, write_clip
 from diffvqa_rt.training.distortions import LADDERS, SEVERITIES, distort
-from diffvqa_rt.training.manifest import read_manifest
+from diffvqa_rt.training.manifest import SyntheticClip, read_manifest
 from diffvqa_rt.training.pool import Pool, PoolItem
 from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
 from diffvqa_rt.training.vmaf import ffmpeg_version, measure_vmaf
@@ -223,14 +226,60 @@ def test_a_run_stops_at_its_disk_limit_with_a_manifest_of_what_is_there(ffmpeg, 
     assert 0 < len(clips) < 30 and sum(clip.bytes for clip in clips) > 1e5
 
 
-def test_progress_counts_to_the_number_of_clips(ffmpeg, pool, tmp_path):
+def ladders_of(clips: list[SyntheticClip]) -> dict[str, list[str]]:
+    """The ladders of each scene, in the manifest's order."""
+    found: dict[str, list[str]] = {}
+    for clip in clips:
+        ladders = found.setdefault(clip.scene, [])
+        if clip.severity == 1:
+            ladders.append(clip.distortion)
+    return found
+
+
+def test_a_narrower_set_lists_the_drawn_ladders_of_a_folder_that_holds_more(made, pool, tmp_path):
+    wide = replace(made, out=tmp_path / "f")
+    shutil.copytree(made.out, wide.out)
+    narrow = make_synthetic_set(replace(wide, ladders_per_scene=2), pool)
+    assert narrow == read_manifest(wide.out) and ladders_of(narrow) == {
+        "moving-0": ["gaussian_blur", "freeze"],
+        "moving-1": ["h264", "freeze"],
+        "one": ["h264", "freeze"],
+        # Of what stands still a freeze is not seen: there is none to draw.
+        "still-0": ["h264", "gaussian_blur"],
+        "two": ["h264", "freeze"],
+    }
+    make_synthetic_set(wide, pool)
+    assert contents_of(wide.out) == contents_of(made.out)
+
+
+def test_a_set_makes_as_many_ladders_of_each_scene_as_were_asked_for_and_counts_to_them(ffmpeg, pool, tmp_path):
     calls: list[tuple[int, int]] = []
-    clips = make_synthetic_set(
-        config(tmp_path / "f", ladders=("freeze",), contents=5),
-        pool,
-        lambda done, expected: calls.append((done, expected)),
-    )
+    narrow = config(tmp_path / "g", ladders=("h264", "freeze", "judder"), ladders_per_scene=2)
+    clips = make_synthetic_set(narrow, pool, lambda done, expected: calls.append((done, expected)))
+    ladders = ladders_of(clips)
+    # Two of the three need motion.
+    assert ladders.pop("still-0") == ["h264"] and {len(names) for names in ladders.values()} == {2}
+    assert {path.relative_to(narrow.out).as_posix() for path in narrow.out.rglob("*.mp4")} == {c.file for c in clips}
     assert calls[-1] == (len(clips), len(clips)) and [done for done, _ in calls] == sorted(done for done, _ in calls)
+
+
+def drawn(made: SyntheticConfig, scene: str = "one", **changes) -> list[str]:
+    """The ladders of a scene that moves."""
+    reference = next(clip for clip in read_manifest(made.out) if clip.file == "scenes/one/reference.mp4")
+    drawing = replace(made, ladders=tuple(LADDERS), **{"ladders_per_scene": 6} | changes)
+    return synthetic._ladders_for(drawing, [replace(reference, scene=scene)])
+
+
+def test_the_ladders_of_a_scene_depend_on_the_seed_and_its_name_alone(made, tmp_path):
+    first = drawn(made)
+    assert first == drawn(made, out=tmp_path, contents=1, jobs=7, max_gigabytes=1.0, validation_share=0.1)
+    assert first != drawn(made, seed=1) and first != drawn(made, scene="two")
+    # A wider set keeps what a narrower one drew; over all scenes no ladder is rare.
+    assert set(drawn(made, ladders_per_scene=3)) < set(first)
+    assert drawn(made, ladders_per_scene=None) == drawn(made, ladders_per_scene=99) == list(LADDERS)
+    counts = Counter(name for scene in range(400) for name in drawn(made, scene=f"scene {scene}"))
+    # A share of 6 / 20 of 400, and five deviations.
+    assert set(counts) == set(LADDERS) and all(abs(count - 120) < 46 for count in counts.values())
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +350,26 @@ def test_a_clip_file_has_the_same_bytes_again_whatever_memory_held_before_and_re
     assert luma.shape == (12, 56, 96) and luma.mean() < 3
 
 
+class Watched(np.ndarray):
+    """Frames; how the process's threads are scheduled is written down before each is taken."""
+
+    seen: set[int]
+
+    def __iter__(self):
+        for frame in super().__iter__():
+            self.seen |= {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+            yield np.asarray(frame)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SVT-AV1 asks for real-time threads only as root")
+def test_no_encoder_takes_the_machine_from_others(tmp_path):
+    for codec in CODECS:
+        frames = np.zeros((10, 64, 96, 3), np.uint8).view(Watched)
+        frames.seen = set()
+        write_clip(tmp_path / "a.mp4", frames, Fraction(24), codec=codec, crf=40)
+        assert frames.seen == {os.SCHED_OTHER} and os.sched_getscheduler(0) == os.SCHED_OTHER, codec
+
+
 def test_an_encoder_that_refuses_is_named(tmp_path):
     with pytest.raises(SyntheticSetError, match="a.mp4 cannot be encoded by libx264"):
         write_clip(tmp_path / "a.mp4", np.zeros((2, 57, 95, 3), np.uint8), Fraction(25))
@@ -317,6 +386,7 @@ def test_an_encoder_that_refuses_is_named(tmp_path):
         ({"seed": -1}, "seed is -1"),
         ({"validation_share": 1.0}, "validation_share is 1.0; expected a number from 0 to under 1"),
         ({"max_gigabytes": 0.0}, "max_gigabytes is 0.0"),
+        ({"ladders_per_scene": 0}, "ladders_per_scene is 0; expected at least 1, or None for all"),
         ({"ladders": ("fog",)}, "ladders has fog; expected some of h264"),
     ],
 )
@@ -348,18 +418,31 @@ def test_the_command_makes_a_set_and_says_what_is_missing(ffmpeg, pool, tmp_path
         "--jobs",
         "1",
     ]
-    arguments += ["--size", "96x56", "--frames", "12", "--ladders", "freeze", "--contents", "2"]
+    arguments += ["--size", "96x56", "--frames", "12", "--contents", "2"]
+    arguments += ["--ladders", "freeze,judder", "--ladders-per-scene", "1"]
     assert synthetic.main(arguments) == 0
     out, err = capsys.readouterr()
     assert "clips, " in out and "MB" in out
     assert "left out: clips: absent.png is not in it; 1 content is left out" in err
-    assert len(read_manifest(tmp_path / "set")) > 5
+    ladders = ladders_of(read_manifest(tmp_path / "set"))
+    assert ladders and all(len(names) == 1 for names in ladders.values())
     assert synthetic.main([*arguments, "--seed", "3"]) == 1
     assert "error: " in (err := capsys.readouterr().err) and "seed is 0, now it is 3" in err
-    for wrong in (["--size", "96"], ["--ladders", "fog"], ["--frames", "3"]):
+    for wrong in (["--size", "96"], ["--ladders", "fog"], ["--frames", "3"], ["--ladders-per-scene", "0"]):
         with pytest.raises(SystemExit) as stopped:
             synthetic.main([*arguments, *wrong])
         assert stopped.value.code == 2
+    assert "ladders_per_scene is 0; expected at least 1, or None for all" in capsys.readouterr().err
+
+
+def test_help_says_what_every_setting_is(capsys):
+    with pytest.raises(SystemExit):
+        synthetic.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--ladders-per-scene N of them, drawn for each scene (default: all)" in text
+    options = {f"--{field.name.replace('_', '-')}" for field in fields(SyntheticConfig)}
+    # The size is one option.
+    assert options - {"--width", "--height"} <= set(re.findall(r"--[a-z-]+", text))
 
 
 def test_scoring_does_not_import_training():

@@ -182,7 +182,7 @@ def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progr
 
 
 def _ladders_for(config: SyntheticConfig, reference: list[SyntheticClip]) -> list[str]:
-    """The ladders of a scene, in the catalogue's order; none where it has no reference, since its video is too short."""
+    """A scene's ladders, in the catalogue's order; none where it has no reference, since its video is too short."""
     if not reference:
         return []
     scene, is_moving = reference[0].scene, reference[0].motion_levels >= LEAST_MOTION_LEVELS

@@ -30,6 +30,8 @@ _HALF_BYTES = 2
 # Of a safetensors file's header, and of what the disk rounds up to.
 _ENTRY_OVERHEAD_BYTES = 8192
 _NAMED_AT_MOST = 5
+# Of a network's description, what changes nothing before the head.
+_NOT_THE_EXTRACTORS = ("name", "head", "score_range")
 
 OnProgress = Callable[[int, int], None]
 """Called with how many of how many are done."""
@@ -56,7 +58,7 @@ class FeatureCache:
         self._folder = folder
         self._config = network.config
         self._max_bytes = max_bytes
-        described = {name: value for name, value in network.config.as_dict().items() if name not in ("head", "name")}
+        described = {key: value for key, value in network.config.as_dict().items() if key not in _NOT_THE_EXTRACTORS}
         extractor = [weights_sha256(network.extractor), json.dumps(described, sort_keys=True), precision]
         self._extractor = hashlib.sha256("\n".join(extractor).encode()).hexdigest()
         self._digests: dict[Path, str] = {}

@@ -33,7 +33,7 @@ from diffvqa_rt.training.pictures import PictureBatches
 # Pictures that the latents' mean and deviation are taken over.
 _NORMALIZED_OVER = 512
 # bfloat16 halves the VAE's time on a processor that multiplies it natively, and does the others no good.
-_VAE = FitConfig(steps=2000, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1)
+_VAE = FitConfig(steps=2000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1)
 _UNET = FitConfig(steps=2500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=2000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
 
@@ -46,7 +46,7 @@ class Recipe:
 
     network: DiffVQAConfig = TINY
     vae: FitConfig = _VAE
-    vae_batch: int = 16
+    vae_batch: int = 12
     vae_patch: int = 128
     unet: FitConfig = _UNET
     controller: FitConfig = _CONTROLLER

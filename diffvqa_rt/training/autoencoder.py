@@ -14,9 +14,9 @@ from diffvqa_rt.training.loop import Objective
 # Of the divergence from a standard normal, in nats an element: enough that latents stay near each other, and no blur.
 _DIVERGENCE_WEIGHT = 1e-4
 
-# L1 alone keeps of noise, grain and blur only what it can place to the pixel, which is nearly nothing. Stable Diffusion's
-# VAE has a perceptual loss against that, by a network that would have to be downloaded; this asks for the same energy in
-# each band of frequencies, cell by cell.
+# L1 alone keeps of noise, grain and blur only what it can place to the pixel, which is nearly nothing. Stable
+# Diffusion's VAE has a perceptual loss against that, by a network that would have to be downloaded; this asks for the
+# same energy in each band of frequencies, cell by cell.
 _TEXTURE_WEIGHT = 0.1
 _BANDS = 3
 _CELL = 16
@@ -37,7 +37,7 @@ def autoencoder(config: VaeConfig) -> AutoencoderKL:
 
 
 class AutoencoderObjective(Objective):
-    """How far a picture is from its reconstruction, and its latent from normal: L1, `texture_difference`, divergence.
+    """How far a picture is from its reconstruction (L1, `texture_difference`), and its latent from normal.
 
     Args of `forward`: pictures [B, 3, S, S] in [−1, 1], of which a square of side `patch` is taken at random.
     """
@@ -68,9 +68,8 @@ class AutoencoderObjective(Objective):
 def texture_difference(decoded: Tensor, pictures: Tensor) -> Tensor:
     """Mean |log ratio| of the energies of both [B, 3, h, w], in three octaves and cells of 16 pixels; 0 for the same."""
     pairs = zip(_band_energies(decoded), _band_energies(pictures), strict=True)
-    return torch.stack(
-        [((one + _LEAST_ENERGY) / (other + _LEAST_ENERGY)).log().abs().mean() for one, other in pairs]
-    ).mean()
+    ratios = [(one + _LEAST_ENERGY) / (other + _LEAST_ENERGY) for one, other in pairs]
+    return torch.stack([ratio.log().abs().mean() for ratio in ratios]).mean()
 
 
 def _band_energies(x: Tensor) -> list[Tensor]:

@@ -5,7 +5,7 @@ READY := .venv/ready
 ENGINES := build/tiny/manifest.json
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
-.PHONY: demo test lint slow soak gpu clean
+.PHONY: demo test lint slow soak weights gpu clean
 
 demo: $(ENGINES)
 	$(BIN)/diffvqa score examples/frog.mp4
@@ -25,6 +25,11 @@ slow: $(READY)
 # Five minutes of 16 clients, and two for the comparison: build/soak.json. Not beside other work: it compares speeds.
 soak: $(ENGINES)
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --out build/soak.json
+
+# The bundled weights, from nothing: hours on a processor, and 35 GB. CLIPS is the folder of the clips that are in no package.
+weights: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	$(BIN)/python -m diffvqa_rt.training.recipe --work build/weights --out diffvqa_rt/weights $(if $(CLIPS),--clips $(CLIPS))
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the
 # engines beside torch, and the denoising loop at full size.

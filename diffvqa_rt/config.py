@@ -79,7 +79,7 @@ class SamplerConfig:
         _require(
             self.schedule in get_args(NoiseSchedule), "schedule", self.schedule, f"one of {get_args(NoiseSchedule)}"
         )
-        _require(2 <= self.steps <= self.train_steps, "steps", self.steps, f"2 … train_steps ({self.train_steps})")
+        _require(1 <= self.steps <= self.train_steps, "steps", self.steps, f"1 … train_steps ({self.train_steps})")
         _require(self.latent_clamp > 0, "latent_clamp", self.latent_clamp, "a positive number")
 
 

@@ -32,7 +32,10 @@ def alphas_cumprod(config: SamplerConfig) -> NDArray[np.float64]:
 
 
 def timesteps(config: SamplerConfig) -> NDArray[np.int64]:
-    """The `steps` timesteps that run, from the last of the schedule to 0: 999, 888, …, 111, 0 for 10 of 1000."""
+    """The `steps` timesteps that run, from the last of the schedule to 0: 999, 888, …, 111, 0 for 10 of 1000.
+
+    A single one is 0, where the features are taken.
+    """
     return np.linspace(0, config.train_steps - 1, config.steps).round()[::-1].astype(np.int64)
 
 

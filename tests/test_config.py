@@ -26,7 +26,7 @@ def test_a_preset_survives_json(preset):
         ("vae", {"latent_channels": 8}, "latent_channels"),
         ("unet", {"attention_heads": (5, 2, 3, 3)}, "attention_heads"),
         ("sampler", {"schedule": "linear"}, "schedule is 'linear'; expected one of"),
-        ("sampler", {"steps": 1}, "steps is 1"),
+        ("sampler", {"steps": 0}, "steps is 0"),
         ("sampler", {"latent_clamp": 0.0}, "latent_clamp"),
         ("tcab", {"views": "left"}, "views is 'left'; expected one of"),
     ],

@@ -251,6 +251,14 @@ def test_weights_of_another_network_are_refused(tmp_path):
         choose_weights(TINY, tmp_path / "w.safetensors")
 
 
+def test_weights_say_what_network_they_are_of(tmp_path):
+    tcab = dataclasses.replace(TINY.head.tcab, views="none")
+    trained = dataclasses.replace(TINY, score_range=(1.0, 5.0), head=dataclasses.replace(TINY.head, tcab=tcab))
+    save_weights(random_network(trained), tmp_path / "w.safetensors", is_trained=True)
+    chosen = choose_weights(TINY, tmp_path / "w.safetensors")
+    assert chosen.config == chosen.load().config == trained and chosen.is_trained
+
+
 def test_a_manifest_names_every_field_of_its_network(built_engines):
     values = json.loads((built_engines / "manifest.json").read_text())
     assert DiffVQAConfig.from_dict(values["config"]) == TINY != SD21

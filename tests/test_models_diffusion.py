@@ -221,6 +221,20 @@ def test_reconstruction_ends_at_the_clamped_estimate():
     assert [tuple(f.shape[2:]) for f in features] == list(SMALL.feature_shapes)
 
 
+@torch.inference_mode()
+def test_a_single_step_takes_the_features_at_timestep_0_and_gives_its_estimate():
+    config = dataclasses.replace(SMALL, sampler=dataclasses.replace(SMALL.sampler, steps=1))
+    assert timesteps(config.sampler).tolist() == [0]
+    extractor = random_network(config).extractor
+    z0 = torch.randn(1, 2, *SMALL.latent_shape)
+    latent, _ = reconstruct(DenoisingStep(extractor), z0, 1)
+    alpha = alphas_cumprod(config.sampler)[0]
+    noise = torch.from_numpy(noise_table(config.sampler, config.latent_shape)[0])
+    z = alpha**0.5 * z0[0] + (1 - alpha) ** 0.5 * noise
+    epsilon = extractor.predict_noise(z.float(), z0[0], torch.zeros(2, dtype=torch.int64))
+    assert_close(latent[0], ((z - (1 - alpha) ** 0.5 * epsilon) / alpha**0.5).float())
+
+
 def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 

@@ -29,7 +29,7 @@ FEW = ["--workers", "0", "--epochs", "2", "--cache-gigabytes", "1"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Ten clips with opinions on 1 … 5, seven of them for training, and the weights of a network that is not trained."""
+    """Ten clips with opinions on 1 … 5, seven of them for training, and weights that are not trained."""
     folder = tmp_path_factory.mktemp("data")
     with open(folder / "mos.csv", "w", newline="") as file:
         writer = csv.writer(file)

@@ -23,10 +23,14 @@ Weights = dict[str, Tensor]
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def save_weights(network: DiffVQA, path: Path, *, is_trained: bool) -> None:
-    """One safetensors file with every weight and, in its metadata, the network's description."""
+def save_weights(network: DiffVQA, path: Path, *, is_trained: bool, dtype: torch.dtype = torch.float32) -> None:
+    """One safetensors file with every weight, in `dtype`, and, in its metadata, the network's description."""
     metadata = {"config": json.dumps(network.config.as_dict()), "is_trained": json.dumps(is_trained)}
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    save_file(weights, path, metadata)
 
 
 def load_weights(path: Path) -> tuple[DiffVQA, bool]:

@@ -66,7 +66,7 @@ class AutoencoderObjective(Objective):
 
 
 def texture_difference(decoded: Tensor, pictures: Tensor) -> Tensor:
-    """Mean |log ratio| of the energies of both [B, 3, h, w], in three octaves and cells of 16 pixels; 0 for the same."""
+    """Mean |log ratio| of the energies of two [B, 3, h, w] in three octaves and cells of 16 pixels; 0 for the same."""
     pairs = zip(_band_energies(decoded), _band_energies(pictures), strict=True)
     ratios = [(one + _LEAST_ENERGY) / (other + _LEAST_ENERGY) for one, other in pairs]
     return torch.stack([ratio.log().abs().mean() for ratio in ratios]).mean()

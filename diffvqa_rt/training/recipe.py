@@ -1,50 +1,63 @@
 """How the bundled `tiny` weights are made, from nothing: `make weights`.
 
-    python -m diffvqa_rt.training.recipe --work build/weights
+    python -m diffvqa_rt.training.recipe --work build/weights --out diffvqa_rt/weights
 
 The pool and the synthetic set, then the VAE, the UNet, the Controller and the head in turn, each on the training
-contents alone and frozen once it is trained; at last the weights in float16. A run that was stopped goes on.
+contents alone and frozen once it is trained. What a stage leaves is rounded to float16, which the next one starts from:
+nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
 """
 
-import hashlib
+import argparse
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from tqdm import tqdm
 
+from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.models.checkpoints import load_weights, save_weights
-from diffvqa_rt.models.diffvqa import random_network
+from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.training.autoencoder import AutoencoderObjective, autoencoder, normalize_latents
 from diffvqa_rt.training.denoising import DenoisingObjective
+from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
+from diffvqa_rt.training.fit_arguments import item_bar, step_bar
+from diffvqa_rt.training.head import HeadBatches, HeadObjective, LabelledVideo, videos_digest, videos_from_set
 from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
 from diffvqa_rt.training.manifest import MANIFEST, read_manifest
-from diffvqa_rt.training.pictures import PictureBatches
+from diffvqa_rt.training.pictures import PictureBatches, media_digest
+from diffvqa_rt.training.pool import fetch_pool
+from diffvqa_rt.training.start import with_new_head, write_whole
+from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
 
 # Pictures that the latents' mean and deviation are taken over.
 _NORMALIZED_OVER = 512
+_PER_FILE = 4
 # bfloat16 halves the VAE's time on a processor that multiplies it natively, and does the others no good.
 _VAE = FitConfig(steps=2000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1)
 _UNET = FitConfig(steps=2500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=2000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
+_HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What decides the weights, besides the synthetic set. Batches are pictures for the VAE and for denoising (of four
-    noises each, so that the VAE's share of a step is small), and videos for the head.
+    """What decides the weights. Batches are pictures for the VAE and for denoising (of four noises each, so that the
+    VAE's share of a step is small), and videos for the head, whose steps its epochs give.
     """
 
     network: DiffVQAConfig = TINY
+    ladders_per_scene: int = 6
     vae: FitConfig = _VAE
     vae_batch: int = 12
     vae_patch: int = 128
@@ -52,95 +65,183 @@ class Recipe:
     controller: FitConfig = _CONTROLLER
     denoising_batch: int = 8
     draws: int = 4
+    head: FitConfig = _HEAD
+    head_epochs: int = 8
+    head_batch: int = 12
+    cache_bytes: int = 40 * 10**9
 
 
 class Kitchen:
     """Where one set of weights is made: each stage leaves a file in `work`, and is not made again."""
 
-    def __init__(self, recipe: Recipe, work: Path, workers: int) -> None:
-        self._recipe, self._work, self._workers = recipe, work, workers
-        self._set = work / "synthetic"
+    def __init__(self, recipe: Recipe, work: Path, *, workers: int = 1) -> None:
+        self.recipe, self.work, self._workers = recipe, work, workers
+        self.set = work / "synthetic"
 
-    def pictures(self, batch: int, seed: int) -> PictureBatches:
-        files = [self._set / clip.file for clip in read_manifest(self._set) if clip.split == "train"]
-        config = self._recipe.network
-        return PictureBatches(files, batch=batch, per_file=4, frames=config.frames, size=config.view_size, seed=seed)
-
-    def fit(self, name: str, objective: Objective, batches: StepBatches, config: FitConfig) -> None:
-        """Trains, with a bar on a terminal."""
-        accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        with tqdm(total=config.steps, desc=name, unit="step", file=sys.stderr, disable=None) as bar:
-
-            def show(done: int, scalars: Mapping[str, float]) -> None:
-                bar.update(done - bar.n)
-                bar.set_postfix({key: f"{value:.4g}" for key, value in scalars.items()})
-
-            fit(
-                objective,
-                batches,
-                replace(config, workers=self._workers),
-                self._work / name,
-                describes={"set": sha256_of(self._set / MANIFEST)},
-                accelerator=accelerator,
-                on_step=show,
+    def synthetic_set(self, pool: Path, clips: Path | None) -> None:
+        """The set, made or completed. Raises DiffVQAError where no source is to be had."""
+        if (self.set / MANIFEST).exists():
+            return
+        with item_bar("synthetic set") as show:
+            config = SyntheticConfig(
+                out=self.set, ladders_per_scene=self.recipe.ladders_per_scene, jobs=os.cpu_count() or 1
             )
+            make_synthetic_set(config, fetch_pool(pool, clips), show)
 
     def vae(self) -> Path:
         """The autoencoder's weights: our encoder and its decoder, the latents normalised."""
-        path, recipe = self._work / "vae.safetensors", self._recipe
+        path, recipe = self.work / "vae.safetensors", self.recipe
         if path.exists():
             return path
         torch.manual_seed(recipe.vae.seed)
         trained = autoencoder(recipe.network.vae)
-        batches = self.pictures(recipe.vae_batch, recipe.vae.seed)
-        self.fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae)
+        batches = self._pictures(recipe.vae_batch, recipe.vae.seed)
+        self._fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae, self._pictures_digest())
         trained = trained.cpu().eval()
         unseen = range(recipe.vae.steps, recipe.vae.steps + _NORMALIZED_OVER // recipe.vae_batch)
         normalize_latents(trained, torch.cat([batches[step]["pictures"] for step in unseen]))
-        _save(trained.state_dict(), path)
+        tensors = {name: tensor.half().contiguous() for name, tensor in trained.state_dict().items()}
+        write_whole(path, lambda part: save_file(tensors, part))
+        return path
+
+    def decoder(self) -> Path:
+        """The other half of the VAE, which shows what latents hold."""
+        path = self.work / "decoder.safetensors"
+        if not path.exists():
+            weights = load_file(self.vae())
+            kept = {name: x for name, x in weights.items() if name.startswith(("decoder.", "post_quant_conv."))}
+            write_whole(path, lambda part: save_file(kept, part))
         return path
 
     def unet(self) -> Path:
-        return self._denoising("unet", self.vae(), self._recipe.unet)
+        """A network whose VAE and UNet are trained."""
+        return self._denoising("unet", self.vae(), self.recipe.unet)
 
     def controller(self) -> Path:
-        return self._denoising("controller", self.unet(), self._recipe.controller)
+        """A network whose extractor is trained."""
+        return self._denoising("controller", self.unet(), self.recipe.controller)
 
     def _denoising(self, trains: Literal["unet", "controller"], before: Path, config: FitConfig) -> Path:
-        path, recipe = self._work / f"{trains}.safetensors", self._recipe
+        path, recipe = self.work / f"{trains}.safetensors", self.recipe
         if path.exists():
             return path
         if trains == "unet":
-            network = random_network(recipe.network, config.seed)
-            weights = load_file(before)
+            network, weights = random_network(recipe.network, config.seed), load_file(before)
             network.extractor.vae.load_state_dict({name: weights[name] for name in network.extractor.vae.state_dict()})
         else:
             network, _ = load_weights(before)
             network.extractor.controller.copy_from_unet(network.extractor.unet)
         objective = DenoisingObjective(network.extractor, trains=trains, draws=recipe.draws)
-        self.fit(trains, objective, self.pictures(recipe.denoising_batch, config.seed), config)
-        part = path.with_suffix(".part")
-        save_weights(network.cpu(), part, is_trained=False)
-        os.replace(part, path)
+        batches = self._pictures(recipe.denoising_batch, config.seed)
+        self._fit(trains, objective, batches, config, self._pictures_digest())
+        write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
         return path
 
+    def head(self) -> Path:
+        """The whole network, trained."""
+        path, recipe = self.work / "head.safetensors", self.recipe
+        if not path.exists():
+            network, _ = load_weights(self.controller())
+            train, held_out = (videos_from_set(self.set, split) for split in ("train", "validation"))
+            cache = self.features(network, [*train, *held_out])
+            network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
+            write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True, dtype=torch.float16))
+        return path
 
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def features(self, network: DiffVQA, videos: Sequence[LabelledVideo]) -> FeatureCache:
+        """The features of the videos, in a cache that all stages share."""
+        cache = FeatureCache(self.work / "features", network, precision="no", max_bytes=self.recipe.cache_bytes)
+        entries = [CropOfVideo(video.path) for video in videos]
+        with item_bar("features") as show:
+            fill_cache(cache, entries, network, Accelerator(), workers=self._workers, on_progress=show)
+        return cache
 
+    def train_head(
+        self,
+        name: str,
+        extractor: DiffVQA,
+        config: DiffVQAConfig,
+        videos: Sequence[LabelledVideo],
+        cache: FeatureCache,
+        epochs: int,
+    ) -> DiffVQA:
+        """The extractor with a new head of `config`, trained as the run `name`."""
+        recipe = self.recipe
+        batches = HeadBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
+        fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
+        network = with_new_head(extractor, config, recipe.head.seed)
+        self._fit(name, HeadObjective(network), batches, fitted, videos_digest(videos))
+        return network
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    part = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-    os.replace(part, path)
+    def _pictures(self, batch: int, seed: int) -> PictureBatches:
+        config = self.recipe.network
+        return PictureBatches(
+            self._training_files(),
+            batch=batch,
+            per_file=_PER_FILE,
+            frames=config.frames,
+            size=config.view_size,
+            seed=seed,
+        )
+
+    def _training_files(self) -> list[Path]:
+        return [self.set / clip.file for clip in read_manifest(self.set) if clip.split == "train"]
+
+    def _pictures_digest(self) -> str:
+        return media_digest(self._training_files())
+
+    def _fit(self, name: str, objective: Objective, batches: StepBatches, config: FitConfig, data: str) -> None:
+        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        config = replace(config, workers=self._workers)
+        with step_bar(name, config.steps) as show:
+            fit(
+                objective,
+                batches,
+                config,
+                self.work / name,
+                describes={"data": data},
+                accelerator=accelerator,
+                on_step=show,
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
-    kitchen = Kitchen(Recipe(), Path("/work/run"), 1)
-    print(getattr(kitchen, argv[0])())
+    """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffvqa_rt.training.recipe",
+        description="Make the bundled tiny weights from nothing: hours on a processor. A run that was stopped goes on.",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("build/weights"),
+        metavar="DIR",
+        help="the set, the features and the runs, 35 GB (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the weights are to go")
+    parser.add_argument(
+        "--pool", type=Path, default=Path("build/pool"), metavar="DIR", help="pristine media (default: %(default)s)"
+    )
+    parser.add_argument("--clips", type=Path, metavar="DIR", help="folder of the pool's clips that are in no package")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=1, metavar="N", help="that decode ahead (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    kitchen = Kitchen(Recipe(), arguments.work, workers=arguments.workers)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        kitchen.synthetic_set(arguments.pool, arguments.clips)
+        for made, name in [(kitchen.head(), "tiny.safetensors"), (kitchen.decoder(), "tiny-decoder.safetensors")]:
+            write_whole(arguments.out / name, partial(shutil.copyfile, made))
+            print(arguments.out / name)
+    except DiffVQAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

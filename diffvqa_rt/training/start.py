@@ -36,7 +36,7 @@ def with_new_head(network: DiffVQA, config: DiffVQAConfig, seed: int) -> DiffVQA
     return fresh.eval()
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file beside its place and renames it there: nobody finds half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

@@ -30,8 +30,10 @@ def choose_weights(preset: DiffVQAConfig, path: Path | None) -> ChosenWeights:
     """The weights in `path`: a safetensors file of ours, or a Stable Diffusion folder (its head untrained). Without a
     path the preset's bundled weights; without those, seeded random ones.
 
+    A file describes its own network: what was trained with another head or on another range of scores is built as that.
+
     Raises:
-        ValueError: the file can't be read, or holds another network than the preset.
+        ValueError: the file can't be read, or holds a network of another preset.
     """
     if path is None:
         bundled = importlib.resources.files("diffvqa_rt") / "weights" / f"{preset.name}.safetensors"
@@ -41,9 +43,9 @@ def choose_weights(preset: DiffVQAConfig, path: Path | None) -> ChosenWeights:
     if path.is_dir():
         return ChosenWeights(preset, False, f"{path.name}, with a random head", lambda: _from_folder(preset, path))
     config, is_trained = read_description(path)
-    if config != preset:
+    if config.name != preset.name:
         raise ValueError(f"{path} holds the network {config.name!r}, which is not the preset {preset.name!r}")
-    return ChosenWeights(preset, is_trained, path.name, lambda: load_weights(path)[0])
+    return ChosenWeights(config, is_trained, path.name, lambda: load_weights(path)[0])
 
 
 def _from_folder(preset: DiffVQAConfig, folder: Path) -> DiffVQA:

@@ -1,0 +1,129 @@
+"""What each part of the network is worth: the same recipe without it, on a part of the synthetic set.
+
+    python -m diffvqa_rt.training.ablation --work build/weights --out build/weights/ablation.json
+
+Every line has its own features and its own head, trained alike on the same ladders, and is measured on the same
+held-out contents. Lines are comparable with each other alone: the bundled weights have seen more.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.models.checkpoints import load_weights
+from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.training.head import LabelledVideo, predict_videos, videos_from_set
+from diffvqa_rt.training.ladders import LadderAgreement, agreement_by_type, agreement_markdown
+from diffvqa_rt.training.manifest import read_manifest
+from diffvqa_rt.training.recipe import Kitchen, Recipe
+from diffvqa_rt.training.start import with_new_head, write_whole
+
+
+def without_controller(network: DiffVQA) -> DiffVQA:
+    """The frozen UNet alone: the Controller's zero convolutions at zero again."""
+    for name, parameter in network.extractor.controller.named_parameters():
+        if name.startswith("controlnet_"):
+            torch.nn.init.zeros_(parameter)
+    return network
+
+
+def with_steps(network: DiffVQA, steps: int) -> DiffVQA:
+    """The same weights with another K."""
+    sampler = replace(network.config.sampler, steps=steps)
+    return with_new_head(network, replace(network.config, sampler=sampler), seed=0)
+
+
+def without_tcab(config: DiffVQAConfig) -> DiffVQAConfig:
+    return replace(config, head=replace(config.head, tcab=replace(config.head.tcab, views="none")))
+
+
+Line = tuple[Callable[[DiffVQA], DiffVQA], Callable[[DiffVQAConfig], DiffVQAConfig]]
+"""What is done to the adapted network, and then to the description of its head."""
+
+
+def _same(config: DiffVQAConfig) -> DiffVQAConfig:
+    return config
+
+
+LINES: dict[str, Line] = {
+    "K=10": (lambda network: network, _same),
+    "no Controller": (without_controller, _same),
+    "no TCAB": (lambda network: network, without_tcab),
+    "K=4": (lambda network: with_steps(network, 4), _same),
+    "K=2": (lambda network: with_steps(network, 2), _same),
+    "K=1": (lambda network: with_steps(network, 1), _same),
+}
+
+
+def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) -> list[LadderAgreement]:
+    """How one line's scores follow the held-out labels and ladders."""
+    change, describe = LINES[name]
+    network = change(load_weights(kitchen.controller())[0])
+    train, held_out = (
+        some_ladders(videos_from_set(kitchen.set, split), ladders_per_scene) for split in ("train", "validation")
+    )
+    cache = kitchen.features(network, [*train, *held_out])
+    run = f"ablation/{name.replace(' ', '-')}"
+    trained = kitchen.train_head(run, network, describe(network.config), train, cache, epochs)
+    scores = predict_videos(trained, held_out, cache, torch.device("cpu"))
+    by_file = dict(zip((video.name for video in held_out), scores.tolist(), strict=True))
+    clips = [clip for clip in read_manifest(kitchen.set) if clip.file in by_file]
+    return agreement_by_type(clips, by_file)
+
+
+def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[LabelledVideo]:
+    """Of each scene this many ladders, by the hash of their names; whole ladders."""
+    ladders = sorted({str(video.ladder) for video in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    of_scene: dict[str, list[str]] = {}
+    for ladder in ladders:
+        of_scene.setdefault(ladder.rpartition("/")[0], []).append(ladder)
+    wanted = {ladder for names in of_scene.values() for ladder in names[:per_scene]}
+    return [video for video in videos if video.ladder in wanted]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffvqa_rt.training.ablation",
+        description="Train and measure the network without its parts. A run that was stopped goes on.",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/weights"), metavar="DIR", help="the recipe's (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="JSON, every line by type of distortion"
+    )
+    parser.add_argument(
+        "--lines", default=",".join(LINES), metavar="NAME,…", help="which to train (default: %(default)s)"
+    )
+    parser.add_argument("--ladders-per-scene", type=whole_number(1), default=2, metavar="N", help="(default: 2)")
+    parser.add_argument("--epochs", type=whole_number(1), default=6, metavar="N", help="of each head (default: 6)")
+    arguments = parser.parse_args(argv)
+    names = arguments.lines.split(",")
+    if unknown := [name for name in names if name not in LINES]:
+        parser.error(f"there is no line {', '.join(unknown)}; expected some of {', '.join(LINES)}")
+    kitchen = Kitchen(Recipe(), arguments.work)
+    options = {"ladders_per_scene": arguments.ladders_per_scene, "epochs": arguments.epochs}
+    try:
+        made = {name: ablate(kitchen, name, **options) for name in names}
+    except DiffVQAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    lines = {name: [asdict(row) for row in rows] for name, rows in made.items()}
+    text = json.dumps(options | {"lines": lines}, indent=2) + "\n"
+    write_whole(arguments.out, lambda part: part.write_text(text, encoding="utf-8"))
+    print(agreement_markdown([replace(row, name=name) for name, rows in made.items() for row in rows[-2:]]), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

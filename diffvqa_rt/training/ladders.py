@@ -1,0 +1,92 @@
+"""How scores follow a synthetic set's labels and ladders: agreement with VMAF, and whether they fall with severity."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+
+from diffvqa_rt.training.distortions import LADDERS
+from diffvqa_rt.training.manifest import SyntheticClip
+
+CODECS_AND_SCALINGS = ("h264", "h265", "av1", "vp9", "scaling", "scaling_h264", "scaling_av1")
+"""What the headline's agreement is over: VMAF's own field."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LadderAgreement:
+    """Of one type of distortion, or several: how many clips and ladders, and how scores follow them.
+
+    `srcc` and `plcc` are with VMAF over the distorted clips, None where they have no such label. `falling` is the share
+    of ladders whose scores fall at every step from severity 1 to 5, `falling_pairs` that of all pairs within ladders
+    that are in order, the pristine clip among them.
+    """
+
+    name: str
+    label: str
+    clips: int
+    ladders: int
+    srcc: float | None
+    plcc: float | None
+    falling: float
+    falling_pairs: float
+
+
+def agreement_by_type(clips: Sequence[SyntheticClip], scores: Mapping[str, float]) -> list[LadderAgreement]:
+    """One row a type, then `codecs and scalings`, then `all`.
+
+    Args:
+        clips: of a manifest, or one split of it, with every scene's pristine clip.
+        scores: by `SyntheticClip.file`.
+    """
+    names = [name for name in LADDERS if any(clip.distortion == name for clip in clips)]
+    rows = [_agreement(name, LADDERS[name].label, [name], clips, scores) for name in names]
+    field = [name for name in names if name in CODECS_AND_SCALINGS]
+    if field:
+        rows.append(_agreement("codecs and scalings", "vmaf", field, clips, scores))
+    return [*rows, _agreement("all", "", names, clips, scores)]
+
+
+def _agreement(
+    name: str, label: str, types: Sequence[str], clips: Sequence[SyntheticClip], scores: Mapping[str, float]
+) -> LadderAgreement:
+    distorted = [clip for clip in clips if clip.distortion in types]
+    pristine = {clip.scene: scores[clip.file] for clip in clips if clip.severity == 0}
+    ladders: dict[tuple[str, str], dict[int, float]] = {}
+    for clip in distorted:
+        ladder = ladders.setdefault((clip.scene, clip.distortion), {0: pristine[clip.scene]})
+        ladder[clip.severity] = scores[clip.file]
+    steps = [np.diff([ladder[severity] for severity in sorted(ladder)]) for ladder in ladders.values()]
+    pairs = [
+        ladder[better] > ladder[worse]
+        for ladder in ladders.values()
+        for better, worse in itertools.combinations(sorted(ladder), 2)
+    ]
+    labelled = [(scores[clip.file], clip.label) for clip in distorted if clip.label_kind == "vmaf"]
+    ours, vmaf = np.array(labelled, float).T if len(labelled) > 2 else ([], [])
+    return LadderAgreement(
+        name=name,
+        label=label,
+        clips=len(distorted),
+        ladders=len(ladders),
+        srcc=float(spearmanr(ours, vmaf).statistic) if len(ours) else None,
+        plcc=float(pearsonr(ours, vmaf).statistic) if len(ours) else None,
+        falling=float(np.mean([bool((step[1:] < 0).all()) for step in steps])),
+        falling_pairs=float(np.mean(pairs)),
+    )
+
+
+def agreement_markdown(rows: Sequence[LadderAgreement]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| distortion | label | clips | ladders | SRCC | PLCC | falling ladders | pairs in order |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        correlations = " | ".join("" if value is None else f"{value:.3f}" for value in (row.srcc, row.plcc))
+        lines.append(
+            f"| {row.name} | {row.label} | {row.clips} | {row.ladders} | {correlations} | {row.falling:.0%} | "
+            f"{row.falling_pairs:.1%} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -7,10 +7,9 @@ held-out contents. Lines are comparable with each other alone: the bundled weigh
 """
 
 import argparse
-import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.models.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.training.head import LabelledVideo, predict_videos, videos_from_set
+from diffvqa_rt.training.head import predict_videos
 from diffvqa_rt.training.ladders import LadderAgreement, agreement_by_type, agreement_markdown
 from diffvqa_rt.training.manifest import read_manifest
 from diffvqa_rt.training.recipe import Kitchen, Recipe
@@ -68,9 +67,7 @@ def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) 
     """How one line's scores follow the held-out labels and ladders."""
     change, describe = LINES[name]
     network = change(load_weights(kitchen.controller())[0])
-    train, held_out = (
-        some_ladders(videos_from_set(kitchen.set, split), ladders_per_scene) for split in ("train", "validation")
-    )
+    train, held_out = (kitchen.videos(split, ladders_per_scene) for split in ("train", "validation"))
     cache = kitchen.features(network, [*train, *held_out])
     run = f"ablation/{name.replace(' ', '-')}"
     trained = kitchen.train_head(run, network, describe(network.config), train, cache, epochs)
@@ -78,16 +75,6 @@ def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) 
     by_file = dict(zip((video.name for video in held_out), scores.tolist(), strict=True))
     clips = [clip for clip in read_manifest(kitchen.set) if clip.file in by_file]
     return agreement_by_type(clips, by_file)
-
-
-def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[LabelledVideo]:
-    """Of each scene this many ladders, by the hash of their names; whole ladders."""
-    ladders = sorted({str(video.ladder) for video in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
-    of_scene: dict[str, list[str]] = {}
-    for ladder in ladders:
-        of_scene.setdefault(ladder.rpartition("/")[0], []).append(ladder)
-    wanted = {ladder for names in of_scene.values() for ladder in names[:per_scene]}
-    return [video for video in videos if video.ladder in wanted]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -73,6 +73,16 @@ def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
     ]
 
 
+def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[LabelledVideo]:
+    """Of each scene this many ladders, by the hash of their names; whole ladders."""
+    ladders = sorted({str(video.ladder) for video in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    of_scene: dict[str, list[str]] = {}
+    for ladder in ladders:
+        of_scene.setdefault(ladder.rpartition("/")[0], []).append(ladder)
+    wanted = {ladder for names in of_scene.values() for ladder in names[:per_scene]}
+    return [video for video in videos if video.ladder in wanted]
+
+
 class HeadBatches(StepBatches):
     """Each epoch every video once, in an order of its own; of a ladder, two versions at a time, drawn anew each epoch.
 

@@ -32,7 +32,14 @@ from diffvqa_rt.training.autoencoder import AutoencoderObjective, autoencoder, n
 from diffvqa_rt.training.denoising import DenoisingObjective
 from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
 from diffvqa_rt.training.fit_arguments import item_bar, step_bar
-from diffvqa_rt.training.head import HeadBatches, HeadObjective, LabelledVideo, videos_digest, videos_from_set
+from diffvqa_rt.training.head import (
+    HeadBatches,
+    HeadObjective,
+    LabelledVideo,
+    some_ladders,
+    videos_digest,
+    videos_from_set,
+)
 from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
 from diffvqa_rt.training.manifest import MANIFEST, read_manifest
 from diffvqa_rt.training.pictures import PictureBatches, media_digest
@@ -45,8 +52,8 @@ _NORMALIZED_OVER = 512
 _PER_FILE = 4
 # bfloat16 halves the VAE's time on a processor that multiplies it natively, and does the others no good.
 _VAE = FitConfig(steps=2000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1)
-_UNET = FitConfig(steps=2500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
-_CONTROLLER = FitConfig(steps=2000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
+_UNET = FitConfig(steps=1500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
+_CONTROLLER = FitConfig(steps=1500, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
 _HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
@@ -66,7 +73,8 @@ class Recipe:
     denoising_batch: int = 8
     draws: int = 4
     head: FitConfig = _HEAD
-    head_epochs: int = 8
+    head_epochs: int = 6
+    head_ladders_per_scene: int = 4
     head_batch: int = 12
     cache_bytes: int = 40 * 10**9
 
@@ -142,11 +150,15 @@ class Kitchen:
         path, recipe = self.work / "head.safetensors", self.recipe
         if not path.exists():
             network, _ = load_weights(self.controller())
-            train, held_out = (videos_from_set(self.set, split) for split in ("train", "validation"))
+            train, held_out = (self.videos(split, recipe.head_ladders_per_scene) for split in ("train", "validation"))
             cache = self.features(network, [*train, *held_out])
             network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
             write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True, dtype=torch.float16))
         return path
+
+    def videos(self, split: str, ladders_per_scene: int) -> list[LabelledVideo]:
+        """What the head learns from or is tested on: this many of each scene's ladders, since features take hours."""
+        return some_ladders(videos_from_set(self.set, split), ladders_per_scene)
 
     def features(self, network: DiffVQA, videos: Sequence[LabelledVideo]) -> FeatureCache:
         """The features of the videos, in a cache that all stages share."""

@@ -188,4 +188,4 @@ def test_the_autoencoder_learns_to_reconstruct(media, tmp_path):
         on_step=lambda done, values: scalars.append(values),
     )
     assert scalars[-1]["psnr_db"] > scalars[0]["psnr_db"] + 1
-    assert set(scalars[0]) == {"loss", "l1", "texture", "divergence", "psnr_db"}
+    assert set(scalars[0]) == {"loss", "l1", "coarse", "texture", "divergence", "psnr_db"}

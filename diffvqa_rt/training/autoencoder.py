@@ -18,6 +18,9 @@ _DIVERGENCE_WEIGHT = 1e-4
 # Diffusion's VAE has a perceptual loss against that, by a network that would have to be downloaded; this asks for the
 # same energy in each band of frequencies, cell by cell.
 _TEXTURE_WEIGHT = 0.1
+# Of the picture at a latent's resolution: without it, hundreds of steps go by before there is any colour.
+_COARSE_WEIGHT = 2.0
+_COARSE = 8
 _BANDS = 3
 _CELL = 16
 _LEAST_ENERGY = 0.01
@@ -37,7 +40,7 @@ def autoencoder(config: VaeConfig) -> AutoencoderKL:
 
 
 class AutoencoderObjective(Objective):
-    """How far a picture is from its reconstruction (L1, `texture_difference`), and its latent from normal.
+    """How far a picture is from its reconstruction (L1 at two resolutions, `texture_difference`), and its latent from normal.
 
     Args of `forward`: pictures [B, 3, S, S] in [−1, 1], of which a square of side `patch` is taken at random.
     """
@@ -53,12 +56,14 @@ class AutoencoderObjective(Objective):
         posterior = self.trained.encode(patches).latent_dist
         decoded = self.trained.decode(posterior.sample()).sample.float()
         error = F.l1_loss(decoded, patches)
+        coarse = F.l1_loss(F.avg_pool2d(decoded, _COARSE), F.avg_pool2d(patches, _COARSE))
         texture = texture_difference(decoded, patches)
         divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
         mse = F.mse_loss(decoded.detach(), patches)
         return {
-            "loss": error + _TEXTURE_WEIGHT * texture + _DIVERGENCE_WEIGHT * divergence,
+            "loss": error + _COARSE_WEIGHT * coarse + _TEXTURE_WEIGHT * texture + _DIVERGENCE_WEIGHT * divergence,
             "l1": error,
+            "coarse": coarse,
             "texture": texture,
             "divergence": divergence,
             "psnr_db": 10 * torch.log10(4 / mse),

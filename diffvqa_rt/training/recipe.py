@@ -51,7 +51,7 @@ from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
 _NORMALIZED_OVER = 512
 _PER_FILE = 4
 # bfloat16 halves the VAE's time on a processor that multiplies it natively, and does the others no good.
-_VAE = FitConfig(steps=2000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1)
+_VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", mixed_precision="bf16", seed=1)
 _UNET = FitConfig(steps=1500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=1500, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
 _HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
@@ -66,7 +66,7 @@ class Recipe:
     network: DiffVQAConfig = TINY
     ladders_per_scene: int = 6
     vae: FitConfig = _VAE
-    vae_batch: int = 12
+    vae_batch: int = 8
     vae_patch: int = 128
     unet: FitConfig = _UNET
     controller: FitConfig = _CONTROLLER

@@ -42,6 +42,8 @@ def autoencoder(config: VaeConfig) -> AutoencoderKL:
 class AutoencoderObjective(Objective):
     """How far a picture is from its reconstruction (L1 at two resolutions, `texture_difference`), and its latent from normal.
 
+    In bfloat16 inside, which halves the time on a processor that multiplies it natively.
+
     Args of `forward`: pictures [B, 3, S, S] in [−1, 1], of which a square of side `patch` is taken at random.
     """
 
@@ -53,8 +55,9 @@ class AutoencoderObjective(Objective):
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         top, left = (int(torch.randint(side - self._patch + 1, ())) for side in pictures.shape[2:])
         patches = pictures[:, :, top : top + self._patch, left : left + self._patch]
-        posterior = self.trained.encode(patches).latent_dist
-        decoded = self.trained.decode(posterior.sample()).sample.float()
+        with torch.autocast(patches.device.type, torch.bfloat16):
+            posterior = self.trained.encode(patches).latent_dist
+            decoded = self.trained.decode(posterior.sample()).sample.float()
         error = F.l1_loss(decoded, patches)
         coarse = F.l1_loss(F.avg_pool2d(decoded, _COARSE), F.avg_pool2d(patches, _COARSE))
         texture = texture_difference(decoded, patches)

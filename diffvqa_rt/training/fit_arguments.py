@@ -92,9 +92,12 @@ def open_accelerator(arguments: argparse.Namespace) -> "Accelerator":
     from accelerate import Accelerator
 
     try:
-        return Accelerator(mixed_precision=arguments.mixed_precision)
+        accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(f"--mixed-precision {arguments.mixed_precision} cannot be had here: {error}") from error
+    if arguments.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError("--mixed-precision fp16 cannot be had here: it needs a GPU; a CPU takes bf16")
+    return accelerator
 
 
 @contextmanager

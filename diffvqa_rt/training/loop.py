@@ -133,7 +133,10 @@ def fit(
     start = kept.load(accelerator.scaler)
     model, prepared = accelerator.prepare(objective, optimizer)
     kept.restore_moments(accelerator.device)
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=start) if accelerator.is_main_process else None
+    writer = None
+    if accelerator.is_main_process:
+        # What was logged after the checkpoint comes again.
+        writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1 if start else None)
     try:
         with _held_interrupts() as interrupted:
             for step, batch in _enumerate(batches.on_rank(accelerator.process_index), start, config):

@@ -27,6 +27,7 @@ from diffvqa_rt.serving import (
     serve,
 )
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT
+from diffvqa_rt.training.diagnose_command import add_diagnose_command, run_diagnose
 from diffvqa_rt.training.evaluate_command import add_evaluate_command, run_evaluate
 from diffvqa_rt.video import MAX_SEED
 
@@ -70,6 +71,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     _add_serve_command(commands)
     _add_client_command(commands)
     add_evaluate_command(commands)
+    add_diagnose_command(commands)
     return parser.parse_args(argv)
 
 
@@ -329,7 +331,14 @@ def _write_csv(results: Iterator[Result]) -> None:
 
 
 FORMATS: dict[str, Writer] = {"table": _write_table, "json": _write_json, "csv": _write_csv}
-COMMANDS = {"score": _score, "client": _client, "serve": _serve, "info": _info, "evaluate": run_evaluate}
+COMMANDS = {
+    "score": _score,
+    "client": _client,
+    "serve": _serve,
+    "info": _info,
+    "evaluate": run_evaluate,
+    "diagnose": run_diagnose,
+}
 
 
 def _printable(text: str) -> str:

@@ -28,6 +28,7 @@ from diffvqa_rt.serving import (
 )
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT
 from diffvqa_rt.training.adapt_command import add_adapt_command, run_adapt
+from diffvqa_rt.training.diagnose_command import add_diagnose_command, run_diagnose
 from diffvqa_rt.training.evaluate_command import add_evaluate_command, run_evaluate
 from diffvqa_rt.training.train_command import add_train_command, run_train
 from diffvqa_rt.video import MAX_SEED
@@ -74,6 +75,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_adapt_command(commands)
     add_train_command(commands)
     add_evaluate_command(commands)
+    add_diagnose_command(commands)
     return parser.parse_args(argv)
 
 
@@ -341,6 +343,7 @@ COMMANDS = {
     "adapt": run_adapt,
     "train": run_train,
     "evaluate": run_evaluate,
+    "diagnose": run_diagnose,
 }
 
 

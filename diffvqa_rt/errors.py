@@ -37,6 +37,10 @@ class EvaluationError(DiffVQAError):
     """Scores and opinions are there, but no evaluation can be made of them."""
 
 
+class DiagnosisError(DiffVQAError):
+    """A diagnostic picture cannot be made of what was given."""
+
+
 class PoolError(DiffVQAError):
     """Pristine photographs and videos for training cannot be fetched or unpacked."""
 

@@ -54,7 +54,7 @@ def network_from_state(config: DiffVQAConfig, weights: Weights, path: Path) -> D
         network = DiffVQA(config)
     # A file may hold half precision; BatchNorm's counter is an integer.
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    _load(network, weights, path, assign=True)
+    fill_module(network, weights, path, assign=True)
     return network.eval()
 
 
@@ -89,14 +89,9 @@ def load_stable_diffusion(extractor: DiffusionFeatureExtractor, folder: Path) ->
     Raises:
         ValueError: a part of the folder is missing, or does not have this network's shapes.
     """
-    vae_file, unet_file = (_diffusers_file(folder, part) for part in ("vae", "unet"))
-    encoder = dict(
-        _current_layout(name, tensor)
-        for name, tensor in _read(vae_file).items()
-        if name.startswith(("encoder.", "quant_conv."))
-    )
-    _load(extractor.vae, encoder, vae_file)
-    _load(extractor.unet, _read(unet_file), unet_file)
+    vae_file, unet_file = (diffusers_file(folder, part) for part in ("vae", "unet"))
+    fill_module(extractor.vae, read_autoencoder(vae_file, ("encoder.", "quant_conv.")), vae_file)
+    fill_module(extractor.unet, _read(unet_file), unet_file)
     states = null_prompt_states(folder, tokens=extractor.null_prompt.shape[0])
     if states.shape != extractor.null_prompt.shape:
         raise ValueError(
@@ -104,6 +99,15 @@ def load_stable_diffusion(extractor: DiffusionFeatureExtractor, folder: Path) ->
         )
     extractor.null_prompt.copy_(states)
     extractor.controller.copy_from_unet(extractor.unet)
+
+
+def read_autoencoder(path: Path, parts: tuple[str, ...]) -> Weights:
+    """The tensors of an `AutoencoderKL` file whose names begin with one of `parts`, under diffusers' present names.
+
+    Raises:
+        ValueError: the file can't be read.
+    """
+    return dict(_current_layout(name, tensor) for name, tensor in _read(path).items() if name.startswith(parts))
 
 
 @torch.inference_mode()
@@ -151,10 +155,11 @@ def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
         kept["temporal_pos_embedding"] = _resize_line(
             kept["temporal_pos_embedding"], block.temporal_pos_embedding.shape[1]
         )
-    _load(block, kept, path)
+    fill_module(block, kept, path)
 
 
-def _load(module: nn.Module, weights: Weights, path: Path, *, assign: bool = False) -> None:
+def fill_module(module: nn.Module, weights: Weights, path: Path, *, assign: bool = False) -> None:
+    """Raises ValueError, naming `path`, where the tensors are not the module's."""
     try:
         module.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
@@ -172,7 +177,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
 
 
-def _diffusers_file(folder: Path, part: str) -> Path:
+def diffusers_file(folder: Path, part: str) -> Path:
+    """The weights of a part of a Stable Diffusion folder. Raises ValueError where they are missing."""
     path = folder / part / "diffusion_pytorch_model.safetensors"
     if not path.is_file():
         raise ValueError(f"{path} is missing; expected a Stable Diffusion 2.1-base folder in diffusers' layout")

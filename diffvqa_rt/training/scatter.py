@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from diffvqa_rt.training.evaluate import Evaluation
+from diffvqa_rt.training.figures import new_figure, save_figure
 
 
 def draw_scatter(evaluation: Evaluation, path: Path) -> None:
@@ -14,9 +13,7 @@ def draw_scatter(evaluation: Evaluation, path: Path) -> None:
 
     Of an evaluation with a model for each random split it shows the first split's test videos.
     """
-    # Without pyplot, which would keep the figure and choose a window system.
-    figure = Figure(figsize=(8, 7), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 7)
     axes = figure.add_subplot()
     scores, mos = np.array(evaluation.scores), np.array(evaluation.mos)
     size = float(np.clip(4000 / len(scores), 4, 30))
@@ -38,4 +35,4 @@ def draw_scatter(evaluation: Evaluation, path: Path) -> None:
     axes.set_ylabel("MOS")
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
-    figure.savefig(path, format="png", metadata={"Software": None})
+    save_figure(figure, path)

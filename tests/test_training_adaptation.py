@@ -14,7 +14,8 @@ from training_network import SMALLEST
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa import random_network
 from diffvqa_rt.sampler import alphas_cumprod
-from diffvqa_rt.training.autoencoder import AutoencoderObjective, autoencoder, normalize_latents, texture_difference
+from diffvqa_rt.training.autoencoder import AutoencoderObjective, normalize_latents, texture_difference
+from diffvqa_rt.training.decoder import autoencoder
 from diffvqa_rt.training.denoising import DenoisingObjective
 from diffvqa_rt.training.loop import FitConfig, fit
 from diffvqa_rt.training.pictures import PictureBatches, find_media, media_digest

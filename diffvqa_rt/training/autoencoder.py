@@ -8,7 +8,6 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffvqa_rt.config import VaeConfig
 from diffvqa_rt.training.loop import Objective
 
 # Of the divergence from a standard normal, in nats an element: enough that latents stay near each other, and no blur.
@@ -26,21 +25,8 @@ _CELL = 16
 _LEAST_ENERGY = 0.01
 
 
-def autoencoder(config: VaeConfig) -> AutoencoderKL:
-    """Diffusers' autoencoder whose encoder has the names and shapes of `models.vae.VaeEncoder`."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(config.channels),
-        up_block_types=("UpDecoderBlock2D",) * len(config.channels),
-        block_out_channels=config.channels,
-        layers_per_block=config.layers_per_block,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_groups,
-        scaling_factor=config.scaling_factor,
-    )
-
-
 class AutoencoderObjective(Objective):
-    """How far a picture is from its reconstruction (L1 at two resolutions, `texture_difference`), and its latent from normal.
+    """How far a picture is from its reconstruction, by L1 at two resolutions and texture, and its latent from normal.
 
     In bfloat16 inside, which halves the time on a processor that multiplies it natively.
 

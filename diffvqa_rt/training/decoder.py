@@ -13,6 +13,19 @@ from diffvqa_rt.models.checkpoints import diffusers_file, fill_module, read_auto
 _PARTS = ("decoder.", "post_quant_conv.")
 
 
+def autoencoder(config: VaeConfig) -> AutoencoderKL:
+    """Diffusers' autoencoder, untrained, whose encoder has the names and shapes of `models.vae.VaeEncoder`."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(config.channels),
+        up_block_types=("UpDecoderBlock2D",) * len(config.channels),
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        scaling_factor=config.scaling_factor,
+    )
+
+
 class VaeDecoder(nn.Module):
     """Latents to frames: what undoes `models.vae.VaeEncoder`, under diffusers' `AutoencoderKL` state-dict names.
 
@@ -23,14 +36,7 @@ class VaeDecoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.scaling_factor = config.scaling_factor
-        whole = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * len(config.channels),
-            up_block_types=("UpDecoderBlock2D",) * len(config.channels),
-            block_out_channels=config.channels,
-            layers_per_block=config.layers_per_block,
-            latent_channels=config.latent_channels,
-            norm_num_groups=config.norm_groups,
-        )
+        whole = autoencoder(config)
         self.post_quant_conv = whole.post_quant_conv
         self.decoder = whole.decoder
 

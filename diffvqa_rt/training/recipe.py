@@ -28,7 +28,8 @@ from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.models.checkpoints import load_weights, save_weights
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.presets import TINY
-from diffvqa_rt.training.autoencoder import AutoencoderObjective, autoencoder, normalize_latents
+from diffvqa_rt.training.autoencoder import AutoencoderObjective, normalize_latents
+from diffvqa_rt.training.decoder import autoencoder, save_decoder
 from diffvqa_rt.training.denoising import DenoisingObjective
 from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
 from diffvqa_rt.training.fit_arguments import item_bar, step_bar
@@ -115,9 +116,9 @@ class Kitchen:
         """The other half of the VAE, which shows what latents hold."""
         path = self.work / "decoder.safetensors"
         if not path.exists():
-            weights = load_file(self.vae())
-            kept = {name: x for name, x in weights.items() if name.startswith(("decoder.", "post_quant_conv."))}
-            write_whole(path, lambda part: save_file(kept, part))
+            trained = autoencoder(self.recipe.network.vae)
+            trained.load_state_dict(load_file(self.vae()))
+            write_whole(path, lambda part: save_decoder(trained, part, torch.float16))
         return path
 
     def unet(self) -> Path:

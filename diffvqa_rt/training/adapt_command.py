@@ -6,7 +6,13 @@ import sys
 from pathlib import Path
 
 from diffvqa_rt.arguments import whole_number
-from diffvqa_rt.training.fit_arguments import add_fit_arguments, open_accelerator, require_packages, step_bar
+from diffvqa_rt.training.fit_arguments import (
+    add_fit_arguments,
+    fit_config,
+    open_accelerator,
+    require_packages,
+    step_bar,
+)
 
 _PER_FILE = 4
 
@@ -40,22 +46,12 @@ def run_adapt(arguments: argparse.Namespace) -> int:
     require_packages()
     from diffvqa_rt.models.checkpoints import save_weights, weights_sha256
     from diffvqa_rt.training.denoising import DenoisingObjective
-    from diffvqa_rt.training.loop import FitConfig, fit
+    from diffvqa_rt.training.loop import fit
     from diffvqa_rt.training.pictures import PictureBatches, find_media, media_digest
     from diffvqa_rt.training.start import network_to_start_from, write_whole
 
     try:
-        config = FitConfig(
-            steps=arguments.steps,
-            learning_rate=arguments.learning_rate,
-            weight_decay=arguments.weight_decay,
-            schedule=arguments.schedule,
-            mixed_precision=arguments.mixed_precision,
-            gradient_checkpointing=arguments.gradient_checkpointing,
-            seed=arguments.seed,
-            checkpoint_steps=arguments.checkpoint_steps,
-            workers=arguments.workers,
-        )
+        config = fit_config(arguments, arguments.steps)
         network = network_to_start_from(arguments.weights)
     except ValueError as error:
         print(f"diffvqa: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from diffvqa_rt.errors import TrainingError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from diffvqa_rt.training.loop import OnStep
+    from diffvqa_rt.training.loop import FitConfig, OnStep
 
 PRECISIONS = ("no", "fp16", "bf16")
 _PACKAGES = ("torch", "accelerate", "safetensors", "scipy", "tensorboard")
@@ -73,6 +73,23 @@ def add_fit_arguments(
         default=2,
         metavar="N",
         help="processes that decode and read ahead; change no result (default: %(default)s)",
+    )
+
+
+def fit_config(arguments: argparse.Namespace, steps: int) -> "FitConfig":
+    """The arguments that `add_fit_arguments` added, as a run of so many steps. Raises ValueError as `FitConfig` does."""
+    from diffvqa_rt.training.loop import FitConfig
+
+    return FitConfig(
+        steps=steps,
+        learning_rate=arguments.learning_rate,
+        weight_decay=arguments.weight_decay,
+        schedule=arguments.schedule,
+        mixed_precision=arguments.mixed_precision,
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        seed=arguments.seed,
+        checkpoint_steps=arguments.checkpoint_steps,
+        workers=arguments.workers,
     )
 
 

@@ -16,6 +16,7 @@ from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.training.data_sets import DATA_SETS, read_table
 from diffvqa_rt.training.fit_arguments import (
     add_fit_arguments,
+    fit_config,
     item_bar,
     open_accelerator,
     require_packages,
@@ -126,7 +127,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         predict_videos,
         videos_digest,
     )
-    from diffvqa_rt.training.loop import FitConfig, fit
+    from diffvqa_rt.training.loop import fit
     from diffvqa_rt.training.start import write_whole
 
     data = _read(arguments)
@@ -154,17 +155,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             processes=accelerator.num_processes,
             seed=arguments.seed,
         )
-        config = FitConfig(
-            steps=arguments.epochs * batches.steps_per_epoch,
-            learning_rate=arguments.learning_rate,
-            weight_decay=arguments.weight_decay,
-            schedule=arguments.schedule,
-            mixed_precision=arguments.mixed_precision,
-            gradient_checkpointing=arguments.gradient_checkpointing,
-            seed=arguments.seed,
-            checkpoint_steps=arguments.checkpoint_steps,
-            workers=arguments.workers,
-        )
+        config = fit_config(arguments, arguments.epochs * batches.steps_per_epoch)
     except ValueError as error:
         return _misuse(error)
     describes = {

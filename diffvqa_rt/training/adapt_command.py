@@ -14,7 +14,7 @@ from diffvqa_rt.training.fit_arguments import (
     step_bar,
 )
 
-_PER_FILE = 4
+_PER_FILE = 2
 
 
 def add_adapt_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

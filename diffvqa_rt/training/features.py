@@ -7,7 +7,7 @@ video's bytes, the extractor's weights and description, the crop, the precision)
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from diffvqa_rt.config import VIEWS
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
 from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.training.pictures import OnProgress
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.views import cut_views
 
@@ -32,9 +33,6 @@ _ENTRY_OVERHEAD_BYTES = 8192
 _NAMED_AT_MOST = 5
 # Of a network's description, what changes nothing before the head.
 _NOT_THE_EXTRACTORS = ("name", "head", "score_range")
-
-OnProgress = Callable[[int, int], None]
-"""Called with how many of how many are done."""
 
 
 @dataclass(frozen=True, slots=True)

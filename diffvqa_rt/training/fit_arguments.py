@@ -77,7 +77,7 @@ def add_fit_arguments(
 
 
 def fit_config(arguments: argparse.Namespace, steps: int) -> "FitConfig":
-    """The arguments that `add_fit_arguments` added, as a run of so many steps. Raises ValueError as `FitConfig` does."""
+    """What `add_fit_arguments` added, as a run of so many steps. Raises ValueError as `FitConfig` does."""
     from diffvqa_rt.training.loop import FitConfig
 
     return FitConfig(

@@ -2,11 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffvqa_rt.config import VIEWS
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
@@ -23,6 +25,9 @@ SUFFIXES = (
 """Of what is taken for a video or an image."""
 
 _ATTEMPTS = 20
+
+OnProgress = Callable[[int, int], None]
+"""Called with how many of how many are done."""
 
 
 def find_media(places: Sequence[Path]) -> list[Path]:
@@ -77,6 +82,39 @@ class PictureBatches(StepBatches):
             both = cut_views([sampled.frames[index] for index in chosen], self._size, seed)[0]
             return both[np.arange(self._per_file) * len(VIEWS) + views]
         raise TrainingError(f"{_ATTEMPTS} files in a row cannot be decoded, the last of them {path}")
+
+
+class StoredPictures(StepBatches):
+    """Like `PictureBatches`, from pictures that were cut once and kept: for runs over a small set, on few cores.
+
+    Args:
+        path: an array file [count, 3, size, size] uint8, as `store_pictures` leaves it.
+    """
+
+    def __init__(self, path: Path, *, batch: int, seed: int) -> None:
+        super().__init__(seed)
+        self._pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        self._batch = batch
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = self.generator(step).choice(len(self._pictures), self._batch, replace=False)
+        return {"pictures": torch.from_numpy(normalize_views(self._pictures[np.sort(rows)]))}
+
+
+def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress: OnProgress | None = None) -> None:
+    """Keeps the pictures of the first steps of `batches`, `count` or the next few, for `StoredPictures`."""
+    part, made = path.with_name(path.name + ".part"), 0
+    first = batches[0]["pictures"]
+    steps = -(-count // len(first))
+    kept = np.lib.format.open_memmap(part, "w+", np.uint8, (steps * len(first), *first.shape[1:]))
+    for step in range(steps):
+        pixels = (batches[step]["pictures"].numpy() + 1) * 127.5
+        kept[made : made + len(pixels)] = np.rint(pixels)
+        made += len(pixels)
+        if on_progress:
+            on_progress(made, len(kept))
+    kept.flush()
+    os.replace(part, path)
 
 
 def media_digest(files: Sequence[Path]) -> str:

@@ -28,7 +28,7 @@ from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.models.checkpoints import load_weights, save_weights
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.presets import TINY
-from diffvqa_rt.training.autoencoder import AutoencoderObjective, normalize_latents
+from diffvqa_rt.training.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
 from diffvqa_rt.training.decoder import autoencoder, save_decoder
 from diffvqa_rt.training.denoising import DenoisingObjective
 from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
@@ -43,14 +43,16 @@ from diffvqa_rt.training.head import (
 )
 from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
 from diffvqa_rt.training.manifest import MANIFEST, read_manifest
-from diffvqa_rt.training.pictures import PictureBatches, media_digest
+from diffvqa_rt.training.pictures import PictureBatches, StoredPictures, media_digest, store_pictures
 from diffvqa_rt.training.pool import fetch_pool
 from diffvqa_rt.training.start import with_new_head, write_whole
 from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
 
 # Pictures that the latents' mean and deviation are taken over.
 _NORMALIZED_OVER = 512
-_PER_FILE = 4
+# Cut from the training clips once: with a few pictures of one content in a batch, the VAE learned no colour.
+_PICTURES = 12_000
+_PICTURES_SEED = 5
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
 _UNET = FitConfig(steps=1500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=1500, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
@@ -103,6 +105,7 @@ class Kitchen:
             return path
         torch.manual_seed(recipe.vae.seed)
         trained = autoencoder(recipe.network.vae)
+        start_as_identity(trained)
         batches = self._pictures(recipe.vae_batch, recipe.vae.seed)
         self._fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae, self._pictures_digest())
         trained = trained.cpu().eval()
@@ -185,16 +188,20 @@ class Kitchen:
         self._fit(name, HeadObjective(network), batches, fitted, videos_digest(videos))
         return network
 
-    def _pictures(self, batch: int, seed: int) -> PictureBatches:
-        config = self.recipe.network
-        return PictureBatches(
-            self._training_files(),
-            batch=batch,
-            per_file=_PER_FILE,
-            frames=config.frames,
-            size=config.view_size,
-            seed=seed,
-        )
+    def _pictures(self, batch: int, seed: int) -> StoredPictures:
+        path, config = self.work / "pictures.npy", self.recipe.network
+        if not path.exists():
+            drawn = PictureBatches(
+                self._training_files(),
+                batch=1,
+                per_file=1,
+                frames=config.frames,
+                size=config.view_size,
+                seed=_PICTURES_SEED,
+            )
+            with item_bar("pictures") as show:
+                store_pictures(drawn, _PICTURES, path, show)
+        return StoredPictures(path, batch=batch, seed=seed)
 
     def _training_files(self) -> list[Path]:
         return [self.set / clip.file for clip in read_manifest(self.set) if clip.split == "train"]

@@ -22,7 +22,7 @@ def test_a_preset_survives_json(preset):
         ("", {"frames": 0}, "frames is 0"),
         ("", {"view_size": 100}, "view_size is 100; expected a multiple of 64"),
         ("", {"score_range": (1.0, 1.0)}, "score_range"),
-        ("vae", {"channels": (12, 32, 64, 64)}, "multiples of norm_groups"),
+        ("unet", {"channels": (12, 32, 96, 96)}, "multiples of norm_groups"),
         ("vae", {"latent_channels": 8}, "latent_channels"),
         ("unet", {"attention_heads": (5, 2, 3, 3)}, "attention_heads"),
         ("sampler", {"schedule": "linear"}, "schedule is 'linear'; expected one of"),

@@ -167,7 +167,6 @@ def test_two_processes_end_with_one_set_of_weights(data, tmp_path):
         (["--weights", "gone.safetensors"], 2, "gone.safetensors: no such weights file"),
         (["--batch", "100"], 1, "7 videos are fewer than a step's 100; lower --batch"),
         (["--learning-rate", "0"], 2, "learning_rate is 0.0; expected a positive number"),
-        (["--mixed-precision", "fp16"], 1, "--mixed-precision fp16 cannot be had here"),
         (["--videomamba", "gone.pth"], 2, "gone.pth is not a VideoMamba checkpoint"),
         (["--tcab", "none", "--videomamba", "gone.pth"], 2, "with --tcab none there are none"),
     ],
@@ -178,12 +177,28 @@ def test_a_mistake_is_one_sentence(data, tmp_path, capsys, arguments, status, se
     assert sentence in printed.err and printed.err.count("\n") == 1 and not printed.out
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes fp16")
+def test_half_precision_that_the_device_lacks_is_one_sentence(data, tmp_path):
+    command = [sys.executable, "-m", "diffvqa_rt.cli", "train", f"csv={data / 'mos.csv'}", "--out", str(tmp_path)]
+    command += ["--weights", str(data / "start.safetensors"), "--mixed-precision", "fp16"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "diffvqa: --mixed-precision fp16 cannot be had here: it needs a GPU; a CPU takes bf16\n"
+
+
+def test_mistakes_are_found_before_anything_is_extracted(data, tmp_path, capsys):
+    assert train(data, tmp_path / "run") == 0
+    for mistake in (["--batch", "100"], ["--learning-rate", "0"], ["--seed", "1"], ["--tcab", "none"]):
+        assert train(data, tmp_path / "run", *mistake, cache=tmp_path / "cache") != 0
+        assert not (tmp_path / "cache").exists()
+
+
 def test_a_table_without_a_training_split_says_what_to_choose(data, tmp_path, capsys):
     plain = tmp_path / "plain.csv"
     plain.write_text(f"video,mos\n{data / '1.mp4'},1\n{data / '2.mp4'},2\n")
     weights = ["--weights", str(data / "start.safetensors"), "--out", str(tmp_path / "run")]
     assert main(["train", f"csv={plain}", *weights]) == 1
-    assert "has no published split" in capsys.readouterr().err
+    assert "has no published training split; choose --split 1 … 10, or all" in capsys.readouterr().err
 
 
 def test_folders_without_media_are_one_sentence(data, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The feature cache: addressed by content, bounded, and the reason that no second epoch runs the diffusion."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -123,6 +124,41 @@ def test_entries_of_other_runs_make_room_the_longest_unused_first(tmp_path, netw
     assert [cache.path(entry).exists() for entry in (old, kept, wanted, new)] == [False, True, True, True]
 
 
+def test_processes_make_each_entry_once(tmp_path, network, clips):
+    """Each lists what is missing before any writes; here one after the other, as if at once."""
+
+    class Process:
+        num_processes, device = 2, torch.device("cpu")
+        autocast = staticmethod(contextlib.nullcontext)
+
+        def __init__(self, index, cache, entries):
+            self.process_index, self.is_main_process = index, index == 0
+            self.listed = cache.missing(entries)
+
+        def wait_for_everyone(self):
+            pass
+
+    cache, entries = cache_in(tmp_path, network), [*entries_of(clips), entries_of(clips)[0]]
+    processes = [Process(index, cache, entries) for index in (0, 1)]
+    made = []
+    for process in processes:
+        patched = cache_in(tmp_path, network)
+        patched.missing = lambda _, process=process: process.listed
+        before = {entry for entry in entries if cache.path(entry).exists()}
+        fill_cache(patched, entries, network, process)
+        made.append({entry for entry in entries if cache.path(entry).exists()} - before)
+    assert [len(share) for share in made] == [2, 2] and not cache.missing(entries)
+
+
+def test_what_a_killed_run_left_makes_room_too(tmp_path, network, clips):
+    cache = cache_in(tmp_path, network, max_bytes=2 * cache_in(tmp_path, network).entry_bytes)
+    half = tmp_path / "ab" / "cd.safetensors.123.part"
+    half.parent.mkdir()
+    half.write_bytes(b"\0" * cache.entry_bytes)
+    fill(cache, entries_of(clips, 2), network)
+    assert not half.exists()
+
+
 def test_videos_that_cannot_be_decoded_are_named_once_all_others_are_made(tmp_path, network, clips):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0" * 500)
@@ -141,8 +177,10 @@ def test_a_damaged_entry_is_one_sentence(tmp_path, network, clips):
     cache, entry = cache_in(tmp_path, network), CropOfVideo(clips / "0.mp4")
     fill(cache, [entry], network)
     cache.path(entry).write_bytes(b"\0" * 100)
-    with pytest.raises(TrainingError, match="cannot be read"):
+    with pytest.raises(TrainingError, match="cannot be read; start again, and it is made again"):
         cache.read(entry)
+    fill(cache, [entry], network)
+    cache.read(entry)
 
 
 def test_features_that_are_not_finite_are_not_kept(tmp_path, clips):

@@ -184,7 +184,7 @@ def test_the_head_learns_labels_and_order_and_nothing_else_moves(clips, tmp_path
         describes={},
         accelerator=Accelerator(cpu=True),
     )
-    scores = predict_videos(network, videos, cache, torch.device("cpu"))
+    scores = predict_videos(network, videos, cache)
     assert scores[0] > scores[1] > scores[2] and scores[3] > scores[4] > scores[5]
     assert np.abs(scores[:4] - [90, 70, 50, 90]).max() < 8
     assert all(torch.equal(tensor, extractor[name]) for name, tensor in network.extractor.state_dict().items())
@@ -205,7 +205,7 @@ def test_predictions_are_those_of_the_network_that_is_deployed(network, clips, c
     entry = cache.read(CropOfVideo(clips[2]))
     with torch.no_grad():
         expected = network(entry["frames"][None].float() / 127.5 - 1).score
-    predicted = predict_videos(network, [labelled(clips)[2]], cache, torch.device("cpu"))
+    predicted = predict_videos(network, [labelled(clips)[2]], cache)
     assert predicted[0] == pytest.approx(float(expected), abs=0.01)  # features in float16
 
 

@@ -111,3 +111,10 @@ class ScoreMLP(nn.Sequential):
         super().__init__(
             nn.Dropout(dropout), nn.Linear(in_width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, frames)
         )
+
+    def forward(self, vector: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(vector)
+        # In bfloat16 a score of 70 would be rounded to whole quarters, and the loss with it.
+        with torch.autocast(vector.device.type, enabled=False):
+            return super().forward(vector.float())

@@ -20,11 +20,11 @@ from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.models.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.training.files import write_whole
 from diffvqa_rt.training.head import predict_videos
-from diffvqa_rt.training.ladders import LadderAgreement, agreement_by_type, agreement_markdown
-from diffvqa_rt.training.manifest import read_manifest
+from diffvqa_rt.training.ladders import LadderAgreement, agreement_markdown, agreement_of
 from diffvqa_rt.training.recipe import Kitchen, Recipe
-from diffvqa_rt.training.start import with_new_head, write_whole
+from diffvqa_rt.training.start import with_new_head
 
 
 def without_controller(network: DiffVQA) -> DiffVQA:
@@ -71,10 +71,7 @@ def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) 
     cache = kitchen.features(network, [*train, *held_out])
     run = f"ablation/{name.replace(' ', '-')}"
     trained = kitchen.train_head(run, network, describe(network.config), train, cache, epochs)
-    scores = predict_videos(trained, held_out, cache, torch.device("cpu"))
-    by_file = dict(zip((video.name for video in held_out), scores.tolist(), strict=True))
-    clips = [clip for clip in read_manifest(kitchen.set) if clip.file in by_file]
-    return agreement_by_type(clips, by_file)
+    return agreement_of(held_out, predict_videos(trained, held_out, cache), kitchen.set)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,10 +102,18 @@ def main(argv: list[str] | None = None) -> int:
     except DiffVQAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 1
     lines = {name: [asdict(row) for row in rows] for name, rows in made.items()}
     text = json.dumps(options | {"lines": lines}, indent=2) + "\n"
     write_whole(arguments.out, lambda part: part.write_text(text, encoding="utf-8"))
-    print(agreement_markdown([replace(row, name=name) for name, rows in made.items() for row in rows[-2:]]), end="")
+    print(
+        agreement_markdown(
+            [replace(row, name=f"{name}: {row.name}") for name, rows in made.items() for row in rows[-2:]]
+        ),
+        end="",
+    )
     return 0
 
 

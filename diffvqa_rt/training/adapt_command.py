@@ -1,7 +1,6 @@
 """`diffvqa adapt`: the Controller learns to reconstruct (eq. 10 of the paper) on frames from any folder."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -46,9 +45,10 @@ def run_adapt(arguments: argparse.Namespace) -> int:
     require_packages()
     from diffvqa_rt.models.checkpoints import save_weights, weights_sha256
     from diffvqa_rt.training.denoising import DenoisingObjective
+    from diffvqa_rt.training.files import write_whole
     from diffvqa_rt.training.loop import fit
     from diffvqa_rt.training.pictures import PictureBatches, find_media, media_digest
-    from diffvqa_rt.training.start import network_to_start_from, write_whole
+    from diffvqa_rt.training.start import network_to_start_from
 
     try:
         config = fit_config(arguments, arguments.steps)
@@ -67,8 +67,8 @@ def run_adapt(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     describes = {
+        **network.config.as_dict()["sampler"],
         "start": weights_sha256(network),
-        "network": json.dumps(network.config.as_dict()),
         "media": media_digest(files),
         "batch": arguments.batch,
     }

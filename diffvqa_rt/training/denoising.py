@@ -1,5 +1,7 @@
 """Eq. (10) of the paper: the Controller learns to name the noise in a noised latent, and the UNet before it."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +23,9 @@ class DenoisingObjective(Objective):
 
     alphas: Tensor
 
-    def __init__(self, extractor: DiffusionFeatureExtractor, *, trains: str, draws: int = 1) -> None:
+    def __init__(
+        self, extractor: DiffusionFeatureExtractor, *, trains: Literal["controller", "unet"], draws: int = 1
+    ) -> None:
         super().__init__()
         self._is_controlled = trains == "controller"
         self._draws = draws

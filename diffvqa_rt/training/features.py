@@ -4,6 +4,7 @@ An entry is one video at one crop position: a safetensors file named by the SHA-
 video's bytes, the extractor's weights and description, the crop, the precision), in one of 256 folders.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,12 +18,14 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diffvqa_rt.config import VIEWS
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
 from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.training.files import write_whole
+from diffvqa_rt.training.loop import read_ahead
 from diffvqa_rt.training.pictures import OnProgress
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.views import cut_views
@@ -31,6 +34,8 @@ _HALF_BYTES = 2
 # Of a safetensors file's header, and of what the disk rounds up to.
 _ENTRY_OVERHEAD_BYTES = 8192
 _NAMED_AT_MOST = 5
+# Goes up when the same video and extractor are to give other entries: sampling, colour, views, the extractor's code.
+_FORMAT = 1
 # Of a network's description, what changes nothing before the head.
 _NOT_THE_EXTRACTORS = ("name", "head", "score_range")
 
@@ -57,7 +62,7 @@ class FeatureCache:
         self._config = network.config
         self._max_bytes = max_bytes
         described = {key: value for key, value in network.config.as_dict().items() if key not in _NOT_THE_EXTRACTORS}
-        extractor = [weights_sha256(network.extractor), json.dumps(described, sort_keys=True), precision]
+        extractor = [str(_FORMAT), weights_sha256(network.extractor), json.dumps(described, sort_keys=True), precision]
         self._extractor = hashlib.sha256("\n".join(extractor).encode()).hexdigest()
         self._digests: dict[Path, str] = {}
 
@@ -91,46 +96,53 @@ class FeatureCache:
         path = self.path(entry)
         try:
             tensors = load_file(path)
+            os.utime(path)
         except (SafetensorError, OSError) as error:
-            raise TrainingError(f"{path} cannot be read; start again, and what is missing is made again") from error
+            path.unlink(missing_ok=True)
+            raise TrainingError(f"{path} cannot be read; start again, and it is made again") from error
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
     def write(self, entry: CropOfVideo, tensors: dict[str, Tensor]) -> None:
         """Keeps an entry; floating point in float16. Raises TrainingError where a feature has no such value."""
-        path = self.path(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        kept = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
+        kept = {name: (x.half() if x.is_floating_point() else x).contiguous() for name, x in tensors.items()}
         if not all(bool(x.isfinite().all()) for x in kept.values() if x.is_floating_point()):
             raise TrainingError(f"{entry.path}: the extractor's features are not finite; check its weights")
-        save_file({name: tensor.contiguous() for name, tensor in kept.items()}, part)
-        os.replace(part, path)
+        write_whole(self.path(entry), lambda part: save_file(kept, part))
+
+    def bytes_of(self, entries: Iterable[CropOfVideo]) -> int:
+        """What all of them take."""
+        return len({self.path(entry) for entry in entries}) * self.entry_bytes
 
     def missing(self, entries: Iterable[CropOfVideo]) -> list[CropOfVideo]:
-        """Those that are not there, once the folder has room for them.
+        """Those that are not there, each content once, in the order given."""
+        wanted = {self.path(entry): entry for entry in entries}
+        return [entry for path, entry in wanted.items() if not path.exists()]
+
+    def make_room(self, entries: Iterable[CropOfVideo]) -> None:
+        """Lets go of other runs' entries, the longest unused first, until these fit.
 
         Raises:
             TrainingError: all that is asked for does not fit in `max_bytes`.
         """
-        wanted = {self.path(entry): entry for entry in entries}
+        wanted = {self.path(entry) for entry in entries}
         needed = len(wanted) * self.entry_bytes
         if needed > self._max_bytes:
             raise TrainingError(
                 f"the features of {len(wanted)} videos and crops take {needed / 1e9:.1f} GB, over the cache's "
                 f"{self._max_bytes / 1e9:.1f}; raise --cache-gigabytes, or train on less"
             )
-        there = {path: path.stat() for path in self._folder.glob("??/*.safetensors")}
-        missing = [entry for path, entry in wanted.items() if path not in there]
+        # What a killed run left half-written is there too, under names that nobody asks for.
+        there: dict[Path, os.stat_result] = {}
+        for path in self._folder.glob("??/*.safetensors*"):
+            with contextlib.suppress(FileNotFoundError):
+                there[path] = path.stat()
         others = sorted((path for path in there if path not in wanted), key=lambda path: there[path].st_mtime)
-        room = self._max_bytes - sum(stat.st_size for stat in there.values()) - len(missing) * self.entry_bytes
+        room = self._max_bytes - needed - sum(there[path].st_size for path in others)
         for path in others:
             if room >= 0:
                 break
             room += there[path].st_size
             path.unlink(missing_ok=True)
-        for path in wanted.keys() & there.keys():
-            os.utime(path)
-        return missing
 
 
 def fill_cache(
@@ -147,10 +159,13 @@ def fill_cache(
     Raises:
         TrainingError: they do not fit, or videos cannot be decoded, which it names once all the others are made.
     """
-    missing = cache.missing(entries) if accelerator.is_main_process else []
+    entries = list(entries)
+    if accelerator.is_main_process:
+        cache.make_room(entries)
     accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        missing = cache.missing(entries)
+    missing = cache.missing(entries)
+    # Nobody writes before all have listed: each is to take its share of the same list.
+    accelerator.wait_for_everyone()
     share = missing[accelerator.process_index :: accelerator.num_processes]
     network.extractor.to(accelerator.device)
     failed: list[str] = []
@@ -194,7 +209,4 @@ def _decoded(
     entries: Sequence[CropOfVideo], network: DiffVQA, workers: int
 ) -> Iterator[tuple[CropOfVideo, Tensor | str]]:
     views = _Views(entries, network.config.frames, network.config.view_size)
-    loader = DataLoader(
-        views, batch_size=None, num_workers=workers, multiprocessing_context="spawn" if workers else None
-    )
-    yield from zip(entries, loader, strict=True)
+    yield from zip(entries, read_ahead(views, range(len(entries)), workers), strict=True)

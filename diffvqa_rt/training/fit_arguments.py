@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,10 +107,12 @@ def open_accelerator(arguments: argparse.Namespace) -> "Accelerator":
     Raises:
         TrainingError: the device lacks the precision.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     try:
-        accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+        # One process may extract features, or measure what is held out, for hours before the others' next gradient.
+        patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+        accelerator = Accelerator(mixed_precision=arguments.mixed_precision, kwargs_handlers=[patience])
     except (ValueError, RuntimeError) as error:
         raise TrainingError(f"--mixed-precision {arguments.mixed_precision} cannot be had here: {error}") from error
     if arguments.mixed_precision == "fp16" and accelerator.device.type == "cpu":

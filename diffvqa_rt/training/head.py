@@ -103,6 +103,7 @@ class HeadBatches(StepBatches):
         self._cache = cache
         self._crops = crops
         self._processes = processes
+        self._drawn: tuple[int, list[list[LabelledVideo]]] | None = None
         ladders: dict[str, list[LabelledVideo]] = {}
         for video in videos:
             ladders.setdefault(video.ladder or f"\0{video.name}", []).append(video)
@@ -117,6 +118,11 @@ class HeadBatches(StepBatches):
             raise TrainingError(f"{len(videos)} videos are fewer than a step's {batch * processes}; lower --batch")
 
     def _units(self, epoch: int) -> list[list[LabelledVideo]]:
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, self._draw(epoch)
+        return self._drawn[1]
+
+    def _draw(self, epoch: int) -> list[list[LabelledVideo]]:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
         units = []
         for ladder in self._ladders:
@@ -171,11 +177,10 @@ class HeadObjective(Objective):
 
 
 @torch.no_grad()
-def predict_videos(
-    network: DiffVQA, videos: Sequence[LabelledVideo], cache: FeatureCache, device: torch.device
-) -> NDArray[np.float64]:
-    """The score of each video at crop 0, in evaluation mode, [len(videos)]."""
+def predict_videos(network: DiffVQA, videos: Sequence[LabelledVideo], cache: FeatureCache) -> NDArray[np.float64]:
+    """The score of each video at crop 0, in evaluation mode, [len(videos)], on the head's device."""
     network.head.eval()
+    device = next(network.head.parameters()).device
     scores = []
     for video in videos:
         entry = cache.read(CropOfVideo(video.path))

@@ -3,12 +3,15 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
 from diffvqa_rt.training.distortions import LADDERS
-from diffvqa_rt.training.manifest import SyntheticClip
+from diffvqa_rt.training.head import LabelledVideo
+from diffvqa_rt.training.manifest import SyntheticClip, read_manifest
 
 CODECS_AND_SCALINGS = ("h264", "h265", "av1", "vp9", "scaling", "scaling_h264", "scaling_av1")
 """What the headline's agreement is over: VMAF's own field."""
@@ -46,6 +49,12 @@ def agreement_by_type(clips: Sequence[SyntheticClip], scores: Mapping[str, float
     if field:
         rows.append(_agreement("codecs and scalings", "vmaf", field, clips, scores))
     return [*rows, _agreement("all", "", names, clips, scores)]
+
+
+def agreement_of(videos: Sequence[LabelledVideo], scores: NDArray[np.float64], folder: Path) -> list[LadderAgreement]:
+    """`agreement_by_type` for videos of the synthetic set in `folder`, scores in their order."""
+    by_file = dict(zip((video.name for video in videos), scores.tolist(), strict=True))
+    return agreement_by_type([clip for clip in read_manifest(folder) if clip.file in by_file], by_file)
 
 
 def _agreement(

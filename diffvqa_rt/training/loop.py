@@ -8,7 +8,7 @@ done are all of it, and a run that was killed anywhere ends, on a CPU, with the 
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.errors import DiffVQAError, TrainingError
 from diffvqa_rt.models.blocks import ResnetBlock, SpatialTransformer
 from diffvqa_rt.models.tcab import MambaBlock
 from diffvqa_rt.training.checkpoint import Checkpoint
@@ -112,16 +112,18 @@ def fit(
     accelerator: Accelerator,
     on_step: OnStep | None = None,
     validate: Callable[[], Mapping[str, float]] | None = None,
+    validate_steps: int = 1000,
 ) -> None:
     """Trains `objective.trained` to the end, from the checkpoint in `out` if there is one.
 
     Args:
         out: gets `checkpoint.safetensors` and `tensorboard/`.
         describes: what else decides the result, as JSON; a checkpoint of other values is refused.
-        validate: scalars for the log at each checkpoint and at the end; on the main process, in evaluation mode.
+        validate: scalars for the log every `validate_steps` and at the end; on the main process, in evaluation mode.
 
     Raises:
-        TrainingError: the checkpoint is of another run or is damaged; the loss is no number.
+        TrainingError: the checkpoint is of another run or is damaged; the loss or a weight is no number; a batch
+            cannot be made; the device's memory or the disk is full.
     """
     trained = objective.trained
     if config.gradient_checkpointing:
@@ -136,7 +138,7 @@ def fit(
     writer = None
     if accelerator.is_main_process:
         # What was logged after the checkpoint comes again.
-        writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1 if start else None)
+        writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
     try:
         with _held_interrupts() as interrupted:
             for step, batch in _enumerate(batches.on_rank(accelerator.process_index), start, config):
@@ -159,19 +161,44 @@ def fit(
                         _log(writer, done, values | {"learning_rate": config.learning_rate_at(step)})
                     if on_step and is_main:
                         on_step(done, values)
-                if (is_due or interrupted.is_set()) and is_main:
+                is_stopped = _is_anyone(accelerator, interrupted.is_set())
+                if (is_due or is_stopped) and is_main:
                     kept.save(done, accelerator.scaler)
-                if interrupted.is_set():
+                if is_stopped:
                     raise KeyboardInterrupt
-                if is_due and writer and validate:
+                if writer and validate and (done % validate_steps == 0 or done == config.steps):
                     model.eval()
                     _log(writer, done, {f"validation/{name}": value for name, value in validate().items()})
                 if is_due:
                     accelerator.wait_for_everyone()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the device has not enough memory; lower --batch, or use --gradient-checkpointing or --mixed-precision"
+        ) from error
     finally:
         if writer:
             writer.close()
         trained.eval()
+
+
+def refuse_another_run(
+    objective: Objective, config: FitConfig, out: Path, describes: Mapping[str, Any], accelerator: Accelerator
+) -> None:
+    """What `fit` would refuse of the checkpoint in `out`, before hours are spent on the way to it.
+
+    Raises:
+        TrainingError: as `fit` does.
+    """
+    optimizer = torch.optim.Adam(objective.trained.parameters())
+    description = _description(config, describes, accelerator)
+    Checkpoint(out / "checkpoint.safetensors", objective.trained, optimizer, description).check()
+
+
+def _is_anyone(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether it is so on any process: all are to leave at the same step, or the rest wait for gradients for ever."""
+    if flag:
+        accelerator.set_trigger()
+    return accelerator.check_trigger()
 
 
 def _finite(scalars: Mapping[str, Tensor], step: int) -> dict[str, float]:
@@ -208,15 +235,45 @@ def _held_interrupts() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+class _Delivery(Dataset[Batch | DiffVQAError]):
+    """The batches of a process, or what went wrong: an exception out of a worker would come as its traceback."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> Batch | DiffVQAError:
+        try:
+            return self._batches[step]
+        except DiffVQAError as error:
+            return error
+
+
 def _enumerate(batches: StepBatches, start: int, config: FitConfig) -> Iterator[tuple[int, Batch]]:
     """Each step from `start` on, with its batch; `workers` processes make them ahead of time."""
     steps = range(start, config.steps)
-    # Not by fork: decoders' threads do not survive one.
-    context = "spawn" if config.workers else None
-    loader = DataLoader(
-        batches, batch_size=None, sampler=steps, num_workers=config.workers, multiprocessing_context=context
+    for step, batch in zip(steps, read_ahead(_Delivery(batches), steps, config.workers), strict=True):
+        if isinstance(batch, DiffVQAError):
+            raise batch
+        yield step, batch
+
+
+def read_ahead(items: Dataset[Any], order: Sequence[int], workers: int) -> DataLoader[Any]:
+    """The items in order, by `workers` processes ahead of time or, if 0, by this one when they are asked for."""
+    return DataLoader(
+        items,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        # Not by fork: decoders' threads do not survive one.
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_leave_interrupts_to_the_parent,
     )
-    yield from zip(steps, loader, strict=True)
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches a whole group of processes; the parent still wants the batch that it is waiting for."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

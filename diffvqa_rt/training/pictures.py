@@ -93,12 +93,14 @@ class StoredPictures(StepBatches):
 
     def __init__(self, path: Path, *, batch: int, seed: int) -> None:
         super().__init__(seed)
-        self._pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        self._path = path
         self._batch = batch
 
     def __getitem__(self, step: int) -> Batch:
-        rows = self.generator(step).choice(len(self._pictures), self._batch, replace=False)
-        return {"pictures": torch.from_numpy(normalize_views(self._pictures[np.sort(rows)]))}
+        # Opened each time, which costs nothing: an open map would travel to a worker with all that is in it.
+        pictures: NDArray[np.uint8] = np.load(self._path, mmap_mode="r")
+        rows = self.generator(step).choice(len(pictures), self._batch, replace=False)
+        return {"pictures": torch.from_numpy(normalize_views(pictures[np.sort(rows)]))}
 
 
 def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress: OnProgress | None = None) -> None:
@@ -121,5 +123,5 @@ def media_digest(files: Sequence[Path]) -> str:
     """SHA-256 of which files there are, by name and size: whether a run may go on with them."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -12,11 +12,11 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -25,27 +25,30 @@ from safetensors.torch import load_file, save_file
 from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.errors import DiffVQAError
-from diffvqa_rt.models.checkpoints import load_weights, save_weights
+from diffvqa_rt.models.checkpoints import load_weights, save_weights, weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.training.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
 from diffvqa_rt.training.decoder import autoencoder, save_decoder
 from diffvqa_rt.training.denoising import DenoisingObjective
 from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
+from diffvqa_rt.training.files import write_whole
 from diffvqa_rt.training.fit_arguments import item_bar, step_bar
 from diffvqa_rt.training.head import (
     HeadBatches,
     HeadObjective,
     LabelledVideo,
+    predict_videos,
     some_ladders,
     videos_digest,
     videos_from_set,
 )
+from diffvqa_rt.training.ladders import LadderAgreement, agreement_markdown, agreement_of
 from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
 from diffvqa_rt.training.manifest import MANIFEST, read_manifest
 from diffvqa_rt.training.pictures import PictureBatches, StoredPictures, media_digest, store_pictures
 from diffvqa_rt.training.pool import fetch_pool
-from diffvqa_rt.training.start import with_new_head, write_whole
+from diffvqa_rt.training.start import with_new_head
 from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
 
 # Pictures that the latents' mean and deviation are taken over.
@@ -107,10 +110,11 @@ class Kitchen:
         trained = autoencoder(recipe.network.vae)
         start_as_identity(trained)
         batches = self._pictures(recipe.vae_batch, recipe.vae.seed)
-        self._fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae, self._pictures_digest())
+        describes = {"batch": recipe.vae_batch, "patch": recipe.vae_patch, "pictures": self._pictures_digest()}
+        self._fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae, describes)
         trained = trained.cpu().eval()
-        unseen = range(recipe.vae.steps, recipe.vae.steps + _NORMALIZED_OVER // recipe.vae_batch)
-        normalize_latents(trained, torch.cat([batches[step]["pictures"] for step in unseen]))
+        steps = range(recipe.vae.steps, recipe.vae.steps + _NORMALIZED_OVER // recipe.vae_batch)
+        normalize_latents(trained, torch.cat([batches[step]["pictures"] for step in steps]))
         tensors = {name: tensor.half().contiguous() for name, tensor in trained.state_dict().items()}
         write_whole(path, lambda part: save_file(tensors, part))
         return path
@@ -138,13 +142,15 @@ class Kitchen:
             return path
         if trains == "unet":
             network, weights = random_network(recipe.network, config.seed), load_file(before)
+            network.extractor.null_prompt.copy_(network.extractor.null_prompt.half())
             network.extractor.vae.load_state_dict({name: weights[name] for name in network.extractor.vae.state_dict()})
         else:
             network, _ = load_weights(before)
             network.extractor.controller.copy_from_unet(network.extractor.unet)
         objective = DenoisingObjective(network.extractor, trains=trains, draws=recipe.draws)
         batches = self._pictures(recipe.denoising_batch, config.seed)
-        self._fit(trains, objective, batches, config, self._pictures_digest())
+        describes = {"start": weights_sha256(network), "batch": recipe.denoising_batch, "draws": recipe.draws}
+        self._fit(trains, objective, batches, config, describes | {"pictures": self._pictures_digest()})
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
         return path
 
@@ -158,6 +164,13 @@ class Kitchen:
             network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
             write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True, dtype=torch.float16))
         return path
+
+    def report(self) -> list[LadderAgreement]:
+        """How the bundled weights' scores follow the labels and ladders of contents that no stage has seen."""
+        network, _ = load_weights(self.head())
+        held_out = self.videos("validation", self.recipe.head_ladders_per_scene)
+        cache = self.features(network, held_out)
+        return agreement_of(held_out, predict_videos(network, held_out, cache), self.set)
 
     def videos(self, split: str, ladders_per_scene: int) -> list[LabelledVideo]:
         """What the head learns from or is tested on: this many of each scene's ladders, since features take hours."""
@@ -185,8 +198,9 @@ class Kitchen:
         batches = HeadBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
         fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
         network = with_new_head(extractor, config, recipe.head.seed)
-        self._fit(name, HeadObjective(network), batches, fitted, videos_digest(videos))
-        return network
+        describes = {"start": weights_sha256(network), "videos": videos_digest(videos), "batch": recipe.head_batch}
+        self._fit(name, HeadObjective(network), batches, fitted, describes)
+        return network.cpu()
 
     def _pictures(self, batch: int, seed: int) -> StoredPictures:
         path, config = self.work / "pictures.npy", self.recipe.network
@@ -207,9 +221,12 @@ class Kitchen:
         return [self.set / clip.file for clip in read_manifest(self.set) if clip.split == "train"]
 
     def _pictures_digest(self) -> str:
-        return media_digest(self._training_files())
+        """Of what the stored pictures were drawn from, and how."""
+        return f"{_PICTURES} {_PICTURES_SEED} {media_digest(self._training_files())}"
 
-    def _fit(self, name: str, objective: Objective, batches: StepBatches, config: FitConfig, data: str) -> None:
+    def _fit(
+        self, name: str, objective: Objective, batches: StepBatches, config: FitConfig, describes: Mapping[str, Any]
+    ) -> None:
         accelerator = Accelerator()
         config = replace(config, workers=self._workers)
         with step_bar(name, config.steps) as show:
@@ -218,7 +235,7 @@ class Kitchen:
                 batches,
                 config,
                 self.work / name,
-                describes={"data": data},
+                describes=describes,
                 accelerator=accelerator,
                 on_step=show,
             )
@@ -253,6 +270,7 @@ def main(argv: list[str] | None = None) -> int:
         for made, name in [(kitchen.head(), "tiny.safetensors"), (kitchen.decoder(), "tiny-decoder.safetensors")]:
             write_whole(arguments.out / name, partial(shutil.copyfile, made))
             print(arguments.out / name)
+        print(agreement_markdown(kitchen.report()), end="")
     except DiffVQAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,5 @@
-"""The weights that training starts from, and the files that it leaves."""
+"""The networks that training starts from."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,11 +32,3 @@ def with_new_head(network: DiffVQA, config: DiffVQAConfig, seed: int) -> DiffVQA
         fresh = DiffVQA(config)
     fresh.extractor.load_state_dict(network.extractor.state_dict())
     return fresh.eval()
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and renames it there: nobody finds half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)

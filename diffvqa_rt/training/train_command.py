@@ -3,7 +3,6 @@
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,6 +119,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     require_packages()
     from diffvqa_rt.models.checkpoints import save_weights, weights_sha256
     from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
+    from diffvqa_rt.training.files import write_whole
     from diffvqa_rt.training.head import (
         HeadBatches,
         HeadObjective,
@@ -127,8 +127,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         predict_videos,
         videos_digest,
     )
-    from diffvqa_rt.training.loop import fit
-    from diffvqa_rt.training.start import write_whole
+    from diffvqa_rt.training.loop import fit, refuse_another_run
 
     data = _read(arguments)
     try:
@@ -142,10 +141,6 @@ def run_train(arguments: argparse.Namespace) -> int:
         precision=arguments.mixed_precision,
         max_bytes=arguments.cache_gigabytes * 10**9,
     )
-    entries = [CropOfVideo(video.path, crop) for video in data.train for crop in range(arguments.crops)]
-    entries += [CropOfVideo(video.path) for video in data.held_out]
-    with item_bar("features") as show_videos:
-        fill_cache(cache, entries, network, accelerator, workers=arguments.workers, on_progress=show_videos)
     try:
         batches = HeadBatches(
             data.train,
@@ -159,19 +154,29 @@ def run_train(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         return _misuse(error)
     describes = {
+        **network.config.as_dict()["head"],
+        "score_range": network.config.score_range,
         "start": weights_sha256(network),
-        "network": json.dumps(network.config.as_dict()),
         "videos": videos_digest(data.train),
         "batch": arguments.batch,
         "crops": arguments.crops,
     }
+    objective = HeadObjective(network)
+    refuse_another_run(objective, config, arguments.out, describes, accelerator)
+    entries = [CropOfVideo(video.path, crop) for video in data.train for crop in range(arguments.crops)]
+    entries += [CropOfVideo(video.path) for video in data.held_out]
+    if accelerator.is_main_process:
+        print(f"features of this run: {cache.bytes_of(entries) / 1e9:.1f} GB in {arguments.cache}", file=sys.stderr)
+    with item_bar("features") as show_videos:
+        fill_cache(cache, entries, network, accelerator, workers=arguments.workers, on_progress=show_videos)
+    network.extractor.cpu()
 
     def validate() -> dict[str, float]:
-        return agreement_scalars(predict_videos(network, data.held_out, cache, accelerator.device), data.held_out)
+        return agreement_scalars(predict_videos(network, data.held_out, cache), data.held_out)
 
     with step_bar("train", config.steps) as show:
         fit(
-            HeadObjective(network),
+            objective,
             batches,
             config,
             arguments.out,
@@ -179,15 +184,17 @@ def run_train(arguments: argparse.Namespace) -> int:
             accelerator=accelerator,
             on_step=show,
             validate=validate if data.held_out else None,
+            validate_steps=batches.steps_per_epoch,
         )
     if accelerator.is_main_process:
-        scores = predict_videos(network, data.held_out, cache, accelerator.device)
+        scores = predict_videos(network, data.held_out, cache)
         if data.held_out:
             write_whole(arguments.out / "scores.csv", lambda part: _write_scores(part, data.held_out, scores))
         path = arguments.out / "weights.safetensors"
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True))
+        labelled = {video.name for video in data.held_out if video.label is not None}
         for name, value in agreement_scalars(scores, data.held_out).items():
-            print(f"held out, {len(data.held_out)} videos: {name} {value:.4f}", file=sys.stderr)
+            print(f"held out, {len(labelled)} videos: {name} {value:.4f}", file=sys.stderr)
         print(path)
     return 0
 
@@ -209,14 +216,14 @@ def _read(arguments: argparse.Namespace) -> _Data:
     if arguments.split == "all":
         return _Data(videos_from_rows(table.rows), (), table.mos_range)
     if arguments.split == "published":
+        if not table.select("train"):
+            raise TrainingError(f"{table.title} has no published training split; choose --split 1 … {SPLITS}, or all")
         splits = published_splits(table)
         held_out_rows = [row for split in splits for row in split.test]
         split = splits[0]
     else:
         split = random_splits(table, seed=arguments.split_seed)[int(arguments.split) - 1]
         held_out_rows = list(split.test)
-    if not split.train:
-        raise TrainingError(f"{table.title} has no published training split; choose --split 1 … {SPLITS}, or all")
     return _Data(videos_from_rows(split.train), videos_from_rows(held_out_rows), table.mos_range)
 
 

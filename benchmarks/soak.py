@@ -10,10 +10,7 @@ server wrote is beside the result, as .log.
 
 import argparse
 import contextlib
-import datetime
-import importlib.metadata
 import json
-import os
 import random
 import re
 import statistics
@@ -28,14 +25,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cpuinfo import get_cpu_info
+from machine import ROOT, machine
 from soak_requests import LIMITS, Answer, Outcome, Request, answer_of, make_requests, outcome_of
 
 from diffvqa_rt import Scorer
 from diffvqa_rt.serving import Client
 from diffvqa_rt.serving.tritonserver import children
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = ("diffvqa-rt", "av", "grpcio", "numpy", "nvidia-pytriton", "onnxruntime", "tritonclient")
 PORTS = {"--port": 18101, "--http-port": 18100, "--metrics-port": 18102}
 DEADLINE_SECONDS = 120
@@ -247,16 +243,6 @@ def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, d
     }
 
 
-def machine() -> dict[str, Any]:
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return {
-        "cpu": {"brand_raw": get_cpu_info().get("brand_raw"), "count": os.cpu_count()},
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engines", type=Path, default=ROOT / "build" / "tiny", help="the engine folder (build/tiny)")
@@ -269,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     soak, more = run(arguments.engines, arguments.seconds, arguments.clients, arguments.out.with_suffix(".log"))
     missed = list(missed_bars(soak))
-    facts = {"seconds": arguments.seconds, "clients": arguments.clients, "machine": machine()}
+    facts = {"seconds": arguments.seconds, "clients": arguments.clients, "machine": machine(PACKAGES)}
     arguments.out.write_text(json.dumps({"missed_bars": missed, **asdict(soak), **more, **facts}, indent=2) + "\n")
     speeds = more["videos_per_second"]
     print(f"answers   {soak.outcomes}")

@@ -1,0 +1,76 @@
+"""Do an engine folder's scores follow VMAF on contents that it has not seen, and do its runtimes agree on how well?
+
+    python export/build_engines.py --backend onnx,torch
+    python benchmarks/quality.py --set build/weights/synthetic --engines build/tiny --out build/quality.json
+
+Scores the validation clips of a synthetic set as `diffvqa score` does, decoding included, by each backend in turn.
+Prints the agreement by type of distortion, and by how much the backends' rank correlations differ: 0.002 or more ends
+with exit status 1.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from machine import ROOT, machine
+from tqdm import tqdm
+
+from diffvqa_rt import Scorer
+from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.results import VideoScore
+from diffvqa_rt.training.head import LabelledVideo, some_ladders, videos_from_set
+from diffvqa_rt.training.ladders import agreement_by_type, agreement_markdown
+from diffvqa_rt.training.manifest import read_manifest
+
+PACKAGES = ("diffvqa-rt", "av", "numpy", "onnxruntime", "torch")
+MAX_DIFFERENCE = 0.002
+
+
+def score(engines: Path, backend: str, videos: Sequence[LabelledVideo]) -> dict[str, float]:
+    """Scores by name; each file once."""
+    scorer = Scorer.open(engines, backend=backend)
+    paths = {video.path: video.name for video in videos}
+    results = scorer.score_many(list(paths), seed=0, crops=1, batch=1)
+    scores = {}
+    for path, result in zip(paths, tqdm(results, total=len(paths), desc=backend, disable=None), strict=True):
+        if not isinstance(result, VideoScore):
+            raise DiffVQAError(result.error)
+        scores[paths[path]] = result.score
+    return scores
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--set", type=Path, required=True, metavar="DIR", help="a synthetic set")
+    parser.add_argument("--engines", type=Path, default=ROOT / "build" / "tiny", help="the engine folder (build/tiny)")
+    parser.add_argument("--backends", default="onnx,torch", help="which of its runtimes (default: %(default)s)")
+    parser.add_argument("--ladders-per-scene", type=int, default=4, metavar="N", help="to score (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "quality.json", help="(build/quality.json)")
+    arguments = parser.parse_args(argv)
+    try:
+        videos = some_ladders(videos_from_set(arguments.set, "validation"), arguments.ladders_per_scene)
+        names = {video.name for video in videos}
+        clips = [clip for clip in read_manifest(arguments.set) if clip.file in names]
+        scores = {name: score(arguments.engines, name, videos) for name in arguments.backends.split(",")}
+    except DiffVQAError as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return 1
+    rows = {name: agreement_by_type(clips, by_file) for name, by_file in scores.items()}
+    srcc = {name: {row.name: row.srcc for row in table if row.srcc is not None} for name, table in rows.items()}
+    first, *others = srcc.values()
+    difference = max((abs(first[key] - other[key]) for other in others for key in first), default=0.0)
+    facts = {"clips": len(clips), "max_srcc_difference": difference, "machine": machine(PACKAGES)}
+    tables = {name: [asdict(row) for row in table] for name, table in rows.items()}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(facts | {"agreement": tables, "scores": scores}, indent=1) + "\n")
+    for name, table in rows.items():
+        print(f"{name}\n\n{agreement_markdown(table)}")
+    print(f"SRCC differs by at most {difference:.5f} between {', '.join(rows)}; more in {arguments.out}")
+    return 0 if difference < MAX_DIFFERENCE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

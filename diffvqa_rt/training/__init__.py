@@ -1,7 +1,7 @@
 """Training and evaluation: what needs more than an engine folder and NumPy (`pip install 'diffvqa-rt[train]'`).
 
-`loop` trains, whatever is trained, and keeps a `checkpoint`. The Controller learns by `denoising` on `pictures` from folders
-(`adapt_command`), and the head (`head`, `train_command`) on `features` that are extracted once.
+`loop` trains, whatever is trained, and keeps a `checkpoint`. The Controller learns by `denoising` on `pictures` from
+folders (`adapt_command`), and the head (`head`, `train_command`) on `features` that are extracted once.
 
 `data_sets` reads tables of opinion scores into the one form of `mos_table`; `evaluate` compares scores with opinions by
 `protocols` and `correlation`, and `report` and `scatter` show the result.

@@ -78,8 +78,9 @@ class Recipe:
     denoising_batch: int = 8
     draws: int = 4
     head: FitConfig = _HEAD
-    head_epochs: int = 6
-    head_ladders_per_scene: int = 4
+    head_epochs: int = 5
+    train_ladders_per_scene: int = 3
+    held_out_ladders_per_scene: int = 4
     head_batch: int = 12
     cache_bytes: int = 40 * 10**9
 
@@ -159,8 +160,8 @@ class Kitchen:
         path, recipe = self.work / "head.safetensors", self.recipe
         if not path.exists():
             network, _ = load_weights(self.controller())
-            train, held_out = (self.videos(split, recipe.head_ladders_per_scene) for split in ("train", "validation"))
-            cache = self.features(network, [*train, *held_out])
+            train = self.videos("train", recipe.train_ladders_per_scene)
+            cache = self.features(network, train)
             network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
             write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True, dtype=torch.float16))
         return path
@@ -168,7 +169,7 @@ class Kitchen:
     def report(self) -> list[LadderAgreement]:
         """How the bundled weights' scores follow the labels and ladders of contents that no stage has seen."""
         network, _ = load_weights(self.head())
-        held_out = self.videos("validation", self.recipe.head_ladders_per_scene)
+        held_out = self.videos("validation", self.recipe.held_out_ladders_per_scene)
         cache = self.features(network, held_out)
         return agreement_of(held_out, predict_videos(network, held_out, cache), self.set)
 

@@ -15,32 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from training_runs import CONFIG, Curve, Points, Unreadable
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.blocks import ResnetBlock
-from diffvqa_rt.training.loop import WARM_UP_STEPS, FitConfig, Objective, StepBatches, checkpoint_activations, fit
-
-CONFIG = FitConfig(steps=12, learning_rate=0.01, weight_decay=0.01, checkpoint_steps=4)
-
-
-class Points(StepBatches):
-    def __getitem__(self, step):
-        return {"x": torch.from_numpy(self.generator(step).standard_normal((5, 3)).astype("float32"))}
-
-
-class Curve(Objective):
-    """Has what is hard to resume: dropout, noise, a BatchNorm's running statistics, Adam's moments."""
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.trained = nn.Sequential(
-            nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.GELU(), nn.Linear(8, 1, bias=False)
-        )
-
-    def forward(self, x):
-        noisy = self.trained(x + 0.1 * torch.randn_like(x))
-        return {"loss": (noisy - x.sum(1, keepdim=True)).square().mean()}
+from diffvqa_rt.training.loop import WARM_UP_STEPS, FitConfig, checkpoint_activations, fit
 
 
 class StoppedError(Exception):
@@ -166,13 +145,6 @@ def test_weights_that_are_no_numbers_do_not_take_a_checkpoints_place(tmp_path):
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint.safetensors").values())
 
 
-class Unreadable(Points):
-    def __getitem__(self, step):
-        if step == 2:
-            raise TrainingError("a file is gone")
-        return super().__getitem__(step)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_goes_wrong_in_a_worker_is_one_sentence(tmp_path, workers):
     config = replace(CONFIG, workers=workers)
@@ -180,20 +152,9 @@ def test_what_goes_wrong_in_a_worker_is_one_sentence(tmp_path, workers):
         fit(Curve(), Unreadable(7), config, tmp_path, describes={}, accelerator=Accelerator(cpu=True))
 
 
-class SlowPoints(Points):
-    def __getitem__(self, step):
-        time.sleep(0.02)
-        return super().__getitem__(step)
-
-
-def _train_slowly(out):
-    config = replace(CONFIG, steps=10_000, checkpoint_steps=10_000, workers=1)
-    fit(Curve(), SlowPoints(7), config, out, describes={}, accelerator=Accelerator(cpu=True))
-
-
 def test_an_interrupt_of_the_whole_group_keeps_the_step(tmp_path):
     """As a terminal's Ctrl-C and a cluster's SIGTERM come: to the workers too."""
-    code = "import sys, pathlib; import test_training_loop as t; t._train_slowly(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; import training_runs; training_runs.train_slowly(pathlib.Path(sys.argv[1]))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, env=environment)

@@ -113,7 +113,7 @@ class ScoreMLP(nn.Sequential):
         )
 
     def forward(self, vector: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or vector.is_meta:
             return super().forward(vector)
         # In bfloat16 a score of 70 would be rounded to whole quarters, and the loss with it.
         with torch.autocast(vector.device.type, enabled=False):

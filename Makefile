@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 ENGINES := build/tiny/manifest.json
+RECIPE = --work build/weights --out diffvqa_rt/weights $(if $(CLIPS),--clips $(CLIPS))
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
 .PHONY: demo test lint slow soak weights gpu clean
@@ -29,7 +30,9 @@ soak: $(ENGINES)
 # The bundled weights, from nothing: hours on a processor, and 35 GB. CLIPS is the folder of the clips that are in no package.
 weights: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
-	$(BIN)/python -m diffvqa_rt.training.recipe --work build/weights --out diffvqa_rt/weights $(if $(CLIPS),--clips $(CLIPS))
+	$(BIN)/python -m diffvqa_rt.training.recipe $(RECIPE) --until controller
+	$(BIN)/python export/build_engines.py --weights build/weights/controller.safetensors --out build/weights/engines
+	$(BIN)/python -m diffvqa_rt.training.recipe $(RECIPE) --engines build/weights/engines
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the
 # engines beside torch, and the denoising loop at full size.

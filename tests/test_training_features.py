@@ -13,9 +13,12 @@ from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
-from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
+from diffvqa_rt.presets import TINY
+from diffvqa_rt.training.extraction import EngineExtractor, TorchExtractor, fill_cache
+from diffvqa_rt.training.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.start import with_new_head
 from diffvqa_rt.video import make_views, sample_frames
+from diffvqa_rt.video.views import cut_views
 
 PLENTY = 10**9
 
@@ -42,7 +45,8 @@ def entries_of(clips, count=4):
 
 
 def fill(cache, entries, network, **rest):
-    fill_cache(cache, entries, network, Accelerator(cpu=True), **rest)
+    accelerator = Accelerator(cpu=True)
+    fill_cache(cache, entries, TorchExtractor(network, accelerator), accelerator, **rest)
 
 
 def refuse_to_extract(self, frames):
@@ -128,7 +132,7 @@ def test_processes_make_each_entry_once(tmp_path, network, clips):
     """Each lists what is missing before any writes; here one after the other, as if at once."""
 
     class Process:
-        num_processes, device = 2, torch.device("cpu")
+        num_processes, device, mixed_precision = 2, torch.device("cpu"), "no"
         autocast = staticmethod(contextlib.nullcontext)
 
         def __init__(self, index, cache, entries):
@@ -145,7 +149,7 @@ def test_processes_make_each_entry_once(tmp_path, network, clips):
         patched = cache_in(tmp_path, network)
         patched.missing = lambda _, process=process: process.listed
         before = {entry for entry in entries if cache.path(entry).exists()}
-        fill_cache(patched, entries, network, process)
+        fill_cache(patched, entries, TorchExtractor(network, process), process)
         made.append({entry for entry in entries if cache.path(entry).exists()} - before)
     assert [len(share) for share in made] == [2, 2] and not cache.missing(entries)
 
@@ -190,6 +194,22 @@ def test_features_that_are_not_finite_are_not_kept(tmp_path, clips):
     with pytest.raises(TrainingError, match=r"0.mp4: the extractor's features are not finite"):
         fill(cache, [entry], network)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_engines_extract_what_torch_does(tmp_path, built_engines, clips):
+    network, accelerator = random_network(TINY), Accelerator(cpu=True)
+    by_torch, by_engines = TorchExtractor(network, accelerator), EngineExtractor(built_engines, network, "onnx")
+    assert by_engines.precision == by_torch.precision == "no"
+    views = torch.from_numpy(cut_views(sample_frames(clips / "1.mp4", TINY.frames).frames, TINY.view_size)[0])
+    one, other = by_torch(views), by_engines(views)
+    assert one.keys() == other.keys() == {"z0_hat", *(f"features_{index}" for index in range(4))}
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-3 * float(one[name].abs().max()))
+
+
+def test_engines_of_other_weights_are_refused(built_engines):
+    with pytest.raises(TrainingError, match="was built from other weights than the extractor's"):
+        EngineExtractor(built_engines, random_network(TINY, seed=1), "onnx")
 
 
 def test_workers_decode_the_same(tmp_path, network, clips):

@@ -11,7 +11,8 @@ from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa import Prediction, random_network
-from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
+from diffvqa_rt.training.extraction import TorchExtractor, fill_cache
+from diffvqa_rt.training.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.head import (
     ORDER_MARGIN,
     HeadBatches,
@@ -47,7 +48,8 @@ def clips(tmp_path_factory):
 def cache(network, clips, tmp_path_factory):
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), network, precision="no", max_bytes=10**9)
     entries = [CropOfVideo(path, crop) for path in clips for crop in (0, 1)]
-    fill_cache(cache, entries, network, Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    fill_cache(cache, entries, TorchExtractor(network, accelerator), accelerator)
     return cache
 
 

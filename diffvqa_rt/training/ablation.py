@@ -14,12 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.models.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.training.extraction import TorchExtractor
 from diffvqa_rt.training.files import write_whole
 from diffvqa_rt.training.head import predict_videos
 from diffvqa_rt.training.ladders import LadderAgreement, agreement_markdown, agreement_of
@@ -68,7 +70,7 @@ def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) 
     change, describe = LINES[name]
     network = change(load_weights(kitchen.controller())[0])
     train, held_out = (kitchen.videos(split, ladders_per_scene) for split in ("train", "validation"))
-    cache = kitchen.features(network, [*train, *held_out])
+    cache = kitchen.features(network, TorchExtractor(network, Accelerator()), [*train, *held_out])
     run = f"ablation/{name.replace(' ', '-')}"
     trained = kitchen.train_head(run, network, describe(network.config), train, cache, epochs)
     return agreement_of(held_out, predict_videos(trained, held_out, cache), kitchen.set)

@@ -8,32 +8,24 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from diffvqa_rt.config import VIEWS
-from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.training.files import write_whole
-from diffvqa_rt.training.loop import read_ahead
-from diffvqa_rt.training.pictures import OnProgress
-from diffvqa_rt.video import sample_frames
-from diffvqa_rt.video.views import cut_views
 
 _HALF_BYTES = 2
 # Of a safetensors file's header, and of what the disk rounds up to.
 _ENTRY_OVERHEAD_BYTES = 8192
-_NAMED_AT_MOST = 5
 # Goes up when the same video and extractor are to give other entries: sampling, colour, views, the extractor's code.
 _FORMAT = 1
 # Of a network's description, what changes nothing before the head.
@@ -53,13 +45,13 @@ class FeatureCache:
 
     Args:
         network: its extractor is what makes the features.
-        precision: what the extractor computes in (`FitConfig.mixed_precision`); features are kept in float16 always.
+        precision: what the extractor computes in (`Extractor.precision`); features are kept in float16 always.
         max_bytes: of the whole folder. Entries that this run does not need go, the longest unused first, to make room.
     """
 
     def __init__(self, folder: Path, network: DiffVQA, *, precision: str, max_bytes: int) -> None:
         self._folder = folder
-        self._config = network.config
+        self.config = network.config
         self._max_bytes = max_bytes
         described = {key: value for key, value in network.config.as_dict().items() if key not in _NOT_THE_EXTRACTORS}
         extractor = [str(_FORMAT), weights_sha256(network.extractor), json.dumps(described, sort_keys=True), precision]
@@ -69,7 +61,7 @@ class FeatureCache:
     @property
     def entry_bytes(self) -> int:
         """What an entry takes, for this network."""
-        config = self._config
+        config = self.config
         pictures = config.frames * len(VIEWS)
         numbers = sum(int(np.prod(shape)) for shape in (config.latent_shape, *config.feature_shapes))
         return pictures * (numbers * _HALF_BYTES + 3 * config.view_size**2) + _ENTRY_OVERHEAD_BYTES
@@ -143,70 +135,3 @@ class FeatureCache:
                 break
             room += there[path].st_size
             path.unlink(missing_ok=True)
-
-
-def fill_cache(
-    cache: FeatureCache,
-    entries: Iterable[CropOfVideo],
-    network: DiffVQA,
-    accelerator: Accelerator,
-    *,
-    workers: int = 0,
-    on_progress: OnProgress | None = None,
-) -> None:
-    """Makes the entries that are not there, each process its share.
-
-    Raises:
-        TrainingError: they do not fit, or videos cannot be decoded, which it names once all the others are made.
-    """
-    entries = list(entries)
-    if accelerator.is_main_process:
-        cache.make_room(entries)
-    accelerator.wait_for_everyone()
-    missing = cache.missing(entries)
-    # Nobody writes before all have listed: each is to take its share of the same list.
-    accelerator.wait_for_everyone()
-    share = missing[accelerator.process_index :: accelerator.num_processes]
-    network.extractor.to(accelerator.device)
-    failed: list[str] = []
-    for done, (entry, views) in enumerate(_decoded(share, network, workers), start=1):
-        if isinstance(views, str):
-            failed.append(views)
-        else:
-            with accelerator.autocast():
-                frames = views[None].to(accelerator.device).float() / 127.5 - 1
-                z0_hat, features = network.extract(frames)
-            named = {"z0_hat": z0_hat, **{f"features_{index}": x for index, x in enumerate(features)}}
-            cache.write(entry, {name: x[0].cpu() for name, x in named.items()} | {"frames": views})
-        if on_progress and accelerator.is_main_process:
-            on_progress(done, len(share))
-    accelerator.wait_for_everyone()
-    if failed:
-        shown = "; ".join(failed[:_NAMED_AT_MOST])
-        others = f"; and {len(failed) - _NAMED_AT_MOST} others" if len(failed) > _NAMED_AT_MOST else ""
-        raise TrainingError(f"take these out of the data, the features of all others are made: {shown}{others}")
-
-
-class _Views(Dataset[Tensor | str]):
-    """The views of each entry, uint8 [2N, 3, S, S], or why there are none."""
-
-    def __init__(self, entries: Sequence[CropOfVideo], frames: int, size: int) -> None:
-        self._entries, self._frames, self._size = entries, frames, size
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> Tensor | str:
-        entry = self._entries[index]
-        try:
-            sampled = sample_frames(entry.path, self._frames)
-        except VideoDecodeError as error:
-            return str(error)
-        return torch.from_numpy(cut_views(sampled.frames, self._size, entry.crop)[0])
-
-
-def _decoded(
-    entries: Sequence[CropOfVideo], network: DiffVQA, workers: int
-) -> Iterator[tuple[CropOfVideo, Tensor | str]]:
-    views = _Views(entries, network.config.frames, network.config.view_size)
-    yield from zip(entries, read_ahead(views, range(len(entries)), workers), strict=True)

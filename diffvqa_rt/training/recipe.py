@@ -31,7 +31,8 @@ from diffvqa_rt.presets import TINY
 from diffvqa_rt.training.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
 from diffvqa_rt.training.decoder import autoencoder, save_decoder
 from diffvqa_rt.training.denoising import DenoisingObjective
-from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
+from diffvqa_rt.training.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
+from diffvqa_rt.training.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.files import write_whole
 from diffvqa_rt.training.fit_arguments import item_bar, step_bar
 from diffvqa_rt.training.head import (
@@ -88,8 +89,8 @@ class Recipe:
 class Kitchen:
     """Where one set of weights is made: each stage leaves a file in `work`, and is not made again."""
 
-    def __init__(self, recipe: Recipe, work: Path, *, workers: int = 1) -> None:
-        self.recipe, self.work, self._workers = recipe, work, workers
+    def __init__(self, recipe: Recipe, work: Path, *, workers: int = 1, engines: Path | None = None) -> None:
+        self.recipe, self.work, self._workers, self._engines = recipe, work, workers, engines
         self.set = work / "synthetic"
 
     def synthetic_set(self, pool: Path, clips: Path | None) -> None:
@@ -159,30 +160,40 @@ class Kitchen:
         """The whole network, trained."""
         path, recipe = self.work / "head.safetensors", self.recipe
         if not path.exists():
-            network, _ = load_weights(self.controller())
             train = self.videos("train", recipe.train_ladders_per_scene)
-            cache = self.features(network, train)
+            network, cache = self.adapted(train)
             network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
-            write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True, dtype=torch.float16))
+            write_whole(path, lambda part: save_weights(network, part, is_trained=True, dtype=torch.float16))
         return path
 
     def report(self) -> list[LadderAgreement]:
         """How the bundled weights' scores follow the labels and ladders of contents that no stage has seen."""
-        network, _ = load_weights(self.head())
         held_out = self.videos("validation", self.recipe.held_out_ladders_per_scene)
-        cache = self.features(network, held_out)
+        _, cache = self.adapted(held_out)
+        network, _ = load_weights(self.head())
         return agreement_of(held_out, predict_videos(network, held_out, cache), self.set)
 
     def videos(self, split: str, ladders_per_scene: int) -> list[LabelledVideo]:
         """What the head learns from or is tested on: this many of each scene's ladders, since features take hours."""
         return some_ladders(videos_from_set(self.set, split), ladders_per_scene)
 
-    def features(self, network: DiffVQA, videos: Sequence[LabelledVideo]) -> FeatureCache:
+    def adapted(self, videos: Sequence[LabelledVideo]) -> tuple[DiffVQA, FeatureCache]:
+        """The network whose extractor is trained, and its features of the videos; by the engines where given."""
+        network, _ = load_weights(self.controller())
+        extract: Extractor
+        if self._engines is None:
+            extract = TorchExtractor(network, Accelerator())
+        else:
+            extract = EngineExtractor(self._engines, network, "onnx")
+        return network, self.features(network, extract, videos)
+
+    def features(self, network: DiffVQA, extract: Extractor, videos: Sequence[LabelledVideo]) -> FeatureCache:
         """The features of the videos, in a cache that all stages share."""
-        cache = FeatureCache(self.work / "features", network, precision="no", max_bytes=self.recipe.cache_bytes)
+        max_bytes = self.recipe.cache_bytes
+        cache = FeatureCache(self.work / "features", network, precision=extract.precision, max_bytes=max_bytes)
         entries = [CropOfVideo(video.path) for video in videos]
         with item_bar("features") as show:
-            fill_cache(cache, entries, network, Accelerator(), workers=self._workers, on_progress=show)
+            fill_cache(cache, entries, extract, Accelerator(), workers=self._workers, on_progress=show)
         return cache
 
     def train_head(
@@ -261,13 +272,25 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--clips", type=Path, metavar="DIR", help="folder of the pool's clips that are in no package")
     parser.add_argument(
+        "--until", choices=("controller", "head"), default="head", help="the last stage (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        metavar="DIR",
+        help="an engine folder of WORK/controller.safetensors that extracts features, faster than torch",
+    )
+    parser.add_argument(
         "--workers", type=whole_number(0), default=1, metavar="N", help="that decode ahead (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
-    kitchen = Kitchen(Recipe(), arguments.work, workers=arguments.workers)
+    kitchen = Kitchen(Recipe(), arguments.work, workers=arguments.workers, engines=arguments.engines)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         kitchen.synthetic_set(arguments.pool, arguments.clips)
+        if arguments.until == "controller":
+            print(kitchen.controller())
+            return 0
         for made, name in [(kitchen.head(), "tiny.safetensors"), (kitchen.decoder(), "tiny-decoder.safetensors")]:
             write_whole(arguments.out / name, partial(shutil.copyfile, made))
             print(arguments.out / name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.arguments import add_engine_arguments, whole_number
 from diffvqa_rt.config import TemporalBlock
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.training.data_sets import DATA_SETS, read_table
@@ -102,6 +102,7 @@ def add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         metavar="GB",
         help="the most that DIR may take; a run that needs more says so before it starts (default: %(default)s)",
     )
+    add_engine_arguments(command, None, "none: torch extracts; engines of the same weights do it faster")
     add_fit_arguments(command, learning_rate=1e-5, weight_decay=1e-6, batch=2)
 
 
@@ -118,7 +119,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     """The exit status: 0 done, 2 where arguments do not fit together."""
     require_packages()
     from diffvqa_rt.models.checkpoints import save_weights, weights_sha256
-    from diffvqa_rt.training.features import CropOfVideo, FeatureCache, fill_cache
+    from diffvqa_rt.training.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
+    from diffvqa_rt.training.features import CropOfVideo, FeatureCache
     from diffvqa_rt.training.files import write_whole
     from diffvqa_rt.training.head import (
         HeadBatches,
@@ -128,6 +130,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         videos_digest,
     )
     from diffvqa_rt.training.loop import fit, refuse_another_run
+    from diffvqa_rt.training.start import network_to_start_from
 
     data = _read(arguments)
     try:
@@ -135,10 +138,18 @@ def run_train(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         return _misuse(error)
     accelerator = open_accelerator(arguments)
+    extract: Extractor
+    if arguments.engines is None:
+        extract = TorchExtractor(network, accelerator)
+    elif accelerator.num_processes > 1:
+        raise TrainingError("--engines is for one process; extract with it first, and then train on the same --cache")
+    else:
+        start = network_to_start_from(arguments.weights)
+        extract = EngineExtractor(arguments.engines, start, arguments.backend, arguments.threads)
     cache = FeatureCache(
         arguments.cache,
         network,
-        precision=arguments.mixed_precision,
+        precision=extract.precision,
         max_bytes=arguments.cache_gigabytes * 10**9,
     )
     try:
@@ -168,7 +179,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         print(f"features of this run: {cache.bytes_of(entries) / 1e9:.1f} GB in {arguments.cache}", file=sys.stderr)
     with item_bar("features") as show_videos:
-        fill_cache(cache, entries, network, accelerator, workers=arguments.workers, on_progress=show_videos)
+        fill_cache(cache, entries, extract, accelerator, workers=arguments.workers, on_progress=show_videos)
     network.extractor.cpu()
 
     def validate() -> dict[str, float]:

@@ -1,0 +1,137 @@
+"""The frozen extractor over many videos, into a feature cache: by torch, or by the engines that will be deployed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffvqa_rt.engines import BackendName, open_engines
+from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.models.checkpoints import weights_sha256
+from diffvqa_rt.models.diffvqa import DiffVQA
+from diffvqa_rt.scoring import denoise
+from diffvqa_rt.specs import FEATURES
+from diffvqa_rt.training.features import CropOfVideo, FeatureCache
+from diffvqa_rt.training.loop import read_ahead
+from diffvqa_rt.training.pictures import OnProgress
+from diffvqa_rt.video import sample_frames
+from diffvqa_rt.video.views import cut_views, normalize_views
+
+_NAMED_AT_MOST = 5
+# What a cache calls the same arithmetic, by whichever runtime: engines are within 1e-6 of float32 torch.
+_PRECISIONS = {"fp32": "no"}
+
+
+class Extractor(Protocol):
+    """From a video's views, uint8 [2N, 3, S, S], to `z0_hat` and `features_0` … `features_3`, [2N, …] float."""
+
+    precision: str
+
+    def __call__(self, views: Tensor) -> dict[str, Tensor]: ...
+
+
+class TorchExtractor:
+    """The network itself, on the accelerator's device and in its precision."""
+
+    def __init__(self, network: DiffVQA, accelerator: Accelerator) -> None:
+        self.precision = str(accelerator.mixed_precision)
+        self._network = network
+        self._accelerator = accelerator
+        network.extractor.to(accelerator.device)
+
+    def __call__(self, views: Tensor) -> dict[str, Tensor]:
+        with self._accelerator.autocast():
+            frames = views[None].to(self._accelerator.device).float() / 127.5 - 1
+            z0_hat, features = self._network.extract(frames)
+        return {name: x[0].cpu() for name, x in zip(("z0_hat", *FEATURES), (z0_hat, *features), strict=True)}
+
+
+class EngineExtractor:
+    """An engine folder of the same weights, which is verified as for scoring.
+
+    Raises:
+        EngineMismatchError, DeviceUnavailableError: the folder cannot be played here.
+        TrainingError: it was built from other weights.
+    """
+
+    def __init__(self, folder: Path, network: DiffVQA, backend: BackendName, threads: int | None = None) -> None:
+        manifest, self._engines = open_engines(folder, backend, threads, names=("vae_encoder", "unet_controller"))
+        if manifest.weights.sha256 != weights_sha256(network):
+            raise TrainingError(f"{folder} was built from other weights than the extractor's; build it from the same")
+        precision = manifest.backends[backend].precision
+        self.precision = _PRECISIONS.get(precision, precision)
+        self._steps = manifest.config.sampler.steps
+
+    def __call__(self, views: Tensor) -> dict[str, Tensor]:
+        frames = normalize_views(views[None].numpy())
+        z0 = self._engines["vae_encoder"]({"frames": frames})["z0"]
+        last = denoise(self._engines["unet_controller"], z0, self._steps)
+        named = {"z0_hat": last["z_next"], **{name: last[name] for name in FEATURES}}
+        return {name: torch.from_numpy(np.asarray(values)[0]) for name, values in named.items()}
+
+
+def fill_cache(
+    cache: FeatureCache,
+    entries: Iterable[CropOfVideo],
+    extract: Extractor,
+    accelerator: Accelerator,
+    *,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Makes the entries that are not there, each process its share.
+
+    Raises:
+        TrainingError: they do not fit, or videos cannot be decoded, which it names once all the others are made.
+    """
+    entries = list(entries)
+    if accelerator.is_main_process:
+        cache.make_room(entries)
+    accelerator.wait_for_everyone()
+    missing = cache.missing(entries)
+    # Nobody writes before all have listed: each is to take its share of the same list.
+    accelerator.wait_for_everyone()
+    share = missing[accelerator.process_index :: accelerator.num_processes]
+    failed: list[str] = []
+    for done, (entry, views) in enumerate(_decoded(share, cache, workers), start=1):
+        if isinstance(views, str):
+            failed.append(views)
+        else:
+            cache.write(entry, extract(views) | {"frames": views})
+        if on_progress and accelerator.is_main_process:
+            on_progress(done, len(share))
+    accelerator.wait_for_everyone()
+    if failed:
+        shown = "; ".join(failed[:_NAMED_AT_MOST])
+        others = f"; and {len(failed) - _NAMED_AT_MOST} others" if len(failed) > _NAMED_AT_MOST else ""
+        raise TrainingError(f"take these out of the data, the features of all others are made: {shown}{others}")
+
+
+class _Views(Dataset[Tensor | str]):
+    """The views of each entry, uint8 [2N, 3, S, S], or why there are none."""
+
+    def __init__(self, entries: Sequence[CropOfVideo], frames: int, size: int) -> None:
+        self._entries, self._frames, self._size = entries, frames, size
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        entry = self._entries[index]
+        try:
+            sampled = sample_frames(entry.path, self._frames)
+        except VideoDecodeError as error:
+            return str(error)
+        return torch.from_numpy(cut_views(sampled.frames, self._size, entry.crop)[0])
+
+
+def _decoded(
+    entries: Sequence[CropOfVideo], cache: FeatureCache, workers: int
+) -> Iterator[tuple[CropOfVideo, Tensor | str]]:
+    views = _Views(entries, cache.config.frames, cache.config.view_size)
+    yield from zip(entries, read_ahead(views, range(len(entries)), workers), strict=True)

@@ -207,6 +207,13 @@ def test_folders_without_media_are_one_sentence(data, tmp_path, capsys):
     assert "no videos or images; expected .mp4" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_extracted(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert train(data, tmp_path / "file" / "run", cache=tmp_path / "cache") == 1
+    assert f"the folder {tmp_path / 'file' / 'run'} cannot be made" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_run_in_a_folder_of_another_run_is_refused(data, tmp_path, capsys):
     assert train(data, tmp_path / "run") == 0
     capsys.readouterr()

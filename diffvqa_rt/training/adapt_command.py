@@ -45,7 +45,7 @@ def run_adapt(arguments: argparse.Namespace) -> int:
     require_packages()
     from diffvqa_rt.models.checkpoints import save_weights, weights_sha256
     from diffvqa_rt.training.denoising import DenoisingObjective
-    from diffvqa_rt.training.files import write_whole
+    from diffvqa_rt.training.files import make_folder, write_whole
     from diffvqa_rt.training.loop import fit
     from diffvqa_rt.training.pictures import PictureBatches, find_media, media_digest
     from diffvqa_rt.training.start import network_to_start_from
@@ -57,6 +57,7 @@ def run_adapt(arguments: argparse.Namespace) -> int:
         print(f"diffvqa: {error}", file=sys.stderr)
         return 2
     files = find_media(arguments.media)
+    make_folder(arguments.out)
     accelerator = open_accelerator(arguments)
     batches = PictureBatches(
         files,

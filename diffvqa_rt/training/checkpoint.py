@@ -62,6 +62,7 @@ class Checkpoint:
         try:
             with safe_open(self._path, framework="pt") as file:
                 metadata = file.metadata() or {}
+                # An open file is no mapping, and cannot be iterated itself.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             kept, _ = json.loads(metadata["description"]), int(metadata["step"])
         except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -116,6 +116,7 @@ def read_live_vqc(folder: Path, table: MosTableBuilder) -> None:
     path = find_file(folder, ["data.mat"])
     try:
         contents = scipy.io.loadmat(path, variable_names=["video_list", "mos"], squeeze_me=True)
+    # What SciPy was seen to raise of damaged, truncated and HDF5 files; it documents none.
     except (OSError, ValueError, TypeError, NotImplementedError, KeyError, IndexError) as error:
         raise MosTableError(f"{path} is not a MATLAB file of version 7 or earlier ({error})") from error
     missing = [name for name in ("video_list", "mos") if name not in contents]

@@ -9,6 +9,14 @@ from safetensors import SafetensorError
 from diffvqa_rt.errors import TrainingError
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder where there is none. Raises TrainingError where that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"the folder {path} cannot be made ({error.strerror}); choose another") from error
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` make a file beside its place, and renames it there once it is on the disk.
 

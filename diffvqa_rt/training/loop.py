@@ -289,6 +289,7 @@ def checkpoint_activations(module: nn.Module) -> None:
     """Lets each block inside be run again in the backward pass, in place of keeping what it computed."""
     for block in module.modules():
         if isinstance(block, (ResnetBlock, SpatialTransformer, MambaBlock)):
+            # The instance's own: a module around it would change the names of its weights.
             block.forward = _run_again(block.forward)  # type: ignore[method-assign]
 
 

@@ -121,7 +121,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     from diffvqa_rt.models.checkpoints import save_weights, weights_sha256
     from diffvqa_rt.training.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
     from diffvqa_rt.training.features import CropOfVideo, FeatureCache
-    from diffvqa_rt.training.files import write_whole
+    from diffvqa_rt.training.files import make_folder, write_whole
     from diffvqa_rt.training.head import (
         HeadBatches,
         HeadObjective,
@@ -137,6 +137,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         network = _network(arguments, data.score_range)
     except ValueError as error:
         return _misuse(error)
+    make_folder(arguments.out)
     accelerator = open_accelerator(arguments)
     extract: Extractor
     if arguments.engines is None:

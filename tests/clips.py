@@ -11,6 +11,7 @@ from av.container import OutputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+from PIL import Image
 
 # What an encoder needs to be quick and silent.
 _ENCODER_OPTIONS = {
@@ -25,6 +26,19 @@ def moving_picture(index: int, width: int, height: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[:height, :width]
     red, green = (2 * x + 5 * index) % 256, (3 * y + 9 * index) % 256
     return np.stack([red, green, np.full_like(x, (40 + 23 * index) % 256)], axis=-1).astype(np.uint8)
+
+
+def painting(seed: int, width: int, height: int) -> Image.Image:
+    """Noise at every scale, as pictures have, and a few hard edges."""
+    generator = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for side in (4, 12, 40, 120, 400):
+        noise = Image.fromarray(generator.integers(0, 255, (side * height // width + 2, side, 3), np.uint8))
+        total += (np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)) - 128.0) * (4 / side) ** 0.4
+    for _ in range(12):
+        x, y = generator.integers(0, width - 50), generator.integers(0, height - 50)
+        total[y : y + 50, x : x + 50] += generator.integers(-90, 90)
+    return Image.fromarray(np.clip(128 + total * 0.7, 0, 255).astype(np.uint8))
 
 
 def make_clip(

@@ -29,3 +29,15 @@ def built_engines(tmp_path_factory) -> Path:
 def engines_copy(built_engines, tmp_path) -> Path:
     """An engine folder that a test may damage."""
     return Path(shutil.copytree(built_engines, tmp_path / "engines"))
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """What measures VMAF; without it, only what needs no label is tested."""
+    from diffvqa_rt.errors import SyntheticSetError
+    from diffvqa_rt.training.vmaf import ffmpeg_version
+
+    try:
+        return ffmpeg_version()
+    except SyntheticSetError as error:
+        pytest.skip(str(error))

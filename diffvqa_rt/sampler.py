@@ -58,6 +58,19 @@ def coefficient_table(config: SamplerConfig) -> NDArray[np.float32]:
     return table.astype(np.float32)
 
 
+def noise_strengths(config: SamplerConfig) -> NDArray[np.float64]:
+    """By how much the noise in each step's z_t is stronger than √(1−ᾱ_t), [steps], while every ẑ0 is exact.
+
+    Eq. (2) adds √β_t n where the posterior's deviation is √(β_t (1−ᾱ_{t−1})/(1−ᾱ_t)): with few steps that is much more.
+    """
+    kept = alphas_cumprod(config)[timesteps(config)]
+    table = coefficient_table(config).astype(np.float64)
+    variances = [1 - kept[0]]
+    for _, _, _, z_to_next, noise_to_next in table[:-1]:
+        variances.append(z_to_next**2 * variances[-1] + noise_to_next**2)
+    return np.sqrt(variances / (1 - kept))
+
+
 def initial_coefficients(config: SamplerConfig) -> tuple[float, float]:
     """(√ᾱ_T, √(1−ᾱ_T)) of eq. (1): the sampler starts from z_T = √ᾱ_T z0 + √(1−ᾱ_T) ε."""
     last = float(alphas_cumprod(config)[timesteps(config)[0]])

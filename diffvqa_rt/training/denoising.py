@@ -7,37 +7,66 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffvqa_rt.models.diffusion import DiffusionFeatureExtractor
-from diffvqa_rt.sampler import alphas_cumprod
+from diffvqa_rt.sampler import alphas_cumprod, noise_strengths, timesteps
 from diffvqa_rt.training.loop import Objective
+
+
+Trained = Literal["controller", "unet"]
+Visited = Literal["schedule", "sampler"]
+
+# What the sampler's noise exceeds the schedule's by is drawn up to this many times: estimates of z0 that are off add to it.
+_REACH = 2.0
 
 
 class DenoisingObjective(Objective):
     """‖ε_θ(z_t, t, z0) − ε‖², mean over the elements, for t drawn evenly from the whole schedule.
+
+    With `visits="sampler"` t is one of the sampler's K timesteps and ε as strong as eq. (2) leaves it there
+    (`noise_strengths`), to which the error is relative: trained on the schedule's noise alone, a small network removes
+    no more than that, and what is left stays in ẑ0.
 
     Args of `forward`: pictures [B, 3, S, S] in [−1, 1].
 
     Args:
         trains: `controller` (adaptation, all else frozen) or `unet` (before there is one: ε_θ(z_t, t), no Controller).
         draws: noises and timesteps for each picture; more save the VAE's time where that is what a step takes.
+        visits: which noise, as above; `schedule` is eq. (10).
     """
 
     alphas: Tensor
+    visited: Tensor
+    strengths: Tensor
 
     def __init__(
-        self, extractor: DiffusionFeatureExtractor, *, trains: Literal["controller", "unet"], draws: int = 1
+        self,
+        extractor: DiffusionFeatureExtractor,
+        *,
+        trains: Trained,
+        draws: int = 1,
+        visits: Visited = "schedule",
     ) -> None:
         super().__init__()
         self._is_controlled = trains == "controller"
         self._draws = draws
         self.extractor = extractor.requires_grad_(False)
         self.trained = (extractor.controller if self._is_controlled else extractor.unet).requires_grad_(True)
-        self.register_buffer("alphas", torch.from_numpy(alphas_cumprod(extractor.config.sampler)).float())
+        sampler = extractor.config.sampler
+        train_steps = torch.arange(sampler.train_steps)
+        is_sampler = visits == "sampler"
+        strengths = torch.from_numpy(noise_strengths(sampler)).float()
+        self.register_buffer("alphas", torch.from_numpy(alphas_cumprod(sampler)).float())
+        self.register_buffer("visited", torch.from_numpy(timesteps(sampler)) if is_sampler else train_steps)
+        self.register_buffer("strengths", strengths if is_sampler else torch.ones(sampler.train_steps))
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             z0 = self.extractor.vae(pictures).float().repeat_interleave(self._draws, dim=0)
-        timestep = torch.randint(len(self.alphas), (len(z0),), device=z0.device)
-        noise = torch.randn_like(z0)
+        visit = torch.randint(len(self.visited), (len(z0),), device=z0.device)
+        timestep = self.visited[visit]
+        unit_noise = torch.randn_like(z0)
+        excess = _REACH * (self.strengths[visit] - 1) * torch.rand(len(z0), device=z0.device)
+        strength = (1 + excess)[:, None, None, None]
+        noise = strength * unit_noise
         alpha = self.alphas[timestep][:, None, None, None]
         z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise
         if self._is_controlled:
@@ -45,4 +74,4 @@ class DenoisingObjective(Objective):
         else:
             unet = self.extractor.unet
             predicted = unet(z, unet.conditioning(timestep, self.extractor.null_prompt))[0]
-        return {"loss": F.mse_loss(predicted.float(), noise)}
+        return {"loss": F.mse_loss(predicted.float() / strength, unit_noise)}

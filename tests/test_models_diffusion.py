@@ -13,7 +13,7 @@ from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.models.unet import Controller, UNet
 from diffvqa_rt.models.vae import VaeEncoder
 from diffvqa_rt.presets import SD21, TINY
-from diffvqa_rt.sampler import alphas_cumprod, coefficient_table, noise_table, timesteps
+from diffvqa_rt.sampler import alphas_cumprod, coefficient_table, noise_strengths, noise_table, timesteps
 
 # float32 networks of the same weights, summed in another order.
 RELATIVE = 2e-5
@@ -153,6 +153,21 @@ def test_sampler_follows_equation_2_where_the_clamp_is_inactive():
     np.testing.assert_allclose(ours[0], paper[0], rtol=1e-3)  # 1/√ᾱ_999 = 20,412: float32 constants lose digits here
     np.testing.assert_allclose(noise[:-1], np.sqrt(1 - alpha[:-1]), rtol=1e-6)
     assert noise[-1] == 0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "scaled_linear"])
+def test_the_noise_that_equation_2_leaves_is_as_strong_as_said(schedule):
+    config = dataclasses.replace(TINY, sampler=SamplerConfig(schedule=schedule, latent_clamp=1e6))
+    step = DenoisingStep(DiffusionFeatureExtractor(config)).double()
+    kept = torch.from_numpy(alphas_cumprod(config.sampler)[timesteps(config.sampler)])
+    z0 = torch.zeros(4, *config.latent_shape, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    z = (1 - kept[0]).sqrt() * torch.randn(z0.shape, generator=generator, dtype=torch.float64)
+    for index, strength in enumerate(noise_strengths(config.sampler)):
+        step.step_noise[index] = torch.randn(config.latent_shape, generator=generator, dtype=torch.float64)
+        noise = (z - kept[index].sqrt() * z0) / (1 - kept[index]).sqrt()
+        assert noise.std().item() == pytest.approx(strength, rel=0.05)
+        z = step.advance(z, noise, torch.tensor([index]))
 
 
 GOLDEN_NOISE = [-2.6732564, 0.66713315, -0.6075486]

@@ -14,7 +14,7 @@ from training_network import SMALLEST
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa import random_network
 from diffvqa_rt.presets import TINY
-from diffvqa_rt.sampler import alphas_cumprod
+from diffvqa_rt.sampler import alphas_cumprod, noise_strengths, timesteps
 from diffvqa_rt.training.autoencoder import (
     AutoencoderObjective,
     normalize_latents,
@@ -112,6 +112,31 @@ def test_the_loss_is_equation_10_and_moves_the_controller_alone():
     torch.testing.assert_close(loss, F.mse_loss(predicted, noise))
     loss.backward()
     assert {name.split(".")[0] for name, p in extractor.named_parameters() if p.grad is not None} == {"controller"}
+
+
+def test_the_noise_of_the_sampler_is_as_strong_as_it_leaves_it():
+    objective = DenoisingObjective(random_network(SMALLEST).extractor, trains="controller", visits="sampler")
+    asked = []
+
+    def name_no_noise(z, z0, timestep):
+        asked.append((z, z0, timestep))
+        return torch.zeros_like(z)
+
+    objective.extractor.predict_noise = name_no_noise
+    torch.manual_seed(1)
+    loss = objective(torch.rand(600, 3, 64, 64) * 2 - 1)["loss"]
+    # Relative to the noise's strength, however strong it is.
+    assert loss.item() == pytest.approx(1, abs=0.01)
+    [(z, z0, timestep)] = asked
+    strengths = dict(zip(timesteps(SMALLEST.sampler).tolist(), noise_strengths(SMALLEST.sampler), strict=True))
+    assert set(timestep.tolist()) == set(strengths)
+    alphas = torch.from_numpy(alphas_cumprod(SMALLEST.sampler)).float()
+    for t, expected in strengths.items():
+        alpha = alphas[t]
+        drawn = ((z - alpha.sqrt() * z0) / (1 - alpha).sqrt())[timestep == t].std(dim=(1, 2, 3))
+        # Evenly between the schedule's and twice the sampler's excess.
+        assert drawn.mean() == pytest.approx(expected, rel=0.2)
+        assert drawn.max() < 1.1 * (2 * expected - 1) + 0.1
 
 
 def test_the_unet_is_trained_without_a_controller():

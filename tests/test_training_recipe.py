@@ -18,8 +18,9 @@ from diffvqa_rt.training.recipe import Kitchen, Recipe
 
 FEW = FitConfig(steps=2, learning_rate=1e-3, weight_decay=0.0)
 SMALL = Recipe(
-    network=SMALLEST, vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, extractor=FEW, denoising_batch=2, draws=2,
-    head=FEW, head_epochs=1, head_batch=2, train_ladders_per_scene=1, held_out_ladders_per_scene=1, cache_bytes=10**9,
+    network=SMALLEST, vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, extractor=FEW,
+    denoising_batch=2, draws=2, head=FEW, head_epochs=1, head_batch=2, train_ladders_per_scene=1,
+    held_out_ladders_per_scene=1, cache_bytes=10**9,
 )  # fmt: skip
 
 

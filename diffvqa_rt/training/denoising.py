@@ -10,11 +10,10 @@ from diffvqa_rt.models.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.sampler import alphas_cumprod, noise_strengths, timesteps
 from diffvqa_rt.training.loop import Objective
 
-
 Trained = Literal["controller", "unet"]
 Visited = Literal["schedule", "sampler"]
 
-# What the sampler's noise exceeds the schedule's by is drawn up to this many times: estimates of z0 that are off add to it.
+# Up to this many times what the sampler's noise has over the schedule's: estimates of z0 that are off add to it.
 _REACH = 2.0
 
 

@@ -2,9 +2,10 @@
 
     python -m diffvqa_rt.training.recipe --work build/weights --out diffvqa_rt/weights
 
-The pool and the synthetic set, then the VAE, the UNet, the Controller (twice) and the head in turn, each on the training
-contents alone and frozen once it is trained. What a stage leaves is rounded to float16, which the next one starts from:
-nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
+The pool and the synthetic set, then the VAE, the UNet, the Controller (by eq. (10), then on the noise that the sampler
+leaves) and the head in turn, each on the training contents alone and frozen once it is trained. What a stage leaves is
+rounded to float16, which the next one starts from: nothing was trained on weights that are not the bundled ones. A run
+that was stopped goes on.
 """
 
 import argparse

@@ -131,6 +131,7 @@ def test_the_noise_of_the_sampler_is_as_strong_as_it_leaves_it():
     strengths = dict(zip(timesteps(SMALLEST.sampler).tolist(), noise_strengths(SMALLEST.sampler), strict=True))
     assert set(timestep.tolist()) == set(strengths)
     alphas = torch.from_numpy(alphas_cumprod(SMALLEST.sampler)).float()
+    strengths[0] = 1.0  # as eq. (10) has it
     for t, expected in strengths.items():
         alpha = alphas[t]
         drawn = ((z - alpha.sqrt() * z0) / (1 - alpha).sqrt())[timestep == t].std(dim=(1, 2, 3))

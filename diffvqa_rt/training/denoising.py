@@ -22,7 +22,8 @@ class DenoisingObjective(Objective):
 
     With `visits="sampler"` t is one of the sampler's K timesteps and ε as strong as eq. (2) leaves it there
     (`noise_strengths`), to which the error is relative: trained on the schedule's noise alone, a small network removes
-    no more than that, and what is left stays in ẑ0.
+    no more than that, and what is left stays in ẑ0. The last timestep keeps the schedule's noise: ẑ0 hardly depends on
+    its ε, and a network that is asked for twelve times the noise of all others ends up saturated.
 
     Args of `forward`: pictures [B, 3, S, S] in [−1, 1].
 
@@ -53,6 +54,7 @@ class DenoisingObjective(Objective):
         train_steps = torch.arange(sampler.train_steps)
         is_sampler = visits == "sampler"
         strengths = torch.from_numpy(noise_strengths(sampler)).float()
+        strengths[-1] = 1.0
         self.register_buffer("alphas", torch.from_numpy(alphas_cumprod(sampler)).float())
         self.register_buffer("visited", torch.from_numpy(timesteps(sampler)) if is_sampler else train_steps)
         self.register_buffer("strengths", strengths if is_sampler else torch.ones(sampler.train_steps))

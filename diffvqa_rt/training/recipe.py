@@ -61,7 +61,7 @@ _PICTURES_SEED = 5
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
 _UNET = FitConfig(steps=1500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=1500, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
-_EXTRACTOR = FitConfig(steps=1000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=6)
+_EXTRACTOR = FitConfig(steps=700, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=6)
 _HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
@@ -82,9 +82,9 @@ class Recipe:
     denoising_batch: int = 8
     draws: int = 4
     head: FitConfig = _HEAD
-    head_epochs: int = 4
-    train_ladders_per_scene: int = 3
-    held_out_ladders_per_scene: int = 4
+    head_epochs: int = 5
+    train_ladders_per_scene: int = 2
+    held_out_ladders_per_scene: int = 3
     head_batch: int = 12
     cache_bytes: int = 40 * 10**9
 

@@ -30,8 +30,8 @@ soak: $(ENGINES)
 # The bundled weights, from nothing: hours on a processor, and 35 GB. CLIPS is the folder of the clips that are in no package.
 weights: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
-	$(BIN)/python -m diffvqa_rt.training.recipe $(RECIPE) --until extractor
-	$(BIN)/python export/build_engines.py --weights build/weights/extractor.safetensors --out build/weights/engines
+	$(BIN)/python -m diffvqa_rt.training.recipe $(RECIPE) --until controller
+	$(BIN)/python export/build_engines.py --weights build/weights/controller.safetensors --out build/weights/engines
 	$(BIN)/python -m diffvqa_rt.training.recipe $(RECIPE) --engines build/weights/engines
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the

@@ -68,7 +68,7 @@ LINES: dict[str, Line] = {
 def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) -> list[LadderAgreement]:
     """How one line's scores follow the held-out labels and ladders."""
     change, describe = LINES[name]
-    network = change(load_weights(kitchen.extractor())[0])
+    network = change(load_weights(kitchen.controller())[0])
     train, held_out = (kitchen.videos(split, ladders_per_scene) for split in ("train", "validation"))
     cache = kitchen.features(network, TorchExtractor(network, Accelerator()), [*train, *held_out])
     run = f"ablation/{name.replace(' ', '-')}"

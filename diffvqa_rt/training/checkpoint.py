@@ -24,7 +24,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path, trained: nn.Module, optimizer: torch.optim.Adam, description: dict[str, Any]
+        self, path: Path, trained: nn.Module, optimizer: torch.optim.AdamW, description: dict[str, Any]
     ) -> None:
         self._path = path
         self._trained = trained

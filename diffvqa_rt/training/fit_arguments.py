@@ -35,10 +35,10 @@ def add_fit_arguments(
         "--batch", type=whole_number(1), default=batch, metavar="N", help="on each process (default: %(default)s)"
     )
     command.add_argument(
-        "--learning-rate", type=_number, default=learning_rate, metavar="X", help="of Adam (default: %(default)s)"
+        "--learning-rate", type=_number, default=learning_rate, metavar="X", help="of AdamW (default: %(default)s)"
     )
     command.add_argument(
-        "--weight-decay", type=_number, default=weight_decay, metavar="X", help="of Adam (default: %(default)s)"
+        "--weight-decay", type=_number, default=weight_decay, metavar="X", help="of AdamW (default: %(default)s)"
     )
     command.add_argument(
         "--schedule",

@@ -2,10 +2,9 @@
 
     python -m diffvqa_rt.training.recipe --work build/weights --out diffvqa_rt/weights
 
-The pool and the synthetic set, then the VAE, the UNet, the Controller (by eq. (10), then on the noise that the sampler
-leaves) and the head in turn, each on the training contents alone and frozen once it is trained. What a stage leaves is
-rounded to float16, which the next one starts from: nothing was trained on weights that are not the bundled ones. A run
-that was stopped goes on.
+The pool and the synthetic set, then the VAE, the UNet, the Controller and the head in turn, each on the training
+contents alone and frozen once it is trained. What a stage leaves is rounded to float16, which the next one starts from:
+nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
 """
 
 import argparse
@@ -60,8 +59,7 @@ _PICTURES = 12_000
 _PICTURES_SEED = 5
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
 _UNET = FitConfig(steps=1500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
-_CONTROLLER = FitConfig(steps=1500, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=3)
-_EXTRACTOR = FitConfig(steps=700, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=6)
+_CONTROLLER = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
 _HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
@@ -78,7 +76,6 @@ class Recipe:
     vae_patch: int = 128
     unet: FitConfig = _UNET
     controller: FitConfig = _CONTROLLER
-    extractor: FitConfig = _EXTRACTOR
     denoising_batch: int = 8
     draws: int = 4
     head: FitConfig = _HEAD
@@ -135,38 +132,30 @@ class Kitchen:
 
     def unet(self) -> Path:
         """A network whose VAE and UNet are trained."""
-        path, config = self.work / "unet.safetensors", self.recipe.unet
-        if not path.exists():
-            network, weights = random_network(self.recipe.network, config.seed), load_file(self.vae())
-            network.extractor.null_prompt.copy_(network.extractor.null_prompt.half())
-            network.extractor.vae.load_state_dict({name: weights[name] for name in network.extractor.vae.state_dict()})
-            self._denoising(path, network, config, "unet", "schedule")
-        return path
+        return self._denoising("unet", self.vae(), self.recipe.unet)
 
     def controller(self) -> Path:
-        """A network whose Controller is trained by eq. (10), from the UNet."""
-        path = self.work / "controller.safetensors"
-        if not path.exists():
-            network, _ = load_weights(self.unet())
+        """A network whose extractor is trained: the Controller on the noise that the sampler leaves."""
+        return self._denoising("controller", self.unet(), self.recipe.controller)
+
+    def _denoising(self, trains: Trained, before: Path, config: FitConfig) -> Path:
+        path, recipe = self.work / f"{trains}.safetensors", self.recipe
+        if path.exists():
+            return path
+        if trains == "unet":
+            network, weights = random_network(recipe.network, config.seed), load_file(before)
+            network.extractor.null_prompt.copy_(network.extractor.null_prompt.half())
+            network.extractor.vae.load_state_dict({name: weights[name] for name in network.extractor.vae.state_dict()})
+        else:
+            network, _ = load_weights(before)
             network.extractor.controller.copy_from_unet(network.extractor.unet)
-            self._denoising(path, network, self.recipe.controller, "controller", "schedule")
-        return path
-
-    def extractor(self) -> Path:
-        """A network whose extractor is trained: the Controller once more, on the noise that the sampler leaves."""
-        path = self.work / "extractor.safetensors"
-        if not path.exists():
-            network, _ = load_weights(self.controller())
-            self._denoising(path, network, self.recipe.extractor, "controller", "sampler")
-        return path
-
-    def _denoising(self, path: Path, network: DiffVQA, config: FitConfig, trains: Trained, visits: Visited) -> None:
-        recipe = self.recipe
+        visits: Visited = "sampler" if trains == "controller" else "schedule"
         objective = DenoisingObjective(network.extractor, trains=trains, draws=recipe.draws, visits=visits)
         batches = self._pictures(recipe.denoising_batch, config.seed)
         describes = {"start": weights_sha256(network), "batch": recipe.denoising_batch, "draws": recipe.draws}
-        self._fit(path.stem, objective, batches, config, describes | {"pictures": self._pictures_digest()})
+        self._fit(trains, objective, batches, config, describes | {"pictures": self._pictures_digest()})
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
+        return path
 
     def head(self) -> Path:
         """The whole network, trained."""
@@ -191,7 +180,7 @@ class Kitchen:
 
     def adapted(self, videos: Sequence[LabelledVideo]) -> tuple[DiffVQA, FeatureCache]:
         """The network whose extractor is trained, and its features of the videos; by the engines where given."""
-        network, _ = load_weights(self.extractor())
+        network, _ = load_weights(self.controller())
         extract: Extractor
         if self._engines is None:
             extract = TorchExtractor(network, Accelerator())
@@ -284,13 +273,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--clips", type=Path, metavar="DIR", help="folder of the pool's clips that are in no package")
     parser.add_argument(
-        "--until", choices=("extractor", "head"), default="head", help="the last stage (default: %(default)s)"
+        "--until", choices=("controller", "head"), default="head", help="the last stage (default: %(default)s)"
     )
     parser.add_argument(
         "--engines",
         type=Path,
         metavar="DIR",
-        help="an engine folder of WORK/extractor.safetensors that extracts features, faster than torch",
+        help="an engine folder of WORK/controller.safetensors that extracts features, faster than torch",
     )
     parser.add_argument(
         "--workers", type=whole_number(0), default=1, metavar="N", help="that decode ahead (default: %(default)s)"
@@ -300,8 +289,8 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         kitchen.synthetic_set(arguments.pool, arguments.clips)
-        if arguments.until == "extractor":
-            print(kitchen.extractor())
+        if arguments.until == "controller":
+            print(kitchen.controller())
             return 0
         for made, name in [(kitchen.head(), "tiny.safetensors"), (kitchen.decoder(), "tiny-decoder.safetensors")]:
             write_whole(arguments.out / name, partial(shutil.copyfile, made))

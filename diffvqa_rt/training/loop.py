@@ -41,7 +41,7 @@ class FitConfig:
     """How to train, whatever is trained: Adam, with decoupled weight decay (Loshchilov & Hutter 2019, AdamW).
 
     The paper says Adam and a decay of 1e-2. Added to gradients that are smaller than that, as `torch.optim.Adam` does,
-    it takes the Controller apart: after 700 steps of `tiny` weights fell to subnormal numbers, and the loss rose.
+    it takes the Controller apart: after 1,500 steps of `tiny` nine in ten of its weights were below 1e-6.
 
     `steps` counts updates of the weights. `cosine` falls to zero at the last, after a short warm-up. Not all of it
     decides the result: `checkpoint_steps` and `workers` may change when a run goes on.

@@ -1,6 +1,7 @@
 """What several subcommands of `diffvqa` ask for in the same words."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,14 @@ def whole_number(least: int, most: int = 2**31) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def number(text: str) -> float:
+    """What turns an argument's text into a finite number, or refuses it in a sentence."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value

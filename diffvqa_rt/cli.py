@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from diffvqa_rt import __version__
 from diffvqa_rt.arguments import add_engine_arguments, whole_number
+from diffvqa_rt.capacity.plan_command import add_plan_command, run_plan
 from diffvqa_rt.engines import Manifest
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE, describe
 from diffvqa_rt.errors import DiffVQAError
@@ -72,6 +73,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     _add_serve_command(commands)
     _add_client_command(commands)
+    add_plan_command(commands)
     add_adapt_command(commands)
     add_train_command(commands)
     add_evaluate_command(commands)
@@ -340,6 +342,7 @@ COMMANDS = {
     "client": _client,
     "serve": _serve,
     "info": _info,
+    "plan": run_plan,
     "adapt": run_adapt,
     "train": run_train,
     "evaluate": run_evaluate,

@@ -51,3 +51,7 @@ class SyntheticSetError(DiffVQAError):
 
 class TrainingError(DiffVQAError):
     """A training run cannot start, go on, or make use of its data."""
+
+
+class CapacityError(DiffVQAError):
+    """No fleet can be planned: measurements are missing or malformed, or no number of devices meets the target."""

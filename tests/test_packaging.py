@@ -30,9 +30,11 @@ def test_the_wheel_ships_our_three_packages_alone(tmp_path):
     top_level = {name.split("/")[0] for name in names}
     packages = {name for name in top_level if not name.endswith((".dist-info", ".data"))}
     assert packages == {"diffvqa_rt", "diffvqa_kernels", "diffvqa_export"}
-    served = {Path(name).relative_to(*Path(name).parts[:1]) for name in names if ".data/" in name}
+    shipped = {Path(name).relative_to(*Path(name).parts[:1]) for name in names if ".data/" in name}
     models = {path.relative_to(ROOT) for path in (ROOT / "triton_repo").rglob("*") if path.suffix in (".py", ".pbtxt")}
-    assert served == {Path("data/share/diffvqa_rt", path) for path in models} and len(served) > 10
+    measured = {Path("measured", path.name) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    assert shipped == {Path("data/share/diffvqa_rt", path) for path in models | measured}
+    assert len(models) > 10 and len(measured) > 1
     assert "diffvqa_rt/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -126,6 +126,7 @@ def pytest_benchmark_group_stats(config, benchmarks):
     config.stash[GROUPS] = list(by_group.items())
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     groups = config.stash.get(GROUPS, [])
     if not groups:
@@ -134,5 +135,6 @@ def pytest_terminal_summary(terminalreporter, config):
     for line in table(groups):
         terminalreporter.write_line(line)
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line("")
     for reason, count in reasons.items():
-        terminalreporter.write_line(f"not measured: {count} rows. {reason}")
+        terminalreporter.write_line(f"not measured: {count} rows, {reason.removeprefix('Skipped: ')}")

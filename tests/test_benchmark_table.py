@@ -94,7 +94,14 @@ def test_an_axis_has_its_exponent():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(1.094, "1.09 s"), (123.4, "123 s"), (0.9996, "1.00 s"), (0.9994, "999 ms"), (0.0128, "12.8 ms"), (3.86e-6, "3.86 µs")],
+    [
+        (1.094, "1.09 s"),
+        (123.4, "123 s"),
+        (0.9996, "1.00 s"),
+        (0.9994, "999 ms"),
+        (0.0128, "12.8 ms"),
+        (3.86e-6, "3.86 µs"),
+    ],
 )
 def test_times_are_readable(seconds, text):
     assert readable(seconds) == text

@@ -1,153 +1,175 @@
 """The report's pictures, as SVG: speed-ups, the roofline, and times against sizes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from ceilings import COPY, PRODUCT
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from measured import Row, groups
+from measured import Group
+from ratios import Row, label_of, provider_of, speedups_of
 from scaling import fitted_exponent
 
 from diffvqa_rt.training.figures import COLORS, new_figure
 
-_BAR_INCHES = 0.24
 _WIDTH_INCHES = 9.0
+_BAR_INCHES = 0.24
 _INK = "#333333"
 _PANELS_ABREAST = 3
+_SMALL = 8
 
 
 def save_svg(figure: Figure, path: Path) -> None:
     """Writes the same bytes for the same figure, with text as text."""
-    # Without a fixed salt every run names its clip paths anew.
+    # Without a salt of its own every run names its clip paths anew.
     with mpl.rc_context({"svg.hashsalt": "diffvqa", "svg.fonttype": "none"}):
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def speedup_chart(rows: Sequence[Row]) -> Figure | None:
-    """One bar for each row that was timed in turns with a baseline, on a logarithmic axis; None if there are none."""
-    bars = [(row, name, ratio) for row in rows if not row.is_baseline for name, ratio in row.speedups.items()]
+def speedup_chart(groups: Sequence[Group]) -> Figure | None:
+    """A bar for each row that took turns with a baseline, on a logarithmic axis; None if none did."""
+    bars = {group.name: [(row, *over) for row in group.rows for over in speedups_of(row).items()] for group in groups}
+    bars = {name: in_group for name, in_group in bars.items() if in_group and not name.startswith("roofline")}
     if not bars:
         return None
-    by_group = groups([row for row, _, _ in bars])
-    lines = sum(len(in_group) + 1.6 for in_group in by_group.values())
+    lines = sum(len(in_group) + 1.6 for in_group in bars.values())
     figure = new_figure(_WIDTH_INCHES, lines * _BAR_INCHES + 0.7)
     axes = figure.add_subplot()
-    y, ticks = 0.0, []
-    for group in by_group:
-        axes.text(0.0, y, group, transform=axes.get_yaxis_transform(), weight="bold", color=_INK, fontsize=8, va="center")
-        y += 1
-        for row, baseline, ratio in bars:
-            if row.group != group:
-                continue
-            axes.barh(y, ratio - 1, left=1, height=0.75, color=COLORS[0] if ratio >= 1 else COLORS[5])
-            axes.annotate(
-                f"{ratio:.2f}×", (ratio, y), xytext=(4 if ratio >= 1 else -4, 0), textcoords="offset points",
-                ha="left" if ratio >= 1 else "right", va="center", fontsize=8, color=_INK,
-            )  # fmt: skip
-            ticks.append((y, f"{row.provider} over {baseline}"))
+    y, ticks = 0.0, {}
+    for name, in_group in bars.items():
+        axes.text(
+            0, y, name, transform=axes.get_yaxis_transform(), weight="bold", color=_INK, fontsize=_SMALL, va="center"
+        )
+        for row, baseline, ratio in in_group:
             y += 1
-        y += 0.6
+            is_faster = ratio >= 1
+            axes.barh(y, ratio - 1, left=1, height=0.75, color=COLORS[0] if is_faster else COLORS[5])
+            _annotate(
+                axes, f"{ratio:.3g}×", (ratio, y), (4 if is_faster else -4, 0), ha="left" if is_faster else "right"
+            )
+            ticks[y] = f"{label_of(row)} over {baseline}"
+        y += 1.6
     axes.set_xscale("log")
-    ratios = [ratio for _, _, ratio in bars]
+    ratios = [ratio for in_group in bars.values() for _, _, ratio in in_group]
     axes.set_xlim(min(0.5, min(ratios) / 1.6), max(2.0, max(ratios) * 1.6))
-    axes.set_ylim(y - 0.4, -0.8)
-    axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks], fontsize=8)
-    axes.axvline(1, color=_INK, linewidth=0.8)
-    axes.set_xlabel("times as fast as the baseline, timed in turns with it (logarithmic)", fontsize=8)
-    _plain_numbers(axes.xaxis)
+    axes.set_ylim(y - 0.6, -0.8)
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=_SMALL)
     axes.tick_params(axis="y", length=0)
+    axes.axvline(1, color=_INK, linewidth=0.8)
+    axes.set_xlabel("times as fast as the baseline, in turns with it", fontsize=_SMALL)
+    _plain_numbers(axes, "x")
     _strip(axes)
     return figure
 
 
-def roofline_chart(rows: Sequence[Row]) -> Figure | None:
-    """Every stage by its arithmetic intensity, below what a matrix product and a copy reach on the machine."""
-    stages = [row for row in rows if "share_of_matrix_product" in row.more and not row.is_baseline]
-    peaks = [row.more["flops_per_second"] for row in rows if row.is_baseline and row.more.get("flops")]
-    copies = [row.more["bytes_per_second"] for row in rows if row.is_baseline and not row.more.get("flops")]
-    if not stages or not peaks or not copies:
+def roofline_chart(groups: Sequence[Group]) -> Figure | None:
+    """Every stage by its arithmetic intensity, below what a matrix product and a copy reach on the same machine."""
+    rooflines = [group for group in groups if group.name.startswith("roofline")]
+    rows = [row for group in rooflines for row in group.rows]
+    ceilings = {name: [row for row in rows if provider_of(row) == name] for name in (PRODUCT, COPY)}
+    if not all(ceilings.values()):
         return None
-    peak, copy = max(peaks), max(copies)
+    peak = float(np.median([row["extra_info"]["flops_per_second"] for row in ceilings[PRODUCT]]))
+    copy = float(np.median([row["extra_info"]["bytes_per_second"] for row in ceilings[COPY]]))
     figure = new_figure(_WIDTH_INCHES, 4.6)
     axes = figure.add_subplot()
-    intensities = [row.more["flops"] / row.more["bytes"] for row in stages]
+    points = [
+        (group.name.partition(": ")[2].partition(" ")[0], row)
+        for group in rooflines
+        for row in group.rows
+        if provider_of(row) not in ceilings
+    ]
+    providers = list(dict.fromkeys(provider_of(row) for _, row in points))
+    intensities = [row["extra_info"]["flops"] / row["extra_info"]["bytes"] for _, row in points]
     reach = np.geomspace(min(*intensities, peak / copy) / 3, max(*intensities, peak / copy) * 3, 200)
     axes.plot(reach, np.minimum(peak, copy * reach), color=_INK, linewidth=1.2)
-    axes.annotate(f"matrix product, {_si(peak)}FLOP/s", (reach[-1], peak), xytext=(0, 4), textcoords="offset points",
-                  ha="right", fontsize=8, color=_INK)  # fmt: skip
-    axes.annotate(f"copy, {_si(copy)}B/s", (reach[0], copy * reach[0]), xytext=(8, -2), textcoords="offset points",
-                  fontsize=8, color=_INK, va="top")  # fmt: skip
-    providers = list(dict.fromkeys(row.provider for row in stages))
-    for row, intensity in zip(stages, intensities, strict=True):
-        color = COLORS[providers.index(row.provider) % len(COLORS)]
-        axes.plot(intensity, row.more["flops_per_second"], "o", color=color)
-        share = row.more["share_of_matrix_product"]
-        axes.annotate(f"{row.more.get('stage', row.provider)}: {share:.0%}", (intensity, row.more["flops_per_second"]),
-                      xytext=(6, -3), textcoords="offset points", fontsize=8, color=color)  # fmt: skip
+    _annotate(axes, f"matrix product: {peak / 1e9:,.0f} GFLOP/s", (reach[-1], peak), (0, 6), ha="right")
+    _annotate(axes, f"copy: {copy / 1e9:,.1f} GB/s", (reach[0], copy * reach[0]), (12, -2))
+    for (stage, row), intensity in zip(points, intensities, strict=True):
+        extra, color = row["extra_info"], COLORS[providers.index(provider_of(row))]
+        place = (intensity, extra["flops_per_second"])
+        axes.plot(*place, "o", color=color)
+        _annotate(axes, f"{stage}, {provider_of(row)}: {extra[f'share_of_{PRODUCT}']:.0%}", place, (7, 0), color=color)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("FLOP for each byte of inputs, weights and outputs", fontsize=8)
-    axes.set_ylabel("FLOP/s", fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.set_xlabel("FLOP for each byte of inputs, weights and outputs", fontsize=_SMALL)
+    axes.set_ylabel("FLOP/s; beside each point its share of the matrix product's", fontsize=_SMALL)
+    axes.tick_params(labelsize=_SMALL)
     _strip(axes)
     return figure
 
 
-def scaling_chart(rows: Sequence[Row]) -> Figure | None:
-    """One panel for each axis that was varied, both axes logarithmic, with the fitted exponent of each provider."""
-    varied = [row for row in rows if "axis" in row.more]
-    by_group = groups(varied)
-    if not by_group:
+def scaling_chart(groups: Sequence[Group]) -> Figure | None:
+    """A panel for each group in which one size was varied, with the fitted exponent of each provider."""
+    varied = [group for group in groups if any("axis" in row["extra_info"] for row in group.rows)]
+    if not varied:
         return None
-    abreast = min(_PANELS_ABREAST, len(by_group))
-    down = -(-len(by_group) // abreast)
-    figure = new_figure(_WIDTH_INCHES, 3.0 * down)
-    for place, (group, in_group) in enumerate(by_group.items(), 1):
+    abreast = min(_PANELS_ABREAST, len(varied))
+    down = -(-len(varied) // abreast)
+    figure = new_figure(_WIDTH_INCHES, 3.2 * down)
+    for place, group in enumerate(varied, 1):
         axes = figure.add_subplot(down, abreast, place)
-        for color, (provider, (values, seconds)) in zip(COLORS, _lines(in_group).items(), strict=False):
-            exponent = fitted_exponent(values, seconds)
-            axes.plot(values, seconds, "o-", color=color, linewidth=1.2, markersize=4,
-                      label=f"{provider}: ∝ {exponent:.2f}")  # fmt: skip
+        for color, (provider, (values, seconds)) in zip(COLORS, _lines(group.rows).items(), strict=False):
+            power = f" ∝ {fitted_exponent(values, seconds):.2f}" if len(values) > 1 else ""
+            axes.plot(values, seconds, "o-", color=color, linewidth=1.2, markersize=4, label=provider + power)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_title(group, fontsize=8)
-        axes.set_xlabel(in_group[0].more["axis"], fontsize=8)
-        axes.set_ylabel("seconds", fontsize=8)
-        axes.set_xticks(sorted({row.more["value"] for row in in_group}))
-        for axis in (axes.xaxis, axes.yaxis):
-            _plain_numbers(axis)
-        axes.tick_params(labelsize=7)
-        axes.legend(fontsize=7, frameon=False, title="power", title_fontsize=7)
+        axes.set_title(group.name.replace(": ", ":\n", 1), fontsize=_SMALL)
+        axes.set_xlabel(
+            next(row["extra_info"]["axis"] for row in group.rows if "axis" in row["extra_info"]), fontsize=_SMALL
+        )
+        axes.set_ylabel("seconds", fontsize=_SMALL)
+        axes.set_xticks(sorted({value for values, _ in _lines(group.rows).values() for value in values}))
+        _plain_numbers(axes, "x", "y")
+        axes.tick_params(labelsize=_SMALL - 1)
+        axes.legend(fontsize=_SMALL - 1, frameon=False)
         _strip(axes)
     return figure
 
 
-def _lines(rows: Sequence[Row]) -> Mapping[str, tuple[list[float], list[float]]]:
-    """Values and seconds by provider, ascending."""
+CHARTS: Mapping[str, Callable[[Sequence[Group]], Figure | None]] = {
+    "speedups": speedup_chart,
+    "roofline": roofline_chart,
+    "scaling": scaling_chart,
+}
+
+
+def _lines(rows: Iterable[Row]) -> dict[str, tuple[list[float], list[float]]]:
+    """Values, ascending, and seconds, by provider."""
     lines: dict[str, tuple[list[float], list[float]]] = {}
-    for row in sorted(rows, key=lambda row: row.more["value"]):
-        values, seconds = lines.setdefault(row.provider, ([], []))
-        values.append(row.more["value"])
-        seconds.append(row.seconds)
+    varied = [row for row in rows if "axis" in row["extra_info"]]
+    for row in sorted(varied, key=lambda row: row["extra_info"]["value"]):
+        values, seconds = lines.setdefault(provider_of(row), ([], []))
+        values.append(row["extra_info"]["value"])
+        seconds.append(row["median"])
     return lines
 
 
-def _plain_numbers(axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+def _annotate(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    points: tuple[float, float],
+    *,
+    ha: str = "left",
+    color: str = _INK,
+) -> None:
+    axes.annotate(
+        text, place, xytext=points, textcoords="offset points", ha=ha, va="center", fontsize=_SMALL, color=color
+    )
 
 
-def _strip(axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _plain_numbers(axes: Axes, *names: str) -> None:
+    for name in names:
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _strip(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="major", linewidth=0.4, color="#dddddd")
     axes.set_axisbelow(True)
-
-
-def _si(number: float) -> str:
-    for factor, prefix in [(1e12, "T"), (1e9, "G"), (1e6, "M")]:
-        if number >= factor:
-            return f"{number / factor:.3g} {prefix}"
-    return f"{number:.3g} "

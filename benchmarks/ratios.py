@@ -28,7 +28,7 @@ def exponents(rows: Sequence[Row]) -> list[str]:
     by_series: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if "axis" in row["extra_info"]:
-            by_series.setdefault((_provider(row), row["extra_info"]["axis"]), []).append(row)
+            by_series.setdefault((provider_of(row), row["extra_info"]["axis"]), []).append(row)
     lines = []
     for (provider, axis), series in by_series.items():
         values = [row["extra_info"]["value"] for row in series]
@@ -45,32 +45,40 @@ def readable(seconds: float) -> str:
 
 
 def _rows(rows: Sequence[Row]) -> list[tuple[str, float, str]]:
-    return [(_label(row), row["median"], _ratios(row, rows)) for row in rows]
+    return [(label_of(row), row["median"], ratios_of(row, rows)) for row in rows]
 
 
 def _absent_baselines(rows: Sequence[Row]) -> list[tuple[str, float, str]]:
     """Baselines that took turns with a row and have none of their own."""
-    present = {_provider(row) for row in rows}
+    present = {provider_of(row) for row in rows}
     timed = {name: s for row in rows for name, s in row["extra_info"].get("baseline_seconds", {}).items()}
     return [(name, seconds, "baseline, in turns") for name, seconds in timed.items() if name not in present]
 
 
-def _label(row: Row) -> str:
+def label_of(row: Row) -> str:
+    """Who a row is of, and where on its axis."""
     extra = row["extra_info"]
-    return f"{_provider(row)}, {extra['axis']} = {extra['value']}" if "axis" in extra else _provider(row)
+    return f"{provider_of(row)}, {extra['axis']} = {extra['value']}" if "axis" in extra else provider_of(row)
 
 
-def _provider(row: Row) -> str:
+def provider_of(row: Row) -> str:
+    """Who a row is of."""
     return row["extra_info"].get("provider", row["name"])
 
 
-def _ratios(row: Row, rows: Sequence[Row]) -> str:
+def speedups_of(row: Row) -> dict[str, float]:
+    """Over each baseline that took turns with it."""
+    extra = row["extra_info"]
+    return {name.removeprefix(_OVER): ratio for name, ratio in extra.items() if name.startswith(_OVER)}
+
+
+def ratios_of(row: Row, rows: Sequence[Row]) -> str:
+    """How many times as fast as the baselines it is, in words; `rows` are its group's."""
     extra = row["extra_info"]
     if extra.get("baseline"):
         return "baseline"
-    ratios = {name.removeprefix(_OVER): ratio for name, ratio in extra.items() if name.startswith(_OVER)}
-    if ratios:
+    if ratios := speedups_of(row):
         return ", ".join(f"{ratio:.3g} x {name}" for name, ratio in ratios.items())
     baselines = [other for other in rows if other["extra_info"].get("baseline")]
-    ratios = {_provider(other): other["median"] / row["median"] for other in baselines}
+    ratios = {provider_of(other): other["median"] / row["median"] for other in baselines}
     return ", ".join(f"{ratio:.3g} x {name}, of medians" for name, ratio in ratios.items())

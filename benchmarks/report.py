@@ -1,114 +1,154 @@
-"""Turn `benchmarks/results` into a page that a person reads.
+"""Turn `benchmarks/results` into what a person reads: `benchmarks/REPORT.md`, its charts, and the table in README.
 
-    python benchmarks/report.py            # writes benchmarks/REPORT.md, its SVG charts, and README's table
-    python benchmarks/report.py --check    # exit status 1 if what is written is not what the results say
+python benchmarks/report.py
+python benchmarks/report.py --check    # writes nothing; exit status 1 where the results say something else
 """
 
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from charts import roofline_chart, save_svg, scaling_chart, speedup_chart
+from charts import CHARTS, save_svg
 from machine import ROOT
-from measured import RESULTS, Row, Run, groups, read_rows
-from scaling import fitted_exponent
+from measured import Group, Run, read_groups
+from ratios import exponents, label_of, ratios_of, readable
 
-PAGE = ROOT / "benchmarks" / "REPORT.md"
-README = ROOT / "README.md"
-CITED = ROOT / "benchmarks" / "cited.json"
-BEGIN, END = "<!-- written by benchmarks/report.py: begin -->", "<!-- written by benchmarks/report.py: end -->"
-CHARTS = {"speedups": speedup_chart, "roofline": roofline_chart, "scaling": scaling_chart}
-# In the tables' last column, in this order; what charts alone need is left out.
-_FACTS: Mapping[str, str] = {
-    "value": "{axis} = {value:g}",
-    "clients": "{clients} clients",
-    "videos_per_second": "{videos_per_second:.3g} videos/s",
-    "p50_seconds": "p50 {p50_seconds:.3g} s",
-    "p99_seconds": "p99 {p99_seconds:.3g} s",
-    "overhead_seconds": "{overhead_seconds:.3g} s more than in-process",
-    "share_of_matrix_product": "{share_of_matrix_product:.0%} of the matrix product's FLOP/s",
-    "share_of_copy": "{share_of_copy:.0%} of the copy's B/s",
-    "weights": "weights: {weights}",
-    "file_bytes": "{file_bytes:,} bytes",
+BEGIN, END = "<!-- benchmarks/report.py writes from here -->", "<!-- to here -->"
+# The groups of README's table, by how their names begin.
+HEADLINES = ("vae_encoder", "denoise", "head", "score", "served", "start", "decode", "selective_scan: forward,")
+# What a table says of a row beside its time, in this order.
+FACTS: Mapping[str, str] = {
+    "videos_per_second": "{:.3g} videos/s",
+    "p50_seconds": "p50 {:.3g} s",
+    "p99_seconds": "p99 {:.3g} s",
+    "overhead_seconds": "{:.3g} s more than in-process",
+    "share_of_matrix_product": "{:.0%} of the matrix product's FLOP/s",
+    "share_of_copy": "{:.1%} of the copy's bytes/s",
+    "weights": "weights: {}",
 }
 
 
-def duration(seconds: float) -> str:
-    """Three digits, in the unit that reads best."""
-    for factor, unit in [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")]:
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
-
-
-def group_table(rows: Sequence[Row]) -> str:
-    """One group as Markdown: the baseline's rows first."""
-    has_memory = any("peak_memory_mib" in row.more for row in rows)
-    header = ["", "median", "times as fast", *(["peak memory"] if has_memory else []), ""]
+def group_table(group: Group) -> str:
+    """A group's rows as Markdown."""
+    has_memory = any("peak_memory_mib" in row["extra_info"] for row in group.rows)
     lines = []
-    for row in sorted(rows, key=lambda row: not row.is_baseline):
-        ratios = ", ".join(f"{ratio:.2f}× {name}" for name, ratio in row.speedups.items())
-        cells = [row.provider, duration(row.seconds), "baseline" if row.is_baseline else ratios]
-        if has_memory:
-            memory = row.more.get("peak_memory_mib")
-            cells.append(f"{memory:,.0f} MiB" if memory else "")
-        cells.append("; ".join(text.format(**row.more) for name, text in _FACTS.items() if name in row.more))
-        lines.append(cells)
-    for place in reversed(range(len(header))):
-        if not any(line[place] for line in lines):
-            del header[place]
-            for line in lines:
-                del line[place]
-    return _table(header, lines)
+    for row in group.rows:
+        extra = row["extra_info"]
+        memory = [f"{extra['peak_memory_mib']:,.0f} MiB" if "peak_memory_mib" in extra else ""] if has_memory else []
+        facts = "; ".join(text.format(extra[name]) for name, text in FACTS.items() if name in extra)
+        lines.append([label_of(row), readable(row["median"]), ratios_of(row, group.rows), *memory, facts])
+    header = ["", "median", "times as fast as", *(["peak memory"] if has_memory else []), ""]
+    fits = "".join(f"\n{line}\n" for line in exponents(group.rows))
+    return markdown_table(header, lines) + fits
 
 
-def exponents(rows: Sequence[Row]) -> str:
-    """A sentence with each provider's fitted exponent, for a group in which one size was varied; else nothing."""
-    fits = []
-    for provider in dict.fromkeys(row.provider for row in rows if "axis" in row.more):
-        points = [(row.more["value"], row.seconds) for row in rows if row.provider == provider]
-        values, seconds = zip(*points, strict=True)
-        fits.append(f"{provider} {fitted_exponent(values, seconds):.2f}")
-    return f"Fitted exponents: {', '.join(fits)}.\n" if fits else ""
+def headline_table(groups: Sequence[Group]) -> str:
+    """README's: what users ask first, a line a group."""
+    lines = []
+    for prefix in HEADLINES:
+        for group in groups:
+            ours = [row for row in group.rows if not row["extra_info"].get("baseline")]
+            theirs = [row for row in group.rows if row["extra_info"].get("baseline")]
+            if not group.name.startswith(prefix) or not ours or not theirs:
+                continue
+            best = min(ours, key=lambda row: row["median"])
+            times = [f"{label_of(row)}: {readable(row['median'])}" for row in (best, *theirs)]
+            lines.append([group.name, times[0], "; ".join(times[1:]), ratios_of(best, group.rows)])
+    return markdown_table(["", "fastest", "baseline", "times as fast as"], lines)
 
 
-def machine_section(machine: str, rows: Sequence[Row], charts: Mapping[str, str]) -> str:
-    """Everything that was measured on one machine."""
-    runs = sorted({row.run.file: row.run for row in rows}.values(), key=lambda run: run.file)
-    parts = [f"## {machine}\n", *(_provenance(run) for run in runs), ""]
-    parts += [f"![{name} on {machine}]({file})\n" for name, file in charts.items()]
-    for group, in_group in groups(rows).items():
-        parts += [f"### {group}\n", group_table(in_group), exponents(in_group)]
-    return "\n".join(part for part in parts if part is not None)
+def provenance(run: Run) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    return f"[`{run.file}`](results/{run.file}): {run.date[:10]}, commit {run.commit}; {versions}."
 
 
-def cited_section(cited: Sequence[Mapping[str, Any]]) -> str:
-    """What others publish about networks that do not run here: theirs, not measured by us."""
-    rows = [[fact["name"], f"{fact['figure']} {fact['unit']}", fact["what"], fact["source"]] for fact in cited]
-    return "## Cited, not measured\n\n" + _table(["", "figure", "of what", "source"], rows)
+def cited_table(cited: Sequence[Mapping[str, Any]]) -> str:
+    lines = [[fact["name"], f"{fact['figure']} {fact['unit']}", fact["what"], fact["source"]] for fact in cited]
+    return markdown_table(["", "figure", "of", "source"], lines)
 
 
-def write_report(results: Path, page: Path, cited: Path) -> list[Row]:
-    """Writes the page and its charts beside it. Returns the rows that are in it."""
-    rows = read_rows(results)
-    sections = [
-        "# What was measured\n\nWritten by `python benchmarks/report.py` from [`results/`](results/): change nothing here. "
-        "Each group is one run's; the median of its rounds. `times as fast` is the median of the rounds' own ratios, of rows "
-        "that took turns.\n"
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Without the columns that are empty throughout."""
+    kept = [place for place, name in enumerate(header) if name or place == 0 or any(line[place] for line in lines)]
+    rows = [[row[place] for place in kept] for row in (header, ["---"] * len(header), *lines)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def write_report(groups: Sequence[Group], cited: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Writes `REPORT.md` and its charts into a folder."""
+    parts = [
+        "# What was measured\n",
+        "`python benchmarks/report.py` writes this page from [`results/`](results/). A time is the median of its "
+        "rounds; `times as fast as` is the median of the rounds' own ratios for rows that took turns, and the ratio "
+        "of the medians where it says so. Of each group the newest run counts.\n",
     ]
-    for number, machine in enumerate(dict.fromkeys(row.run.machine for row in rows), 1):
-        of_machine = [row for row in rows if row.run.machine == machine]
-        charts = {}
+    machines = list(dict.fromkeys(group.run.machine for group in groups))
+    for number, machine in enumerate(machines, 1):
+        own = [group for group in groups if group.run.machine == machine]
+        parts += [
+            f"## {machine}\n",
+            *(f"* {line}" for line in dict.fromkeys(provenance(group.run) for group in own)),
+            "",
+        ]
         for name, draw in CHARTS.items():
-            if (figure := draw(of_machine)) is not None:
-                charts[name] = f"{page.stem.lower()}-{name}-{number}.svg"
-                save_svg(figure, page.parent / charts[name])
-        sections.append(machine_section(machine, of_machine, charts))
-    if cited.exists():
-        sections.append(cited_section(json.loads(cited.read_text(encoding="utf-8"))))
-    page.write_text("\n".join(sections), encoding="utf-8")
-    return rows
+            if (figure := draw(own)) is not None:
+                save_svg(figure, folder / f"report-{number}-{name}.svg")
+                parts.append(f"![{name}](report-{number}-{name}.svg)\n")
+        for group in own:
+            parts += [f"### {group.name}\n", group_table(group)]
+    if cited:
+        parts += ["## Cited, not measured\n", "What others publish of theirs, on their machines.\n", cited_table(cited)]
+    (folder / "REPORT.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def with_headlines(readme: str, groups: Sequence[Group]) -> str:
+    """README's text with the table between its two marks written anew. Raises ValueError where they are missing."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md lacks {BEGIN!r} or, after it, {END!r}")
+    return f"{before}{BEGIN}\n\n{headline_table(groups)}\n{END}{after}"
+
+
+def differences(ours: Path, written: Path) -> list[str]:
+    """The files of a fresh report that are not the same in `ours`, and those that it no longer has."""
+    fresh = {path.name for path in written.iterdir()}
+    old = {path.name for pattern in ("REPORT.md", "report-*.svg") for path in ours.glob(pattern)}
+    changed = {name for name in fresh & old if (ours / name).read_bytes() != (written / name).read_bytes()}
+    return sorted(changed | fresh ^ old)
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; say what is not as the results have it")
+    arguments = parser.parse_args(argv)
+    folder, readme = root / "benchmarks", root / "README.md"
+    try:
+        groups = read_groups(folder / "results")
+        text = with_headlines(readme.read_text(encoding="utf-8"), groups)
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    cited = json.loads((folder / "cited.json").read_text(encoding="utf-8"))
+    if not arguments.check:
+        for old in folder.glob("report-*.svg"):
+            old.unlink()
+        write_report(groups, cited, folder)
+        readme.write_text(text, encoding="utf-8")
+        return 0
+    with TemporaryDirectory() as fresh:
+        write_report(groups, cited, Path(fresh))
+        stale = differences(folder, Path(fresh))
+    if text != readme.read_text(encoding="utf-8"):
+        stale.append("README.md")
+    for name in stale:
+        print(f"report: {name} is not what benchmarks/results says; run python benchmarks/report.py", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

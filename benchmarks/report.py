@@ -66,9 +66,14 @@ def provenance(run: Run) -> str:
     return f"[`{run.file}`](results/{run.file}): {run.date[:10]}, commit {run.commit}; {versions}."
 
 
-def cited_table(cited: Sequence[Mapping[str, Any]]) -> str:
-    lines = [[fact["name"], f"{fact['figure']} {fact['unit']}", fact["what"], fact["source"]] for fact in cited]
-    return markdown_table(["", "figure", "of", "source"], lines)
+def cited_section(cited: Mapping[str, Any]) -> str:
+    """`cited.json` as Markdown."""
+    figures = [
+        [fact["name"], f"{fact['figure']} {fact['unit']}", fact["what"], fact["source"]] for fact in cited["figures"]
+    ]
+    missing = [f"* {fact['name']}: {fact['what']} ({fact['source']})." for fact in cited["without_figures"]]
+    table = markdown_table(["", "figure", "of", "source"], figures)
+    return "\n".join(["## Cited, not measured\n", f"{cited['note']}\n", table, *missing, ""])
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -78,7 +83,7 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
-def write_report(groups: Sequence[Group], cited: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def write_report(groups: Sequence[Group], cited: Mapping[str, Any], folder: Path) -> None:
     """Writes `REPORT.md` and its charts into a folder."""
     parts = [
         "# What was measured\n",
@@ -100,9 +105,7 @@ def write_report(groups: Sequence[Group], cited: Sequence[Mapping[str, Any]], fo
                 parts.append(f"![{name}](report-{number}-{name}.svg)\n")
         for group in own:
             parts += [f"### {group.name}\n", group_table(group)]
-    if cited:
-        parts += ["## Cited, not measured\n", "What others publish of theirs, on their machines.\n", cited_table(cited)]
-    (folder / "REPORT.md").write_text("\n".join(parts), encoding="utf-8")
+    (folder / "REPORT.md").write_text("\n".join([*parts, cited_section(cited)]), encoding="utf-8")
 
 
 def with_headlines(readme: str, groups: Sequence[Group]) -> str:

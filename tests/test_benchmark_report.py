@@ -41,7 +41,9 @@ def root(tmp_path):
     (tmp_path / "README.md").write_text(README)
     results = tmp_path / "benchmarks" / "results"
     results.mkdir(parents=True)
-    (tmp_path / "benchmarks" / "cited.json").write_text("[]")
+    (tmp_path / "benchmarks" / "cited.json").write_text(
+        json.dumps({"note": "Theirs.", "figures": [], "without_figures": []})
+    )
     (results / "2026-11-21-abacus.json").write_text(json.dumps(measured(rows_of_a_group(1.2, 1.8))))
     (results / "2026-11-21-abacus-soak.json").write_text(json.dumps({"answers": 429}))
     return tmp_path
@@ -122,11 +124,14 @@ def test_charts_show_every_ratio_share_and_exponent_and_are_the_same_each_time(r
 
 
 def test_cited_figures_are_marked_as_such(root):
-    cited = [{"name": "DOVER", "figure": 282, "unit": "GFLOP", "what": "one video", "source": "its paper, table 9"}]
+    figure = {"name": "DOVER", "figure": 282, "unit": "GFLOP", "what": "one video", "source": "its paper, table 9"}
+    silent = {"name": "Mute", "what": "no time is printed", "source": "its paper"}
+    cited = {"note": "Theirs, not ours.", "figures": [figure], "without_figures": [silent]}
     (root / "benchmarks" / "cited.json").write_text(json.dumps(cited))
     assert report.main([], root) == 0
     _, _, section = page(root).partition("## Cited, not measured")
     assert "| DOVER | 282 GFLOP | one video | its paper, table 9 |" in section
+    assert "Theirs, not ours." in section and "* Mute: no time is printed (its paper)." in section
 
 
 def test_a_check_names_what_is_stale_and_writes_nothing(root, capsys):

@@ -107,16 +107,18 @@ class Providers:
         keys |= {(device, BASELINE) for device, _ in keys}
         self._missing = {key: reason for key in keys if (reason := _what_lacks(*key))}
         keys -= self._missing.keys()
-        # The C++ compiler has one large file of each stage, so a core is left for the rest meanwhile.
-        is_inductor = {key: key[1] == "aot_inductor" for key in keys}
-        if any(is_inductor.values()):
+        # One core compiles the packages, a file a stage, while another exports and compiles the rest.
+        packages = {key for key in keys if key[1] == "aot_inductor"}
+        if packages:
             builds.start("aot-inductor")
-        self._engines = {key: self._open(*key) for key in sorted(keys, key=lambda key: (is_inductor[key], key))}
+        self._engines = {key: self._open(*key) for key in sorted(keys - packages)}
         self.inputs = StageInputs.of(self._engines["cpu", BASELINE], TINY, clip)
         for (_, provider), engines in self._engines.items():
             if provider == "torch_compile":
+                runs = self.inputs.runs(engines)
                 for stage in engines:
-                    self.inputs.runs(engines)[stage]()
+                    runs[stage]()
+        self._engines |= {key: self._open(*key) for key in packages}
 
     def engines(self, device: str, provider: str) -> Engines:
         """The engines of a row. Skips the test where the machine lacks what they need."""

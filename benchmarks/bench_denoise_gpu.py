@@ -8,18 +8,19 @@ its arithmetic, its TFLOP/s, and the share of what a large matrix product reache
 """
 
 import importlib.util
-import statistics
 
 import numpy as np
 import pytest
 import torch
+from arithmetic import Arithmetic, stage_arithmetic
+from ceilings import Ceilings, time_with_shares, waited_for
 from diffvqa_export.build import build_engines
 from diffvqa_export.context import BuildRequest
 from diffvqa_export.stages import STAGES
 from diffvqa_export.weights import random_weights
-from torch.utils.flop_counter import FlopCounterMode
+from providers import BASELINE
 
-from diffvqa_rt.config import VIEWS, DiffVQAConfig
+from diffvqa_rt.config import VIEWS
 from diffvqa_rt.engines import BackendName, open_engines
 from diffvqa_rt.errors import DeviceUnavailableError
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
@@ -35,6 +36,7 @@ pytestmark = [
 ]
 
 ROUNDS = 10
+GROUP = f"denoise: all {SD21.sampler.steps} steps of one video, sd21, bfloat16, on a GPU"
 ENGINES: tuple[BackendName, ...] = ("aot-inductor", "onnx-cuda", "tensorrt", "tensorrt-rtx")
 PACKAGES = {"onnx-cuda": "onnxruntime", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
@@ -58,36 +60,16 @@ class EagerLoop:
         return z
 
 
-def flops_of_a_step(config: DiffVQAConfig) -> int:
-    """Of the network without folds, which is what both sides are credited with."""
-    with torch.device("meta"):
-        extractor = DiffVQA(config).extractor
-    extractor.null_prompt = extractor.null_prompt.to("meta")
-    z = torch.empty(len(VIEWS) * config.frames, *config.latent_shape, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        extractor.predict_noise(z, z, torch.zeros(1, dtype=torch.int64, device="meta"))
-    return counter.get_total_flops()
-
-
-def seconds_on_gpu(run, rounds: int) -> list[float]:
-    for _ in range(2):
-        run()
-    times = []
-    for _ in range(rounds):
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop) / 1e3)
-    return times
+@pytest.fixture(scope="module")
+def ceilings() -> Ceilings:
+    return Ceilings.of("cuda", torch.bfloat16, side=8192, copied_bytes=2**32)
 
 
 @pytest.fixture(scope="module")
-def matrix_ceiling() -> float:
-    """FLOP/s of a bfloat16 product of 8192³."""
-    a, b = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16)
-    return 2 * 8192**3 / statistics.median(seconds_on_gpu(lambda: a @ b, 20))
+def work() -> Arithmetic:
+    """Of all steps. Both sides are credited with the network that has its folds, though eager torch computes more."""
+    step = stage_arithmetic(SD21, names=["unet_controller"], precision="bf16")["unet_controller"]
+    return step.times(SD21.sampler.steps)
 
 
 @pytest.fixture(scope="module")
@@ -101,28 +83,18 @@ def eager() -> EagerLoop:
     return EagerLoop(random_network(SD21), torch.bfloat16, "cuda")
 
 
-def report(benchmark, ceiling: float, baseline_seconds: list[float], seconds: list[float]) -> None:
-    flops = SD21.sampler.steps * flops_of_a_step(SD21)
-    achieved = flops / statistics.median(seconds)
-    benchmark.group = f"denoise, sd21, bf16, {len(VIEWS) * SD21.frames} latents, {SD21.sampler.steps} steps"
-    benchmark.extra_info |= {
-        "gpu": torch.cuda.get_device_name(),
-        "tflop": round(flops / 1e12, 1),
-        "tflop_per_second": round(achieved / 1e12, 1),
-        "matrix_tflop_per_second": round(ceiling / 1e12, 1),
-        "share_of_matrix_product": round(achieved / ceiling, 3),
-        "speedup_over_pytorch": round(statistics.median(baseline_seconds) / statistics.median(seconds), 3),
-    }
+@pytest.mark.parametrize("provider", [BASELINE])
+def test_eager_torch(benchmark, time_in_turns, ceilings, work, eager, z0, provider):
+    run = waited_for(lambda: eager(z0), "cuda")
+    run()
+    benchmark.group = GROUP
+    time_with_shares(benchmark, time_in_turns, run, {}, work, ceilings, ROUNDS)
+    benchmark.extra_info["baseline"] = True
 
 
-def test_eager_torch(benchmark, matrix_ceiling, eager, z0):
-    seconds = seconds_on_gpu(lambda: eager(z0), ROUNDS)
-    benchmark.pedantic(lambda: (eager(z0), torch.cuda.synchronize()), rounds=3)
-    report(benchmark, matrix_ceiling, seconds, seconds)
-
-
-@pytest.mark.parametrize("backend", ENGINES)
-def test_engine(benchmark, matrix_ceiling, eager, z0, backend, clip, tmp_path_factory):
+@pytest.mark.parametrize("provider", ENGINES)
+def test_engine(benchmark, time_in_turns, ceilings, work, eager, z0, provider, clip, tmp_path_factory):
+    backend = provider
     package = PACKAGES.get(backend)
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"needs {package}")
@@ -135,18 +107,12 @@ def test_engine(benchmark, matrix_ceiling, eager, z0, backend, clip, tmp_path_fa
         pytest.skip(str(error))
     on_host = z0.cpu().numpy()[None]
 
-    def run() -> None:
-        denoise(step, on_host, SD21.sampler.steps)
-        torch.cuda.synchronize()
-
+    run = waited_for(lambda: denoise(step, on_host, SD21.sampler.steps), "cuda")
     expected = eager(z0).cpu().numpy()
     actual = np.asarray(denoise(step, on_host, SD21.sampler.steps)["z_next"])[0]
     error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
     # Both are off from float32 by about as much.
     assert error < 2 * STAGES["unet_controller"].tolerances["bf16"].relative
-    baseline, ours = [], []
-    for _ in range(ROUNDS):  # in turns
-        baseline += seconds_on_gpu(lambda: eager(z0), 1)
-        ours += seconds_on_gpu(run, 1)
-    benchmark.pedantic(run, rounds=3)
-    report(benchmark, matrix_ceiling, baseline, ours)
+    baselines = {BASELINE: waited_for(lambda: eager(z0), "cuda")}
+    benchmark.group = GROUP
+    time_with_shares(benchmark, time_in_turns, run, baselines, work, ceilings, ROUNDS)

@@ -1,16 +1,32 @@
-"""What every benchmark shares: one real clip, one engine folder, one line about the machine."""
+"""What every benchmark shares: one real clip, engines built for this run, timing in turns, the table of ratios.
+
+A row's `extra_info` says who it is: `provider`; `baseline`, whether it is what its group is compared with; for every
+other row `speedup_over_NAME` of each baseline that took turns with it, and their medians in `baseline_seconds`;
+`threads`, how many the process may use.
+"""
 
 import datetime
 import importlib.metadata
+import os
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from builds import ONNX_AND_TORCH, Builds
+from ratios import table
+from turns import Run, seconds_of, speedup
+
+from diffvqa_rt.engines import available_cpus
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("diffvqa-rt", "av", "mamba-ssm", "numba", "numpy", "onnxruntime", "torch", "triton")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+LOAD_BEFORE = os.getloadavg()[0]
+GROUPS = pytest.StashKey[list]()
+
+TimeInTurns = Callable[..., dict[str, list[float]]]
 
 
 @pytest.fixture(scope="session")
@@ -19,36 +35,59 @@ def clip() -> Path:
 
 
 @pytest.fixture(scope="session")
-def engines_folder(tmp_path_factory) -> Path:
-    """The `tiny` engines for every backend on this machine, built for this run: a benchmark of stale engines lies."""
-    import build_engines
+def builds(tmp_path_factory) -> Iterator[Builds]:
+    builds = Builds(tmp_path_factory.mktemp("engines"))
+    yield builds
+    builds.close()
 
-    folder = tmp_path_factory.mktemp("engines") / "tiny"
-    assert build_engines.main(["--backend", "onnx,aot-inductor,torch", "--out", str(folder)]) == 0
-    return folder
+
+@pytest.fixture(scope="session")
+def engines_folder(builds) -> Path:
+    """The `tiny` engines of ONNX Runtime and of eager torch."""
+    return builds.folder(ONNX_AND_TORCH)
+
+
+@pytest.fixture(scope="session")
+def providers(builds, clip, request):
+    """`Providers` of every row that was selected. Tests that use it have the parameters `device` and `provider`."""
+    from providers import Providers
+
+    rows = [item.callspec.params for item in request.session.items if "providers" in item.fixturenames]
+    return Providers(builds, {(row["device"], row["provider"]) for row in rows}, clip)
 
 
 @pytest.fixture
-def time_in_turns(benchmark):
+def time_in_turns(benchmark, request) -> TimeInTurns:
     """Times `run` and, before each of its rounds, the baselines, so that a machine that slows down slows all.
 
-    Adds `speedup_over_NAME`, the median of the rounds' own ratios, to the row.
+    A row without baselines is its group's baseline. `provider` is the test's parameter of that name, or else its name.
+    Every other row gets `speedup_over_NAME`, the median of the rounds' own ratios. Returns the baselines' seconds,
+    round by round; those of `run` are in `benchmark.stats`.
     """
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    own_name = parameters.get("provider", request.node.originalname.removeprefix("test_"))
 
-    def time_all(run: Callable[[], object], baselines: Mapping[str, Callable[[], object]], rounds: int) -> None:
+    def time_all(
+        run: Run, baselines: Mapping[str, Run], rounds: int, *, provider: str = own_name, is_warm: bool = False
+    ) -> dict[str, list[float]]:
         seconds: dict[str, list[float]] = {name: [] for name in baselines}
 
         def run_the_baselines() -> None:
             for name, baseline in baselines.items():
-                start = time.perf_counter()
-                baseline()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(seconds_of(baseline))
 
-        run()
+        if not is_warm:
+            run()
+        benchmark.extra_info |= {"provider": provider, "baseline": not baselines, "threads": available_cpus()}
         benchmark.pedantic(run, setup=run_the_baselines, rounds=rounds)
-        for name, theirs in seconds.items():
-            ratios = [other / ours for ours, other in zip(benchmark.stats.stats.data, theirs, strict=True)]
-            benchmark.extra_info[f"speedup_over_{name}"] = round(statistics.median(ratios), 3)
+        if baselines and benchmark.enabled:
+            ours = benchmark.stats.stats.data
+            benchmark.extra_info |= {
+                f"speedup_over_{name}": round(speedup(ours, theirs), 3) for name, theirs in seconds.items()
+            }
+            medians = {name: statistics.median(theirs) for name, theirs in seconds.items()}
+            benchmark.extra_info["baseline_seconds"] = medians
+        return seconds
 
     return time_all
 
@@ -57,8 +96,45 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     for private in ("node", "release"):
         machine_info.pop(private, None)
     machine_info["cpu"] = {name: machine_info["cpu"].get(name) for name in ("brand_raw", "arch", "count")}
+    machine_info["threads"] = available_cpus()
+    machine_info["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Of the minute before the run: what else had the processor.
+    machine_info["load_before"] = LOAD_BEFORE
+    machine_info["environment"] = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    machine_info["gpu"] = _gpu()
     machine_info["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     installed = {
         distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()
     }
     machine_info["versions"] = {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def _gpu() -> str | None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_group_stats(config, benchmarks):
+    """Keeps what was measured for the table; grouping it for its own is pytest-benchmark's."""
+    by_group: dict[str, list] = {}
+    for row in benchmarks:
+        by_group.setdefault(row["group"], []).append(row)
+    config.stash[GROUPS] = list(by_group.items())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter, config):
+    groups = config.stash.get(GROUPS, [])
+    if not groups:
+        return
+    terminalreporter.section("medians, and how many times as fast as the baseline")
+    for line in table(groups):
+        terminalreporter.write_line(line)
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line("")
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"not measured: {count} rows, {reason.removeprefix('Skipped: ')}")

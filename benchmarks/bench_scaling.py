@@ -1,0 +1,86 @@
+"""How the time grows: with the number N of frames, the side S of the views and the number K of steps.
+
+One denoising step is what is timed, since the loop over it is nine tenths of the arithmetic; `bench_batch` has the
+number V of videos. All rows of an axis are one group, and `scaling.fitted_exponent` says how steep it is: 1 is linear,
+and in S, where four times the pixels are twice the side, 2 is linear in the pixels and 4 what attention would be alone.
+
+    pytest benchmarks/bench_scaling.py --benchmark-only
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from providers import BASELINE, exported_beside_torch
+
+from diffvqa_rt.config import VIEWS
+from diffvqa_rt.presets import TINY
+from diffvqa_rt.scoring import denoise
+
+ROUNDS = 5
+FRAMES = (1, 2, 4, 8, 16)
+STEPS = (1, 2, 4, 8)
+SIDES = (64, 192, 320)
+# For steps and sides: enough to keep two cores at work, a quarter of a video's.
+FEW_FRAMES = 2
+PROVIDERS = ("onnxruntime", BASELINE)
+NAME = "unet_controller"
+TOLERANCE = 1e-3
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+def latents(config, frames):
+    """z and z0 of one video's frames, both views: [1, 2 · frames, C, h, w]."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((2, 1, len(VIEWS) * frames, *config.latent_shape)).astype(np.float32)
+
+
+def time_row(benchmark, time_in_turns, provider, axis, value, what, runs):
+    """One row of an axis; `runs` has a call for each provider that returns what is compared."""
+    expected, actual = runs[BASELINE](), runs[provider]()
+    assert np.abs(actual - expected).max() < TOLERANCE * np.abs(expected).max()
+    benchmark.group = f"scaling: {what}, tiny, float32"
+    benchmark.extra_info |= {"axis": axis, "value": value}
+    time_in_turns(runs[provider], {} if provider == BASELINE else {BASELINE: runs[BASELINE]}, ROUNDS, is_warm=True)
+
+
+def step_runs(engines, config, frames):
+    z, z0 = latents(config, frames)
+    inputs = {"z": z, "z0": z0, "step": np.array([config.sampler.steps // 2])}
+    return {name: lambda engine=engine: engine(inputs)["z_next"] for name, engine in engines.items()}
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_frames(benchmark, time_in_turns, providers, device, provider, frames):
+    engines = {name: providers.engines(device, name)[NAME] for name in PROVIDERS}
+    what = "one denoising step of N frames"
+    time_row(benchmark, time_in_turns, provider, "N", frames, what, step_runs(engines, TINY, frames))
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_steps(benchmark, time_in_turns, providers, device, provider, steps):
+    _, z0 = latents(TINY, FEW_FRAMES)
+    engines = {name: providers.engines(device, name)[NAME] for name in PROVIDERS}
+    runs = {name: lambda engine=engine: denoise(engine, z0, steps)["z_next"] for name, engine in engines.items()}
+    time_row(benchmark, time_in_turns, provider, "K", steps, f"K denoising steps of {FEW_FRAMES} frames", runs)
+
+
+@pytest.fixture(scope="module")
+def engines_by_side(tmp_path_factory):
+    return {
+        side: exported_beside_torch(dataclasses.replace(TINY, view_size=side), NAME, tmp_path_factory.mktemp("side"))
+        for side in SIDES
+    }
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_sides(benchmark, time_in_turns, engines_by_side, provider, side):
+    runs = step_runs(engines_by_side[side], dataclasses.replace(TINY, view_size=side), FEW_FRAMES)
+    what = f"one denoising step of {FEW_FRAMES} frames with views of S×S"
+    time_row(benchmark, time_in_turns, provider, "S", side, what, runs)

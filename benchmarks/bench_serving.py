@@ -78,9 +78,10 @@ def worked_off() -> dict[int, float]:
     return {}
 
 
-@pytest.mark.parametrize("clients", QUEUES)
-@pytest.mark.parametrize("provider", [BASELINE, "grpc"])
-def test_served(benchmark, server, scorer, clip, worked_off, provider: str, clients: int) -> None:
+@pytest.mark.parametrize(
+    ("clients", "provider"), [(clients, provider) for clients in QUEUES for provider in (BASELINE, "grpc")]
+)
+def test_served(benchmark, server, scorer, clip, worked_off, clients: int, provider: str) -> None:
     """`overhead_seconds`, of one client: the median of the rounds' own differences."""
     videos, rounds = QUEUES[clients]
     here = Queue(lambda: scorer.score(clip), videos, at_a_time=1)

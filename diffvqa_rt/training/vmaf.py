@@ -50,21 +50,10 @@ def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *
             "[0:v]settb=1/25,setpts=N[distorted];[1:v]settb=1/25,setpts=N[reference];"
             f"[distorted][reference]libvmaf=model=version={model}:n_threads={threads}:log_fmt=json:log_path=vmaf.json"
         )
-        inputs = [
-            word for path in (distorted, reference) for word in ("-threads", str(threads), "-i", str(path.resolve()))
-        ]
+        count = str(threads)
+        inputs = [word for path in (distorted, reference) for word in ("-threads", count, "-i", str(path.resolve()))]
         command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-nostdin", "-v", "error", *inputs]
-        command += [
-            "-filter_threads",
-            str(threads),
-            "-filter_complex_threads",
-            str(threads),
-            "-lavfi",
-            graph,
-            "-f",
-            "null",
-            "-",
-        ]
+        command += ["-filter_threads", count, "-filter_complex_threads", count, "-lavfi", graph, "-f", "null", "-"]
         try:
             # In the folder, since a path within the graph would need escaping.
             done = subprocess.run(

@@ -198,7 +198,8 @@ def test_length(benchmark, time_in_turns, by_length, provider: str, seconds: int
     """Ours grows until each of the eight frames has a group of pictures of its own, then with the packets alone."""
     path, size = by_length[seconds], TINY.view_size
     runs = {name: run_of(name, path, size) for name in ("pyav_pillow", BASELINE)}
-    assert mean_error(runs["pyav_pillow"](), runs[BASELINE]()) <= DECODER_TOLERANCE
+    if provider != BASELINE:
+        assert mean_error(runs[provider](), runs[BASELINE]()) <= DECODER_TOLERANCE
     benchmark.group = "preprocess: a file of 640×360 to its views by its length, tiny"
     info = sample_frames(path, FRAMES).info
     # It seeks: no more than one group for each frame, however long the file is.
@@ -213,7 +214,7 @@ def test_length(benchmark, time_in_turns, by_length, provider: str, seconds: int
         "decoded_frames": info.decoded_frames if provider == "pyav_pillow" else info.frame_count,
         "keyframe_every_frames": SEGMENT_FRAMES,
     }
-    time_in_turns(runs[provider], {} if provider == BASELINE else {BASELINE: runs[BASELINE]}, 3)
+    time_in_turns(runs[provider], {} if provider == BASELINE else {BASELINE: runs[BASELINE]}, 3 if seconds <= 20 else 1)
 
 
 @pytest.mark.parametrize("seconds", [LENGTHS_SECONDS[0], LENGTHS_SECONDS[-1]])
@@ -225,8 +226,9 @@ def test_score_by_length(benchmark, time_in_turns, by_length, engines_folder, pr
         "onnxruntime": lambda: scorer.score(path).score,
         BASELINE: lambda: scorer.score(np.stack(frames_of_all(path))).score,
     }
-    low, high = scorer.manifest.config.score_range
-    assert abs(runs["onnxruntime"]() - runs[BASELINE]()) <= SCORE_TOLERANCE * (high - low)
+    if provider != BASELINE:
+        low, high = scorer.manifest.config.score_range
+        assert abs(runs[provider]() - runs[BASELINE]()) <= SCORE_TOLERANCE * (high - low)
     benchmark.group = "file to score: a file of 640×360 by its length, tiny"
     benchmark.extra_info |= {
         "provider": provider,

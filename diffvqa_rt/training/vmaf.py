@@ -36,11 +36,11 @@ def _imageio_ffmpeg() -> ModuleType:
     return imageio_ffmpeg
 
 
-def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1") -> float:
+def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *, threads: int = 1) -> float:
     """The mean VMAF over the frames, 0 to 100; frames are compared in order, whatever their times.
 
     The model is trained for 1080 lines at three times the picture's height: of a smaller clip, this is the quality of
-    its pixels at that distance.
+    its pixels at that distance. The default of one `threads` leaves the other processors to other clips.
 
     Raises:
         SyntheticSetError: ffmpeg fails, or compares other than all frames of both.
@@ -48,11 +48,12 @@ def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1") -
     with tempfile.TemporaryDirectory(prefix="diffvqa-vmaf-") as folder:
         graph = (
             "[0:v]settb=1/25,setpts=N[distorted];[1:v]settb=1/25,setpts=N[reference];"
-            f"[distorted][reference]libvmaf=model=version={model}:n_threads=1:log_fmt=json:log_path=vmaf.json"
+            f"[distorted][reference]libvmaf=model=version={model}:n_threads={threads}:log_fmt=json:log_path=vmaf.json"
         )
-        inputs = [word for path in (distorted, reference) for word in ("-threads", "1", "-i", str(path.resolve()))]
+        count = str(threads)
+        inputs = [word for path in (distorted, reference) for word in ("-threads", count, "-i", str(path.resolve()))]
         command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-nostdin", "-v", "error", *inputs]
-        command += ["-filter_threads", "1", "-filter_complex_threads", "1", "-lavfi", graph, "-f", "null", "-"]
+        command += ["-filter_threads", count, "-filter_complex_threads", count, "-lavfi", graph, "-f", "null", "-"]
         try:
             # In the folder, since a path within the graph would need escaping.
             done = subprocess.run(

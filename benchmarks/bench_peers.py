@@ -1,0 +1,141 @@
+"""What other metrics cost on the same pictures: pyiqa's without a reference, and VMAF, which needs one.
+
+Cost alone: no row says who is right. Of pyiqa's metrics those that need no download: PIQE, which has no weights; NIQE
+and BRISQUE with numbers in the place of their fitted ones, and MUSIQ with random weights, which cost the same. The
+baseline is `tiny` on ONNX Runtime. What DOVER, FAST-VQA and others publish of themselves is in `cited.json`.
+
+    pytest benchmarks/bench_peers.py --benchmark-only
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import av
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from diffvqa_rt import Scorer
+from diffvqa_rt.engines import available_cpus
+from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.training.vmaf import ffmpeg_version, measure_vmaf
+from diffvqa_rt.video import sample_frames
+
+BASELINE = "onnxruntime"
+MADE_UP = "made up: cost only"
+WEIGHTS = {"piqe": "none needed", "niqe": MADE_UP, "brisque": MADE_UP, "musiq": "random: cost only"}
+# NIQE's and BRISQUE's features of a picture, and BRISQUE's support vectors.
+FEATURES, SUPPORT_VECTORS = 36, 774
+
+
+@pytest.fixture(scope="module")
+def scorer(engines_folder: Path) -> Scorer:
+    return Scorer.open(engines_folder)
+
+
+@pytest.fixture(scope="module")
+def pyiqa() -> ModuleType:
+    how = "benchmarks/README.md says how to install it"
+    if importlib.util.find_spec("pyiqa") is None:
+        pytest.skip(f"needs pyiqa; {how}")
+    _declare_torchvision_operators()
+    try:
+        return importlib.import_module("pyiqa")
+    except ImportError as error:
+        pytest.skip(f"pyiqa needs {error.name}; {how}")
+
+
+def _declare_torchvision_operators() -> None:
+    """PyPI's torchvision is compiled for CUDA: beside a torch for CPUs it has no operators, and does not import.
+
+    It asks for two by name. No metric here calls one.
+    """
+    import torch
+
+    if torch.version.cuda is None:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def metric_of(pyiqa: ModuleType, name: str, folder: Path) -> Callable:
+    """The metric, for pictures [N, 3, H, W] in 0 … 1, without a download."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    if name == "niqe":
+        path = folder / "niqe.mat"
+        savemat(path, {"mu_prisparam": rng.random((1, FEATURES)), "cov_prisparam": np.eye(FEATURES)})
+        return pyiqa.create_metric(name, device="cpu", pretrained_model_path=str(path))
+    if name == "brisque":
+        path = folder / "brisque.pth"
+        vectors = torch.from_numpy(rng.random((SUPPORT_VECTORS, FEATURES), np.float32))
+        torch.save((torch.from_numpy(rng.random(SUPPORT_VECTORS, np.float32)), vectors), path)
+        return pyiqa.create_metric(name, device="cpu", pretrained_model_path=str(path))
+    options = {"pretrained": False} if name == "musiq" else {}
+    return pyiqa.create_metric(name, device="cpu", **options)
+
+
+@pytest.mark.parametrize("provider", [BASELINE, *WEIGHTS])
+def test_frames(benchmark, time_in_turns, request, scorer, clip, tmp_path, provider: str) -> None:
+    """From eight decoded frames to a score, or to one a frame."""
+    frames = np.stack(sample_frames(clip, scorer.manifest.config.frames).frames)
+    benchmark.group = "peers: 8 frames of 720×480 to scores, tiny"
+    benchmark.extra_info |= {"provider": provider, "baseline": provider == BASELINE, "threads": available_cpus()}
+    if provider == BASELINE:
+        benchmark.extra_info["weights"] = scorer.manifest.model_label
+        time_in_turns(lambda: scorer.score(frames), {}, 3)
+        return
+    pyiqa = request.getfixturevalue("pyiqa")
+    import torch
+
+    torch.set_num_threads(available_cpus())
+    metric = metric_of(pyiqa, provider, tmp_path)
+    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+
+    def run() -> np.ndarray:
+        with torch.inference_mode():
+            return metric(pictures).numpy()
+
+    scores = run()
+    assert scores.size == len(frames) and np.isfinite(scores).all()
+    benchmark.extra_info |= {"weights": WEIGHTS[provider], "version": pyiqa.__version__}
+    time_in_turns(run, {BASELINE: lambda: scorer.score(frames)}, 1 if provider == "musiq" else 2)
+
+
+@pytest.fixture(scope="module")
+def distorted(clip: Path, tmp_path_factory) -> Path:
+    """The clip, encoded again at a tenth of the quality."""
+    target = tmp_path_factory.mktemp("distorted") / "distorted.mp4"
+    with av.open(clip) as source, av.open(target, "w") as output:
+        video = source.streams.video[0]
+        stream = output.add_stream("libx264", rate=video.average_rate, options={"preset": "veryfast", "crf": "40"})
+        stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+        for frame in source.decode(video):
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return target
+
+
+@pytest.mark.parametrize("provider", [BASELINE, "libvmaf"])
+def test_file(benchmark, time_in_turns, scorer, clip, distorted, provider: str) -> None:
+    """From a file to its score. VMAF decodes and compares every frame of it and of its reference."""
+    benchmark.group = "peers: a file of 5 s of 720×480 to its score, tiny"
+    benchmark.extra_info |= {"provider": provider, "baseline": provider == BASELINE, "threads": available_cpus()}
+    frame_count = sample_frames(distorted, 1).info.frame_count
+    if provider == BASELINE:
+        benchmark.extra_info |= {"frames": scorer.manifest.config.frames, "of_frames": frame_count}
+        time_in_turns(lambda: scorer.score(distorted), {}, 3)
+        return
+    try:
+        version = ffmpeg_version()
+    except SyntheticSetError as error:
+        pytest.skip(str(error))
+    assert 0 < measure_vmaf(distorted, clip, threads=available_cpus()) < measure_vmaf(clip, clip)
+    benchmark.extra_info |= {"frames": frame_count, "of_frames": frame_count, "weights": "vmaf_v0.6.1"}
+    benchmark.extra_info |= {"needs_reference": True, "version": version}
+    time_in_turns(
+        lambda: measure_vmaf(distorted, clip, threads=available_cpus()), {BASELINE: lambda: scorer.score(distorted)}, 3
+    )

@@ -277,6 +277,23 @@ def test_a_result_that_is_dropped_in_is_found_and_the_newest_counts(tmp_path, mo
     assert "h200, 16 cores: sd21 by tensorrt" in out and "4 clients" in out and "at $3.00 an hour" in out
 
 
+def test_a_row_that_others_are_compared_with_is_no_server_and_eager_torch_no_engine(tmp_path, monkeypatch):
+    """As `bench_score.py` and `bench_serving.py` write them, in one file."""
+    by_onnx = {"stage_seconds": dict.fromkeys(STAGES, 0.2), "backend": "onnx"}
+    by_torch = {"stage_seconds": dict.fromkeys(STAGES, 0.9), "backend": "torch", "baseline": True}
+    here = {"clients": 4, "videos_per_second": 2.0, "baseline": True}
+    there = {"clients": 4, "videos_per_second": 3.0, "baseline": False}
+    benchmark_file(tmp_path, "2027-01-01-mine-suite.json", by_onnx, by_torch, here, there)
+    # A server that was measured before is one of older code, wherever its rows are.
+    benchmark_file(tmp_path, "2026-12-01-mine-suite.json", by_onnx, there | {"videos_per_second": 1.0})
+    benchmark_file(tmp_path, "2026-12-01-mine-serving.json", there | {"videos_per_second": 0.5})
+    monkeypatch.setattr(measurements, "_FOLDERS", (tmp_path,))
+    found = known_measurement(Wanted(device="mine", is_gpu=False))
+    assert found.videos == (StageSeconds(**dict.fromkeys(STAGES, 0.2)),)
+    assert [row.videos_per_second for row in found.served] == [3.0]
+    assert len(found.sources) == 1
+
+
 def test_scores_of_ones_own_machine_are_a_measurement(tmp_path):
     slow, quick = dict.fromkeys(STAGES, 9.0), dict.fromkeys(STAGES, 0.2)
     path = write_lines(
@@ -338,9 +355,9 @@ def test_json_holds_everything(capsys):
     assert {**priced, "price_per_hour_usd": None, "cost_per_million_usd": None} == values
 
 
-def test_without_a_measurement_there_is_no_plan(capsys):
-    if list(RESULTS.glob("*-h200-*.json")):
-        pytest.skip("an H200 has been measured")
+def test_without_a_measurement_there_is_no_plan(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measurements, "_FOLDERS", (tmp_path,))
+    benchmark_file(tmp_path, "2027-01-01-xeon-2cpu-score.json", {"stage_seconds": dict.fromkeys(STAGES, 0.2)})
     status, out, err = plan(capsys, "--videos-per-day", "10e6", "--gpu", "h200")
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "there is no measurement on a GPU named h200 yet; on a machine that has one, run `diffvqa score " in err

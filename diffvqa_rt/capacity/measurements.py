@@ -11,7 +11,7 @@ import math
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,13 @@ def known_measurement(wanted: Wanted) -> Measurement:
     files = [file for file in by_device.get(wanted.device, ()) if wanted.takes(file)]
     if not any(file.videos for file in files):
         raise CapacityError(_nothing_known(wanted, by_device))
-    # An older file of the same network and runtime is of older code.
-    newest: dict[tuple[str, str, bool], MeasurementFile] = {}
+    # Older stage times, or an older server, of the same network and runtime are of older code.
+    newest: dict[tuple[str, str, str], MeasurementFile] = {}
     for file in files:
-        newest.setdefault((file.preset, file.backend, bool(file.videos)), file)
+        if file.videos:
+            newest.setdefault((file.preset, file.backend, "videos"), replace(file, served=()))
+        if file.served:
+            newest.setdefault((file.preset, file.backend, "served"), replace(file, videos=()))
     return _measurement(wanted, list(newest.values()), default_cores=None)
 
 
@@ -201,7 +204,9 @@ def _measurement(wanted: Wanted, files: Sequence[MeasurementFile], default_cores
         videos=tuple(video for file in timed for video in file.videos),
         served=tuple(row for file in files for row in file.served),
         overhead_seconds=next((file.overhead_seconds for file in files if file.overhead_seconds is not None), None),
-        sources=tuple(f"{file.name} (commit {file.commit[:7]})" if file.commit else file.name for file in files),
+        sources=tuple(
+            dict.fromkeys(f"{file.name} (commit {file.commit[:7]})" if file.commit else file.name for file in files)
+        ),
     )
 
 
@@ -260,7 +265,8 @@ def _from_benchmark(name: str, content: Mapping[str, Any]) -> list[MeasurementFi
     by_kind: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in content["benchmarks"]:
         facts = row["extra_info"]
-        if "stage_seconds" in facts or _clients(row):
+        # Eager torch is no engine and this process no server: what others are compared with is not what runs.
+        if not facts.get("baseline") and ("stage_seconds" in facts or _clients(row)):
             kind = (str(facts.get("preset", "tiny")), str(facts.get("backend", "onnx")))
             by_kind.setdefault(kind, []).append(row)
     files = []

@@ -19,6 +19,7 @@ from diffvqa_rt.training.recipe import Kitchen, Recipe
 FEW = FitConfig(steps=2, learning_rate=1e-3, weight_decay=0.0)
 SMALL = Recipe(
     network=SMALLEST, vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, denoising_batch=2, draws=2,
+    tcab=FEW, tcab_batch=2,
     head=FEW, head_epochs=1, head_batch=2, train_ladders_per_scene=1, held_out_ladders_per_scene=1, cache_bytes=10**9,
 )  # fmt: skip
 
@@ -32,7 +33,7 @@ def work(tmp_path_factory):
         for severity in range(6):
             file = folder / "synthetic" / "scenes" / scene / f"{severity}.mp4"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(make_clip(size=(80 + 8 * number, 64 + 8 * severity), frames=4))
+            file.write_bytes(make_clip(size=(80, 64), frames=4 + number + 3 * severity))
             made.append(
                 SyntheticClip(
                     file=f"scenes/{scene}/{severity}.mp4", content=scene, group=scene, kind="photo", scene=scene,

@@ -110,13 +110,17 @@ class TemporalCoherenceBlock(nn.Module):
             nn.init.trunc_normal_(embedding, std=0.02)
 
     def forward(self, frames: Tensor) -> Tensor:
+        return self.norm_f(self.tokens(frames)[:, 0])
+
+    def tokens(self, frames: Tensor) -> Tensor:
+        """What the last layer leaves of every token, before the norm, [V, L + 1, C]; the VQA token is the first."""
         patches = self.patch_embed(frames) + self.pos_embed[:, 1:] + self.temporal_pos_embedding[:, :, None]
         vqa_token = (self.cls_token + self.pos_embed[:, :1]).expand(frames.shape[0], -1, -1)
         # Spatial-first: all patches of a frame, then the next frame.
         x = torch.cat([vqa_token, patches.flatten(1, 2)], dim=1)
         for layer in self.layers:
             x = layer(x)
-        return self.norm_f(x[:, 0])
+        return x
 
 
 class TemporalConvolutionBlock(nn.Module):

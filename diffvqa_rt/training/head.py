@@ -151,12 +151,27 @@ def predict(head: Head, entry: dict[str, Tensor]) -> Tensor:
     return head(entry["z0_hat"], [entry[name] for name in _FEATURES], frames).score
 
 
-class HeadObjective(Objective):
-    """Mean |q̂ − label| over the labelled, and a hinge on the difference within pairs, as shares of the range.
+def opinion_loss(score: Tensor, label: Tensor, severity: Tensor, unit: Tensor) -> dict[str, Tensor]:
+    """Mean |score − label| over the labelled, and a hinge on the difference within pairs; all as shares of the range.
 
     A pair's better version is to score above the worse by the difference of their labels, or by `ORDER_MARGIN` a step
     of severity where a label is missing.
+
+    Args:
+        score, label: [B]; NaN where there is no label.
+        severity, unit: [B] int64; what shares a `unit` is a pair.
     """
+    has_label = ~label.isnan()
+    l1 = (score - label)[has_label].abs().sum() / has_label.sum().clamp(min=1)
+    better, worse = torch.nonzero((unit[:, None] == unit) & (severity[:, None] < severity), as_tuple=True)
+    by_label = (label[better] - label[worse]).clamp(min=0)
+    margin = torch.where(by_label.isnan(), ORDER_MARGIN * (severity[worse] - severity[better]), by_label)
+    order = F.relu(margin - (score[better] - score[worse])).sum() / max(len(better), 1)
+    return {"loss": l1 + order, "l1": l1, "order": order}
+
+
+class HeadObjective(Objective):
+    """`opinion_loss` of the head's scores; args of `forward` as `HeadBatches` gives them."""
 
     def __init__(self, network: DiffVQA) -> None:
         super().__init__()
@@ -166,14 +181,7 @@ class HeadObjective(Objective):
 
     def forward(self, label: Tensor, severity: Tensor, unit: Tensor, **entry: Tensor) -> dict[str, Tensor]:
         score = predict(self.trained, entry).float() / self._range
-        label = label / self._range
-        has_label = ~label.isnan()
-        l1 = (score - label)[has_label].abs().sum() / has_label.sum().clamp(min=1)
-        better, worse = torch.nonzero((unit[:, None] == unit) & (severity[:, None] < severity), as_tuple=True)
-        by_label = (label[better] - label[worse]).clamp(min=0)
-        margin = torch.where(by_label.isnan(), ORDER_MARGIN * (severity[worse] - severity[better]), by_label)
-        order = F.relu(margin - (score[better] - score[worse])).sum() / max(len(better), 1)
-        return {"loss": l1 + order, "l1": l1, "order": order}
+        return opinion_loss(score, label / self._range, severity, unit)
 
 
 @torch.no_grad()

@@ -2,9 +2,10 @@
 
     python -m diffvqa_rt.training.recipe --work build/weights --out diffvqa_rt/weights
 
-The pool and the synthetic set, then the VAE, the UNet, the Controller and the head in turn, each on the training
-contents alone and frozen once it is trained. What a stage leaves is rounded to float16, which the next one starts from:
-nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
+The pool and the synthetic set, then the VAE, the UNet, the Controller, a TCAB on single frames and the head in turn,
+each on the training contents alone. The extractor's parts are frozen once they are trained; the head starts from the
+TCAB. What a stage leaves is rounded to float16, which the next one starts from: nothing was trained on weights that are
+not the bundled ones. A run that was stopped goes on.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.config import DiffVQAConfig
@@ -35,6 +37,14 @@ from diffvqa_rt.training.extraction import EngineExtractor, Extractor, TorchExtr
 from diffvqa_rt.training.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.files import write_whole
 from diffvqa_rt.training.fit_arguments import item_bar, step_bar
+from diffvqa_rt.training.frame_quality import (
+    FramePairs,
+    FrameQuality,
+    FrameQualityObjective,
+    start_as_frequencies,
+    start_from_frames,
+    store_frames,
+)
 from diffvqa_rt.training.head import (
     HeadBatches,
     HeadObjective,
@@ -49,28 +59,33 @@ from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
 from diffvqa_rt.training.manifest import MANIFEST, read_manifest
 from diffvqa_rt.training.pictures import PictureBatches, StoredPictures, media_digest, store_pictures
 from diffvqa_rt.training.pool import fetch_pool
-from diffvqa_rt.training.start import with_new_head
+from diffvqa_rt.training.start import start_alike_everywhere, with_new_head
 from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
 
 # Pictures that the latents' mean and deviation are taken over.
 _NORMALIZED_OVER = 512
 # Cut from the training clips once: with a few pictures of one content in a batch, the VAE learned no colour.
 _PICTURES = 12_000
+_PICTURES_PER_FILE = 4
 _PICTURES_SEED = 5
+# Of each clip that the TCAB sees single frames of, and pairs that its patches are measured on before it learns.
+_FRAMES_PER_FILE = 4
+_MEASURED_BATCHES = 8
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
-_UNET = FitConfig(steps=1500, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
-_CONTROLLER = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
+_UNET = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
+_CONTROLLER = FitConfig(steps=800, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
+_TCAB = FitConfig(steps=3000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6)
 _HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """What decides the weights. Batches are pictures for the VAE and for denoising (of four noises each, so that the
-    VAE's share of a step is small), and videos for the head, whose steps its epochs give.
+    VAE's share of a step is small), single frames for the TCAB, and videos for the head, whose steps its epochs give.
     """
 
     network: DiffVQAConfig = TINY
-    ladders_per_scene: int = 6
+    ladders_per_scene: int = 4
     vae: FitConfig = _VAE
     vae_batch: int = 8
     vae_patch: int = 128
@@ -78,10 +93,12 @@ class Recipe:
     controller: FitConfig = _CONTROLLER
     denoising_batch: int = 8
     draws: int = 4
+    tcab: FitConfig = _TCAB
+    tcab_batch: int = 32
     head: FitConfig = _HEAD
     head_epochs: int = 5
-    train_ladders_per_scene: int = 2
-    held_out_ladders_per_scene: int = 3
+    train_ladders_per_scene: int = 1
+    held_out_ladders_per_scene: int = 2
     head_batch: int = 12
     cache_bytes: int = 40 * 10**9
 
@@ -114,11 +131,10 @@ class Kitchen:
         batches = self._pictures(recipe.vae_batch, recipe.vae.seed)
         describes = {"batch": recipe.vae_batch, "patch": recipe.vae_patch, "pictures": self._pictures_digest()}
         self._fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae, describes)
-        trained = trained.cpu().eval()
+        trained.cpu()
         steps = range(recipe.vae.steps, recipe.vae.steps + _NORMALIZED_OVER // recipe.vae_batch)
         normalize_latents(trained, torch.cat([batches[step]["pictures"] for step in steps]))
-        tensors = {name: tensor.half().contiguous() for name, tensor in trained.state_dict().items()}
-        write_whole(path, lambda part: save_file(tensors, part))
+        _save_halved(trained.state_dict(), path)
         return path
 
     def decoder(self) -> Path:
@@ -156,6 +172,26 @@ class Kitchen:
         self._fit(trains, objective, batches, config, describes | {"pictures": self._pictures_digest()})
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
         return path
+
+    def tcab(self) -> FrameQuality:
+        """A TCAB that has learned the quality of single frames, of all the training contents' ladders."""
+        path, recipe, config = self.work / "tcab.safetensors", self.recipe, self.recipe.network
+        torch.manual_seed(recipe.tcab.seed)
+        learned = FrameQuality(config)
+        if not path.exists():
+            videos, frames = videos_from_set(self.set, "train"), self.work / "frames.npy"
+            if not frames.exists():
+                with item_bar("frames") as show:
+                    store_frames(videos, _FRAMES_PER_FILE, frames, show)
+            size, seed = config.view_size, recipe.tcab.seed
+            batches = FramePairs(videos, frames, batch=recipe.tcab_batch, size=size, seed=seed)
+            measured = torch.cat([batches[recipe.tcab.steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
+            start_as_frequencies(learned.tcab.patch_embed.proj, measured)
+            describes = {"videos": videos_digest(videos), "frames": _FRAMES_PER_FILE, "batch": recipe.tcab_batch}
+            self._fit("tcab", FrameQualityObjective(learned, config), batches, recipe.tcab, describes)
+            _save_halved(learned.cpu().state_dict(), path)
+        learned.load_state_dict(load_file(path))
+        return learned
 
     def head(self) -> Path:
         """The whole network, trained."""
@@ -206,11 +242,13 @@ class Kitchen:
         cache: FeatureCache,
         epochs: int,
     ) -> DiffVQA:
-        """The extractor with a new head of `config`, trained as the run `name`."""
+        """The extractor with a new head of `config`, its TCABs from single frames, trained as the run `name`."""
         recipe = self.recipe
         batches = HeadBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
         fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
         network = with_new_head(extractor, config, recipe.head.seed)
+        start_alike_everywhere(network)
+        start_from_frames(network, self.tcab())
         describes = {"start": weights_sha256(network), "videos": videos_digest(videos), "batch": recipe.head_batch}
         self._fit(name, HeadObjective(network), batches, fitted, describes)
         return network.cpu()
@@ -220,8 +258,8 @@ class Kitchen:
         if not path.exists():
             drawn = PictureBatches(
                 self._training_files(),
-                batch=1,
-                per_file=1,
+                batch=_PICTURES_PER_FILE,
+                per_file=_PICTURES_PER_FILE,
                 frames=config.frames,
                 size=config.view_size,
                 seed=_PICTURES_SEED,
@@ -235,7 +273,7 @@ class Kitchen:
 
     def _pictures_digest(self) -> str:
         """Of what the stored pictures were drawn from, and how."""
-        return f"{_PICTURES} {_PICTURES_SEED} {media_digest(self._training_files())}"
+        return f"{_PICTURES} {_PICTURES_PER_FILE} {_PICTURES_SEED} {media_digest(self._training_files())}"
 
     def _fit(
         self, name: str, objective: Objective, batches: StepBatches, config: FitConfig, describes: Mapping[str, Any]
@@ -252,6 +290,11 @@ class Kitchen:
                 accelerator=accelerator,
                 on_step=show,
             )
+
+
+def _save_halved(tensors: Mapping[str, Tensor], path: Path) -> None:
+    halved = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda part: save_file(halved, part))
 
 
 def main(argv: list[str] | None = None) -> int:

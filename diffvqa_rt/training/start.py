@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.models.checkpoints import load_stable_diffusion, load_weights
@@ -32,3 +33,17 @@ def with_new_head(network: DiffVQA, config: DiffVQAConfig, seed: int) -> DiffVQA
         fresh = DiffVQA(config)
     fresh.extractor.load_state_dict(network.extractor.state_dict())
     return fresh.eval()
+
+
+@torch.no_grad()
+def start_alike_everywhere(network: DiffVQA) -> None:
+    """Lets both views' first linear layers begin with the mean of F_FFF over its places, as if it were pooled.
+
+    A weight for each place is what the paper has, and a few hundred contents are too few to learn so many from noise:
+    what then differs between places is what training found out.
+    """
+    channels, cells = network.config.head.fused_channels, (network.config.latent_size // 4) ** 2
+    for view in (network.head.semantic, network.head.distortion):
+        first = next(layer for layer in view.mlp if isinstance(layer, nn.Linear))
+        weight = first.weight[:, : channels * cells].unflatten(1, (channels, cells))
+        weight.copy_(weight.mean(dim=2, keepdim=True).expand_as(weight))

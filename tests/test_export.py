@@ -61,6 +61,7 @@ def test_a_graph_has_standard_operators_only(built_engines, name):
     # The scan is where a stand-in would hide: the head calls ours, and its body is a standard Scan.
     assert (("diffvqa", "BidirectionalSelectiveScan") in called) == (name == "head")
     assert (("", "Scan") in called) == (name == "head")
+    assert (("com.microsoft", "MultiHeadAttention") in called) == (("", "Attention") in called) == (name != "head")
 
 
 def test_the_manifest_says_where_the_engines_come_from_and_how_good_they_are(built_engines):
@@ -410,7 +411,7 @@ def test_half_precision_keeps_what_overflows_in_float32(tmp_path):
     assert set(inputs_of["InstanceNormalization"]) == {FLOAT}  # GroupNorm's statistics
     assert set(inputs_of["Softmax"]) == {FLOAT}
     assert set(inputs_of["Clip"]) == {FLOAT}  # the sampler
-    assert set(inputs_of["Attention"]) == {FLOAT16}
+    assert set(inputs_of["MultiHeadAttention"]) == {FLOAT16}
     assert set(inputs_of["Gemm"]) == {FLOAT16}
     # The UNet's and the Controller's conv_in, and conv_out.
     assert sorted(inputs_of["Conv"]).count(FLOAT) == 3 < inputs_of["Conv"].count(FLOAT16)

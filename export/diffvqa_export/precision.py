@@ -19,7 +19,7 @@ KEPT_IN_FLOAT32 = {
     "quant_conv": "writes the latents; 64 products a position",
     "GroupNorm": "sums up to 46,080 squares, which pass float16's 65,504 where values pass 1.2",
     "LayerNormalization": "sums squares too; ONNX defines its statistics as float32 (stash_type 1)",
-    "Softmax": "sums exponentials of the text's scores; the image's are inside Attention, where the runtime decides "
+    "Softmax": "sums exponentials of the text's scores; the image's are inside attention, where the runtime decides "
     "(TensorRT refuses softmax_precision) and the build measures. Both scale before they round: Stable Diffusion's "
     "unscaled products pass 65,504, these are 8 times smaller",
     "head": "the whole engine: 1 in 500 of the arithmetic, and its scan's decays underflow in half precision",

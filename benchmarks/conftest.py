@@ -23,8 +23,21 @@ from turns import Run, seconds_of, speedup
 from diffvqa_rt.engines import available_cpus
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("diffvqa-rt", "av", "imageio-ffmpeg", "mamba-ssm", "numba", "numpy", "nvidia-dali-cuda130")
-PACKAGES += ("nvidia-pytriton", "onnxruntime", "pyiqa", "torch", "torchcodec", "triton")
+PACKAGES = (
+    "diffvqa-rt",
+    "av",
+    "imageio-ffmpeg",
+    "mamba-ssm",
+    "numba",
+    "numpy",
+    "nvidia-dali-cuda130",
+    "nvidia-pytriton",
+    "onnxruntime",
+    "pyiqa",
+    "torch",
+    "torchcodec",
+    "triton",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 LOAD_BEFORE = os.getloadavg()[0]
 STARTED = time.monotonic()

@@ -102,7 +102,7 @@ def test_frames(benchmark, time_in_turns, request, scorer, clip, tmp_path, provi
     scores = run()
     assert scores.size == len(frames) and np.isfinite(scores).all()
     benchmark.extra_info |= {"weights": WEIGHTS[provider], "version": pyiqa.__version__}
-    time_in_turns(run, {BASELINE: lambda: scorer.score(frames)}, 1 if provider == "musiq" else 2)
+    time_in_turns(run, {BASELINE: lambda: scorer.score(frames)}, 1 if provider == "musiq" else 2, is_warm=True)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,9 @@ def test_file(benchmark, time_in_turns, scorer, clip, distorted, provider: str) 
         version = ffmpeg_version()
     except SyntheticSetError as error:
         pytest.skip(str(error))
-    assert 0 < measure_vmaf(distorted, clip, threads=available_cpus()) < measure_vmaf(clip, clip)
+    # That of a clip beside itself is 97 at least.
+    assert 0 < measure_vmaf(distorted, clip, threads=available_cpus()) < 90
     benchmark.extra_info |= {"frames": frame_count, "of_frames": frame_count, "weights": "vmaf_v0.6.1"}
     benchmark.extra_info |= {"needs_reference": True, "version": version}
-    time_in_turns(
-        lambda: measure_vmaf(distorted, clip, threads=available_cpus()), {BASELINE: lambda: scorer.score(distorted)}, 3
-    )
+    run = lambda: measure_vmaf(distorted, clip, threads=available_cpus())  # noqa: E731
+    time_in_turns(run, {BASELINE: lambda: scorer.score(distorted)}, 3, is_warm=True)

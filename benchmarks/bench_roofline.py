@@ -28,7 +28,7 @@ from diffvqa_rt.models.stages import stage_modules
 from diffvqa_rt.presets import SD21, TINY
 from diffvqa_rt.specs import engine_specs
 
-ROUNDS = 5
+ROUNDS = 3
 PROVIDERS = ("onnxruntime", BASELINE)
 TOLERANCE = 1e-3
 

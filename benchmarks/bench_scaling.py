@@ -1,8 +1,10 @@
-"""How the time grows: with the number N of frames, the side S of the views and the number K of steps.
+"""How the time grows: with the number N of frames, the number K of steps and the side S of the views.
 
-One denoising step is what is timed, since the loop over it is nine tenths of the arithmetic; `bench_batch` has the
-number V of videos. All rows of an axis are one group, and `scaling.fitted_exponent` says how steep it is: 1 is linear,
-and in S, where four times the pixels are twice the side, 2 is linear in the pixels and 4 what attention would be alone.
+N and K are of the denoising step, nine tenths of the arithmetic; S is of the VAE encoder, which another side takes a
+few seconds to export, where the step takes a quarter of a minute. `bench_batch` has the number V of videos,
+`bench_decode` a file's length. All rows of an axis are one group, and `scaling.fitted_exponent` says how steep it is: 1
+is linear, and in S, where four times the pixels are twice the side, 2 is linear in the pixels and 4 what attention
+would be alone.
 
     pytest benchmarks/bench_scaling.py --benchmark-only
 """
@@ -18,13 +20,13 @@ from diffvqa_rt.presets import TINY
 from diffvqa_rt.scoring import denoise
 
 ROUNDS = 5
-FRAMES = (1, 2, 4, 8, 16)
-STEPS = (1, 2, 4, 8)
-SIDES = (64, 192, 320)
+FRAMES = (1, 4, 16)
+STEPS = (1, 3, 10)
+SIDES = (64, TINY.view_size, 320)
 # For steps and sides: enough to keep two cores at work, a quarter of a video's.
 FEW_FRAMES = 2
 PROVIDERS = ("onnxruntime", BASELINE)
-NAME = "unet_controller"
+STEP, ENCODER = "unet_controller", "vae_encoder"
 TOLERANCE = 1e-3
 
 pytestmark = pytest.mark.timeout(1200)
@@ -55,7 +57,7 @@ def step_runs(engines, config, frames):
 @pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_frames(benchmark, time_in_turns, providers, device, provider, frames):
-    engines = {name: providers.engines(device, name)[NAME] for name in PROVIDERS}
+    engines = {name: providers.engines(device, name)[STEP] for name in PROVIDERS}
     what = "one denoising step of N frames"
     time_row(benchmark, time_in_turns, provider, "N", frames, what, step_runs(engines, TINY, frames))
 
@@ -65,22 +67,28 @@ def test_frames(benchmark, time_in_turns, providers, device, provider, frames):
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_steps(benchmark, time_in_turns, providers, device, provider, steps):
     _, z0 = latents(TINY, FEW_FRAMES)
-    engines = {name: providers.engines(device, name)[NAME] for name in PROVIDERS}
+    engines = {name: providers.engines(device, name)[STEP] for name in PROVIDERS}
     runs = {name: lambda engine=engine: denoise(engine, z0, steps)["z_next"] for name, engine in engines.items()}
     time_row(benchmark, time_in_turns, provider, "K", steps, f"K denoising steps of {FEW_FRAMES} frames", runs)
 
 
 @pytest.fixture(scope="module")
-def engines_by_side(tmp_path_factory):
+def encoders_by_side(tmp_path_factory):
+    """Of the sides that no other benchmark has engines of."""
+    configs = {side: dataclasses.replace(TINY, view_size=side) for side in SIDES if side != TINY.view_size}
     return {
-        side: exported_beside_torch(dataclasses.replace(TINY, view_size=side), NAME, tmp_path_factory.mktemp("side"))
-        for side in SIDES
+        side: exported_beside_torch(config, ENCODER, tmp_path_factory.mktemp("side"))
+        for side, config in configs.items()
     }
 
 
+@pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_sides(benchmark, time_in_turns, engines_by_side, provider, side):
-    runs = step_runs(engines_by_side[side], dataclasses.replace(TINY, view_size=side), FEW_FRAMES)
-    what = f"one denoising step of {FEW_FRAMES} frames with views of S×S"
+def test_sides(benchmark, time_in_turns, providers, encoders_by_side, device, provider, side):
+    engines = encoders_by_side.get(side) or {name: providers.engines(device, name)[ENCODER] for name in PROVIDERS}
+    rng = np.random.default_rng(0)
+    frames = rng.uniform(-1, 1, (1, len(VIEWS) * FEW_FRAMES, 3, side, side)).astype(np.float32)
+    runs = {name: lambda engine=engine: engine({"frames": frames})["z0"] for name, engine in engines.items()}
+    what = f"vae_encoder on {FEW_FRAMES} frames with views of S×S"
     time_row(benchmark, time_in_turns, provider, "S", side, what, runs)

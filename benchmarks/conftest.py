@@ -9,21 +9,38 @@ import datetime
 import importlib.metadata
 import os
 import statistics
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from builds import ONNX_AND_TORCH, Builds
+from builds import Builds
 from ratios import table
 from turns import Run, seconds_of, speedup
 
 from diffvqa_rt.engines import available_cpus
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("diffvqa-rt", "av", "mamba-ssm", "numba", "numpy", "onnxruntime", "torch", "triton")
+PACKAGES = (
+    "diffvqa-rt",
+    "av",
+    "imageio-ffmpeg",
+    "mamba-ssm",
+    "numba",
+    "numpy",
+    "nvidia-dali-cuda130",
+    "nvidia-pytriton",
+    "onnxruntime",
+    "pyiqa",
+    "torch",
+    "torchcodec",
+    "triton",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 LOAD_BEFORE = os.getloadavg()[0]
+STARTED = time.monotonic()
 GROUPS = pytest.StashKey[list]()
 
 TimeInTurns = Callable[..., dict[str, list[float]]]
@@ -35,16 +52,23 @@ def clip() -> Path:
 
 
 @pytest.fixture(scope="session")
-def builds(tmp_path_factory) -> Iterator[Builds]:
-    builds = Builds(tmp_path_factory.mktemp("engines"))
+def builds(tmp_path_factory, request) -> Iterator[Builds]:
+    together = ["onnx", "torch"]
+    # Minutes, so only where a row asks for it.
+    if any(row.get("provider") == "aot_inductor" for row in _parameters(request.session.items)):
+        from providers import what_lacks
+
+        if what_lacks("cpu", "aot_inductor") is None:
+            together.append("aot-inductor")
+    builds = Builds(tmp_path_factory.mktemp("engines"), together)
     yield builds
     builds.close()
 
 
 @pytest.fixture(scope="session")
 def engines_folder(builds) -> Path:
-    """The `tiny` engines of ONNX Runtime and of eager torch."""
-    return builds.folder(ONNX_AND_TORCH)
+    """The `tiny` engines of ONNX Runtime, of eager torch, and of AOTInductor where a row asks for those."""
+    return builds.folder("onnx")
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +76,13 @@ def providers(builds, clip, request):
     """`Providers` of every row that was selected. Tests that use it have the parameters `device` and `provider`."""
     from providers import Providers
 
-    rows = [item.callspec.params for item in request.session.items if "providers" in item.fixturenames]
+    rows = _parameters(item for item in request.session.items if "providers" in item.fixturenames)
     return Providers(builds, {(row["device"], row["provider"]) for row in rows}, clip)
+
+
+def _parameters(tests: Iterable[pytest.Item]) -> list[Mapping[str, Any]]:
+    """Of those that have some."""
+    return [test.callspec.params for test in tests if hasattr(test, "callspec")]
 
 
 @pytest.fixture
@@ -107,6 +136,11 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()
     }
     machine_info["versions"] = {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """All of the run: builds, compilations and comparisons too."""
+    output_json["run_seconds"] = round(time.monotonic() - STARTED)
 
 
 def _gpu() -> str | None:

@@ -11,13 +11,17 @@ from ratios import Row
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One file of results: on which machine, when, of which commit (`+`: and what was not committed)."""
+    """One file of results: on which machine, when, of which commit (`+`: and what was not committed).
+
+    `seconds`: how long it took with all that it built; None of before that was noted.
+    """
 
     file: str
     machine: str
     date: str
     commit: str
     versions: Mapping[str, str]
+    seconds: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +54,19 @@ def read_groups(folder: Path) -> list[Group]:
     return sorted(newest.values(), key=lambda group: group.run.machine)
 
 
+def without_baseline(groups: Iterable[Group]) -> list[str]:
+    """The names of the groups in which no row is what the others are compared with.
+
+    Results of before rows said who they are (`provider`) are left out.
+    """
+    return [
+        group.name
+        for group in groups
+        if any("provider" in row["extra_info"] for row in group.rows)
+        and not any(row["extra_info"].get("baseline") for row in group.rows)
+    ]
+
+
 def _groups(file: str, measured: Mapping[str, Any]) -> Iterable[Group]:
     machine, commit = measured["machine_info"], measured["commit_info"]
     processor = f"{machine['cpu']['brand_raw']}, {machine['cpu']['count']} cores"
@@ -59,6 +76,7 @@ def _groups(file: str, measured: Mapping[str, Any]) -> Iterable[Group]:
         date=machine["date"],
         commit=commit["id"][:7] + ("+" if commit["dirty"] else ""),
         versions=machine["versions"],
+        seconds=measured.get("run_seconds"),
     )
     by_name: dict[str, list[Row]] = {}
     for row in measured["benchmarks"]:

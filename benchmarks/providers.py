@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from builds import ONNX_AND_TORCH, Builds
+from builds import Builds
 from diffvqa_export.onnx_export import export_onnx
 from diffvqa_export.stages import STAGES
 from diffvqa_export.weights import choose_weights
@@ -28,8 +28,9 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.engines import Engine, available_cpus, open_engines
+from diffvqa_rt.engines import BackendName, Engine, available_cpus, open_engines
 from diffvqa_rt.engines.inductor_backend import TensorArray, keep_float32
+from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.engines.onnx_backend import OnnxEngine, cpu_session_options
 from diffvqa_rt.engines.torch_backend import TorchEngine
 from diffvqa_rt.models.diffvqa import random_network
@@ -45,6 +46,17 @@ GPU_PROVIDERS = ("onnx-cuda", "tensorrt", "aot_inductor", "torch_compile", BASEL
 # Nine tenths of a video's time. To compile the head takes longer than to time it, and its scan becomes the same C++ as
 # for `aot_inductor`.
 COMPILED_STAGES = ("vae_encoder", "unet_controller")
+# What the rows' engines are called elsewhere; all that is made in this process is torch.
+BACKENDS: Mapping[str, BackendName] = {
+    "onnxruntime": "onnx",
+    "aot_inductor": "aot-inductor",
+    "onnx-cuda": "onnx-cuda",
+    "tensorrt": "tensorrt",
+    "torch_compile": "torch",
+    BASELINE: "torch",
+}
+# What this process makes itself, on any device; the others' engines are built.
+MADE_HERE = (BASELINE, "pytorch_plain_scan", "torch_compile")
 # What the packages of `aot-inductor` are compiled with.
 COMPILE_OPTIONS = {"freezing": True}
 
@@ -99,26 +111,32 @@ class Providers:
         builds: builds what engines have to be built.
         wanted: (device, provider) of each row, the baseline's not needed.
         clip: the video that the stages' inputs are made of.
+
+    Attributes:
+        inputs: what the stages get of the clip.
+        manifest: of the engines for this CPU.
     """
 
     def __init__(self, builds: Builds, wanted: Iterable[tuple[str, str]], clip: Path) -> None:
-        self._builds, self._weights = builds, choose_weights(TINY, None)
+        self._weights = choose_weights(TINY, None)
         keys = {("cpu", BASELINE), *wanted}
         keys |= {(device, BASELINE) for device, _ in keys}
-        self._missing = {key: reason for key in keys if (reason := _what_lacks(*key))}
+        self._missing = {key: reason for key in keys if (reason := what_lacks(*key))}
         keys -= self._missing.keys()
-        # One core compiles the packages, a file a stage, while another exports and compiles the rest.
-        packages = {key for key in keys if key[1] == "aot_inductor"}
-        if packages:
-            builds.start("aot-inductor")
-        self._engines = {key: self._open(*key) for key in sorted(keys - packages)}
+        # One core builds, which takes the longest, while the other compiles: neither waits for the other.
+        builds.start("onnx")
+        made_here = {key for key in keys if key[1] in MADE_HERE}
+        self._engines = {(device, provider): self._make(device, provider) for device, provider in sorted(made_here)}
         self.inputs = StageInputs.of(self._engines["cpu", BASELINE], TINY, clip)
         for (_, provider), engines in self._engines.items():
             if provider == "torch_compile":
                 runs = self.inputs.runs(engines)
-                for stage in engines:
+                for stage in COMPILED_STAGES:
                     runs[stage]()
-        self._engines |= {key: self._open(*key) for key in packages}
+        self.manifest = Manifest.read(builds.folder("onnx"))
+        for device, provider in sorted(keys - made_here):
+            backend = BACKENDS[provider]
+            self._engines[device, provider] = open_engines(builds.folder(backend), backend)[1]
 
     def engines(self, device: str, provider: str) -> Engines:
         """The engines of a row. Skips the test where the machine lacks what they need."""
@@ -130,32 +148,22 @@ class Providers:
         """`StageInputs.runs` of one video on the engines of a row. Skips as `engines`."""
         return self.inputs.runs(self.engines(device, provider))
 
-    def _open(self, device: str, provider: str) -> Engines:
+    def _make(self, device: str, provider: str) -> Engines:
+        modules = stage_modules(self._weights.load())
         if device == "cuda":
-            return self._open_on_gpu(provider)
-        if provider == "onnxruntime":
-            return open_engines(self._builds.folder(ONNX_AND_TORCH), "onnx")[1]
-        if provider == "aot_inductor":
-            return open_engines(self._builds.folder("aot-inductor"), "aot-inductor")[1]
-        eager = open_engines(self._builds.folder(ONNX_AND_TORCH), "torch")[1]
-        if provider == "pytorch_plain_scan":
-            return {name: PlainScan(engine) for name, engine in eager.items()}
+            keep_float32()
+            modules = {name: module.cuda() for name, module in modules.items()}
+        else:
+            torch.set_num_threads(available_cpus())
         if provider == "torch_compile":
-            modules = stage_modules(self._weights.load())
-            return {name: TorchEngine(eager[name].spec, _compiled(modules[name])) for name in COMPILED_STAGES}
-        assert provider == BASELINE, provider
-        return eager
-
-    def _open_on_gpu(self, provider: str) -> Engines:
-        if provider not in (BASELINE, "torch_compile"):
-            backend = provider.replace("_", "-")
-            return open_engines(self._builds.folder(backend), backend)[1]
-        keep_float32()
-        modules = {name: module.cuda() for name, module in stage_modules(self._weights.load()).items()}
-        if provider == "torch_compile":
-            modules = {name: _compiled(modules[name]) for name in COMPILED_STAGES}
+            modules |= {name: _compiled(modules[name]) for name in COMPILED_STAGES}
         specs = engine_specs(TINY)
-        return {name: TorchOnDevice(specs[name], module, "cuda") for name, module in modules.items()}
+        if device == "cuda":
+            return {name: TorchOnDevice(specs[name], module, device) for name, module in modules.items()}
+        engines = {name: TorchEngine(specs[name], module) for name, module in modules.items()}
+        if provider == "pytorch_plain_scan":
+            return {name: PlainScan(engine) for name, engine in engines.items()}
+        return engines
 
 
 def exported_beside_torch(config: DiffVQAConfig, stage: str, folder: Path) -> dict[str, Engine]:
@@ -172,7 +180,7 @@ def exported_beside_torch(config: DiffVQAConfig, stage: str, folder: Path) -> di
     return {"onnxruntime": OnnxEngine(spec, session, available_cpus()), BASELINE: TorchEngine(spec, module)}
 
 
-def _what_lacks(device: str, provider: str) -> str | None:
+def what_lacks(device: str, provider: str) -> str | None:
     """Why a provider cannot run on this machine."""
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:

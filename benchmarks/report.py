@@ -1,4 +1,4 @@
-"""Turn `benchmarks/results` into what a person reads: `benchmarks/REPORT.md`, its charts, and the table in README.
+"""Turn `benchmarks/results` into what a person reads: `benchmarks/REPORT.md`, its charts, and the tables in README.
 
 python benchmarks/report.py
 python benchmarks/report.py --check    # writes nothing; exit status 1 where the results say something else
@@ -18,8 +18,18 @@ from measured import Group, Run, read_groups
 from ratios import exponents, label_of, ratios_of, readable
 
 BEGIN, END = "<!-- benchmarks/report.py writes from here -->", "<!-- to here -->"
-# The groups of README's table, by how their names begin.
-HEADLINES = ("vae_encoder", "denoise", "head", "score", "served", "start", "decode", "selective_scan: forward,")
+# The groups of README's tables, by how their names begin.
+HEADLINES = (
+    "score: a file",
+    "preprocess: a file of 5 s",
+    "vae_encoder",
+    "unet_controller",
+    "denoise",
+    "head",
+    "selective_scan: forward,",
+    "served",
+    "start: process start to the first score",
+)
 # What a table says of a row beside its time, in this order.
 FACTS: Mapping[str, str] = {
     "videos_per_second": "{:.3g} videos/s",
@@ -46,24 +56,42 @@ def group_table(group: Group) -> str:
     return markdown_table(header, lines) + fits
 
 
-def headline_table(groups: Sequence[Group]) -> str:
-    """README's: what users ask first, a line a group."""
-    lines = []
-    for prefix in HEADLINES:
-        for group in groups:
+def headlines(groups: Sequence[Group]) -> str:
+    """README's: what users ask first. For each machine a table with a line a group, and where its rows come from."""
+    parts = []
+    for machine, own in by_machine(groups).items():
+        lines, runs = [], []
+        for group in (group for prefix in HEADLINES for group in own if group.name.startswith(prefix)):
             ours = [row for row in group.rows if not row["extra_info"].get("baseline")]
             theirs = [row for row in group.rows if row["extra_info"].get("baseline")]
-            if not group.name.startswith(prefix) or not ours or not theirs:
+            if not ours or not theirs:
                 continue
             best = min(ours, key=lambda row: row["median"])
             times = [f"{label_of(row)}: {readable(row['median'])}" for row in (best, *theirs)]
             lines.append([group.name, times[0], "; ".join(times[1:]), ratios_of(best, group.rows)])
-    return markdown_table(["", "fastest", "baseline", "times as fast as"], lines)
+            runs.append(group.run)
+        if lines:
+            table = markdown_table(["", "fastest", "baseline", "times as fast as"], lines)
+            parts.append("\n".join([f"{machine}:\n", table, *_provenances(runs, "benchmarks/results")]) + "\n")
+    return "\n".join(parts)
 
 
-def provenance(run: Run) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    return f"[`{run.file}`](results/{run.file}): {run.date[:10]}, commit {run.commit}; {versions}."
+def by_machine(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """In the groups' order."""
+    machines: dict[str, list[Group]] = {}
+    for group in groups:
+        machines.setdefault(group.run.machine, []).append(group)
+    return machines
+
+
+def _provenances(runs: Sequence[Run], results: str) -> list[str]:
+    """A line of a list for each file, with its path from the page."""
+    lines = []
+    for run in runs:
+        versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        when = run.date[:10] + (f", in {run.seconds // 60} min {run.seconds % 60} s" if run.seconds else "")
+        lines.append(f"* [`{run.file}`]({results}/{run.file}): {when}, commit {run.commit}; {versions}.")
+    return list(dict.fromkeys(lines))
 
 
 def cited_section(cited: Mapping[str, Any]) -> str:
@@ -91,14 +119,8 @@ def write_report(groups: Sequence[Group], cited: Mapping[str, Any], folder: Path
         "rounds; `times as fast as` is the median of the rounds' own ratios for rows that took turns, and the ratio "
         "of the medians where it says so. Of each group the newest run counts.\n",
     ]
-    machines = list(dict.fromkeys(group.run.machine for group in groups))
-    for number, machine in enumerate(machines, 1):
-        own = [group for group in groups if group.run.machine == machine]
-        parts += [
-            f"## {machine}\n",
-            *(f"* {line}" for line in dict.fromkeys(provenance(group.run) for group in own)),
-            "",
-        ]
+    for number, (machine, own) in enumerate(by_machine(groups).items(), 1):
+        parts += [f"## {machine}\n", *_provenances([group.run for group in own], "results"), ""]
         for name, draw in CHARTS.items():
             if (figure := draw(own)) is not None:
                 save_svg(figure, folder / f"report-{number}-{name}.svg")
@@ -109,12 +131,12 @@ def write_report(groups: Sequence[Group], cited: Mapping[str, Any], folder: Path
 
 
 def with_headlines(readme: str, groups: Sequence[Group]) -> str:
-    """README's text with the table between its two marks written anew. Raises ValueError where they are missing."""
+    """README's text with what is between its two marks written anew. Raises ValueError where they are missing."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"README.md lacks {BEGIN!r} or, after it, {END!r}")
-    return f"{before}{BEGIN}\n\n{headline_table(groups)}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{headlines(groups)}\n{END}{after}"
 
 
 def differences(ours: Path, written: Path) -> list[str]:

@@ -6,10 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 import report
-from measured import read_groups
+from measured import read_groups, without_baseline
 
+RESULTS = report.ROOT / "benchmarks" / "results"
 README = f"# A project\n\n{report.BEGIN}\n{report.END}\n\nThe rest.\n"
-GROUP = "score: the three stages, tiny, float32"
+GROUP = "score: a file of 5 s and 720×480, decoded and scored, tiny, float32"
 
 
 def row(group, provider, seconds, **extra):
@@ -31,6 +32,7 @@ def measured(rows, date="2026-11-21T10:00:00+00:00", commit="a" * 40, gpu=None):
             "cpu": {"brand_raw": "Abacus", "count": 2}, "gpu": gpu, "date": date, "versions": {"torch": "2.13.0"},
         },
         "commit_info": {"id": commit, "dirty": False},
+        "run_seconds": 605,
         "benchmarks": rows,
     }  # fmt: skip
 
@@ -61,15 +63,18 @@ def test_a_group_is_a_table_with_its_ratio_its_memory_and_where_it_comes_from(ro
     assert report.main([], root) == 0
     text = page(root)
     assert "## Abacus, 2 cores" in text
-    assert "2026-11-21-abacus.json`](results/2026-11-21-abacus.json): 2026-11-21, commit aaaaaaa; torch 2.13.0." in text
+    assert "abacus.json`](results/2026-11-21-abacus.json): 2026-11-21, in 10 min 5 s, commit aaaaaaa; torch" in text
     assert "| onnxruntime | 1.20 s | 1.5 x pytorch | 1,234 MiB |" in text
     assert "| pytorch | 1.80 s | baseline |" in text
 
 
-def test_readme_gets_a_line_a_group_and_keeps_the_rest(root):
+def test_readme_gets_a_line_a_group_where_it_comes_from_and_keeps_the_rest(root):
     assert report.main([], root) == 0
     text = (root / "README.md").read_text()
+    assert "\nAbacus, 2 cores:\n" in text
     assert f"| {GROUP} | onnxruntime: 1.20 s | pytorch: 1.80 s | 1.5 x pytorch |" in text
+    file = "[`2026-11-21-abacus.json`](benchmarks/results/2026-11-21-abacus.json)"
+    assert f"* {file}: 2026-11-21, in 10 min 5 s, commit aaaaaaa; torch 2.13.0.\n" in text
     assert text.startswith("# A project\n") and text.endswith("\n\nThe rest.\n")
     again = text
     assert report.main([], root) == 0
@@ -160,5 +165,26 @@ def test_a_readme_without_the_marks_is_left_alone(root, capsys):
 
 
 def test_every_group_that_was_measured_can_be_read():
-    groups = read_groups(report.ROOT / "benchmarks" / "results")
+    groups = read_groups(RESULTS)
     assert groups and all(row["median"] > 0 for group in groups for row in group.rows)
+
+
+def test_every_group_that_was_measured_has_its_baseline():
+    assert without_baseline(read_groups(RESULTS)) == []
+
+
+def test_a_group_without_a_baseline_is_named(root):
+    add(root, "2026-11-21-old.json", measured([{**row("old", "onnxruntime", 1.0), "extra_info": {}}]))
+    add(root, "2026-11-21-alone.json", measured([row("alone", "onnxruntime", 1.0)]))
+    assert without_baseline(read_groups(root / "benchmarks" / "results")) == ["alone"]
+
+
+def test_readme_says_what_the_results_say():
+    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.with_headlines(text, read_groups(RESULTS)) == text
+
+
+def test_results_that_readme_names_are_there():
+    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\d{4}-\d\d-\d\d-[\w-]+\.json", text))
+    assert named and named <= {path.name for path in RESULTS.iterdir()}

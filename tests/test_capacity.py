@@ -328,7 +328,7 @@ def test_the_command_prints_a_plan_and_its_error(capsys):
     assert status == 0
     largest = max(abs(check.error) for check in checks(known_measurement(XEON)))
     assert f"largest error {largest:.1%}" in out
-    for piece in ("xeon-2cpu, 2 cores: tiny by onnx", "2026-11-21-xeon-2cpu-score.json (commit dacbe74)", "16 clients"):
+    for piece in ("xeon-2cpu, 2 cores: tiny by onnx", *known_measurement(XEON).sources, "16 clients"):
         assert piece in out
     assert "cost" not in out  # nobody named a price
     assert "of 1 video: " in err and err.count("\n") == 1

@@ -23,7 +23,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="safetensors file of the network's weights, or a Stable Diffusion 2.1-base folder (default: the preset's "
-        "bundled weights; until those exist, seeded random ones, and every output says untrained)",
+        "bundled weights; sd21 has none, so seeded random ones, and every output says untrained)",
     )
     parser.add_argument(
         "--backend",

@@ -25,6 +25,21 @@ def built_engines(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def untrained_engines(tmp_path_factory, clip) -> Path:
+    """A folder for torch alone with random weights, as one of a preset without bundled weights has."""
+    from diffvqa_export.build import build_engines
+    from diffvqa_export.context import BuildRequest
+    from diffvqa_export.weights import random_weights
+
+    from diffvqa_rt.presets import TINY
+
+    folder = tmp_path_factory.mktemp("untrained") / "tiny"
+    request = BuildRequest(weights=random_weights(TINY), backends=("torch",), out=folder, clip=clip)
+    build_engines(request, progress=lambda step: None)
+    return folder
+
+
 @pytest.fixture
 def engines_copy(built_engines, tmp_path) -> Path:
     """An engine folder that a test may damage."""

@@ -38,19 +38,28 @@ def test_json_has_an_object_a_line_in_input_order(diffvqa, clip, tmp_path):
     assert (first["source"], second["source"]) == (str(tmp_path / "other.mp4"), str(clip))
     assert {"score", "frame_scores", "stage_seconds", "weights_sha256", "video", "is_trained"} <= first.keys()
     assert set(first["stage_seconds"]) == {"decode", "views", "vae_encoder", "denoise", "head"}
-    assert "untrained" in err
+    assert first["is_trained"] and "untrained" not in err
 
 
 def test_csv_and_table_carry_the_same_score(diffvqa, clip):
     score = json.loads(diffvqa("--format", "json", clip)[1])["score"]
     (row,) = csv.DictReader(io.StringIO(diffvqa("--format", "csv", clip)[1]))
     assert tuple(row) == CSV_COLUMNS
-    assert float(row["score"]) == score and row["model"] == "tiny (untrained)" and row["error"] == ""
+    assert float(row["score"]) == score and row["model"] == "tiny" and row["error"] == ""
     assert row["codec"] == "h264" and float(row["denoise_seconds"]) > 0 and len(row["frame_scores"].split()) == 8
     header, line = diffvqa(clip)[1].splitlines()
     assert header.split() == ["score", "spread", "seconds", "model", "video"]
     assert line.split()[0] == f"{score:.3f}"
-    assert "tiny (untrained)" in line and line.endswith(str(clip))
+    assert line.split()[3] == "tiny" and line.endswith(str(clip))
+
+
+def test_scores_of_untrained_weights_say_so(untrained_engines, clip, capsys):
+    arguments = ["score", "--engines", str(untrained_engines), "--backend", "torch", str(clip)]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "tiny (untrained)" in out and "These weights are untrained" in err
+    assert cli.main(["info", str(untrained_engines)]) == 0
+    assert "tiny (untrained)" in capsys.readouterr().out
 
 
 def test_a_bad_file_is_reported_and_the_others_are_still_scored(diffvqa, clip, tmp_path):
@@ -141,7 +150,7 @@ def test_a_changed_byte_in_an_engine_is_refused(engines_copy, clip, capsys):
 def test_info_prints_the_manifest_for_a_person(built_engines, capsys):
     assert cli.main(["info", str(built_engines)]) == 0
     out = capsys.readouterr().out
-    for piece in ("tiny (untrained)", "10 denoising steps", "unet_controller  z_next", "tolerance", "onnxruntime"):
+    for piece in ("tiny.safetensors", "10 denoising steps", "unet_controller  z_next", "tolerance", "onnxruntime"):
         assert piece in out
 
 
@@ -210,7 +219,7 @@ def test_on_a_terminal_rows_and_bar_keep_out_of_each_others_way(built_engines, c
     lines = [line.split("\r")[-1] for line in printed.replace("\r\n", "\n").split("\n")]
     assert "0/2" in printed and "1/2" in printed
     assert any(line.split() == ["score", "spread", "seconds", "model", "video"] for line in lines)
-    assert any(line.endswith(str(clip)) and "untrained" in line for line in lines)
+    assert any(line.endswith(str(clip)) and "tiny" in line for line in lines)
     assert any(line.split() == ["failed", str(missing)] for line in lines)
 
 

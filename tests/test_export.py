@@ -67,8 +67,8 @@ def test_a_graph_has_standard_operators_only(built_engines, name):
 def test_the_manifest_says_where_the_engines_come_from_and_how_good_they_are(built_engines):
     manifest = Manifest.read(built_engines)
     assert manifest.config == TINY
-    assert not manifest.weights.is_trained
-    assert manifest.weights.source == "random, seed 0"
+    assert manifest.weights.is_trained
+    assert manifest.weights.source == "tiny.safetensors"
     assert manifest.build.versions["torch"] == torch.__version__
     parity = manifest.backends["onnx"].parity
     assert parity is not None

@@ -36,6 +36,9 @@ def test_the_wheel_ships_our_three_packages_alone(tmp_path):
     assert shipped == {Path("data/share/diffvqa_rt", path) for path in models | measured}
     assert len(models) > 10 and len(measured) > 1
     assert "diffvqa_rt/py.typed" in names
+    card = {f"diffvqa_rt/weights/{name}" for name in ("README.md", "tiny.safetensors", "tiny-decoder.safetensors")}
+    assert card == {name for name in names if name.startswith("diffvqa_rt/weights/")}
+    assert sum(zipfile.ZipFile(wheel).getinfo(name).file_size for name in card) <= 16_000_000
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

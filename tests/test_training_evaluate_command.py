@@ -261,8 +261,8 @@ def test_real_engines_score_a_data_set(built_engines, evaluate, tmp_path):
     table = write(tmp_path / "mine.csv", text)
     write(tmp_path / "broken.mp4", "Dear diary")
     status, out, err = evaluate(f"csv={table}", "--engines", built_engines)
-    assert status == 1 and "tiny (untrained)" in out
-    assert "untrained: the scores show" in err and "broken.mp4 is not a video" in err
+    assert status == 1 and "| tiny |" in out
+    assert "untrained" not in err and "broken.mp4 is not a video" in err
     kept = [json.loads(line) for line in (tmp_path / "out/scores-mine.jsonl").read_text().splitlines()]
     assert [entry["video"] for entry in kept] == names
     score = Scorer.open(built_engines).score(tmp_path / "v0.mp4").score

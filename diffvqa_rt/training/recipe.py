@@ -96,7 +96,7 @@ class Recipe:
     tcab: FitConfig = _TCAB
     tcab_batch: int = 32
     head: FitConfig = _HEAD
-    head_epochs: int = 5
+    head_epochs: int = 4
     train_ladders_per_scene: int = 1
     held_out_ladders_per_scene: int = 2
     head_batch: int = 12
@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         default=Path("build/weights"),
         metavar="DIR",
-        help="the set, the features and the runs, 35 GB (default: %(default)s)",
+        help="the set, the features and the runs, 10 GB (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the weights are to go")
     parser.add_argument(

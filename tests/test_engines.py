@@ -97,7 +97,7 @@ DAMAGES = {
         edit_manifest(lambda v: v["config"]["sampler"].update(steps=5)),
         "vae_encoder.onnx was built from another network or other weights than manifest.json says",
     ),
-    "other_weights": (edit_manifest(lambda v: v["weights"].update(is_trained=True)), "from another network or other"),
+    "other_weights": (edit_manifest(lambda v: v["weights"].update(is_trained=False)), "from another network or other"),
     "other_border": (
         edit_manifest(lambda v: v["config"].update(view_size=128)),
         "vae_encoder for onnx was built with other inputs or outputs than this version's",

@@ -85,7 +85,7 @@ def test_timesteps_noise_and_text_are_inside_the_step(built_engines):
     assert [i.name for i in model.graph.input] == ["z", "z0", "step"]
     assert not {"Sin", "Cos"} & {node.op_type for node in model.graph.node}
     stored = {onnx.numpy_helper.to_array(tensor).tobytes() for tensor in model.graph.initializer}
-    extractor = random_network(TINY).extractor
+    extractor = choose_weights(TINY, None).load().extractor
     matrices = {name: p for name, p in extractor.named_parameters() if p.ndim == 2 and not name.startswith("vae")}
     kept = {n for n, p in matrices.items() if {m.detach().numpy().tobytes() for m in (p, p.T)} & stored}
     folded = {n for n in matrices if ".time_emb" in n or ".attn2." in n}
@@ -119,7 +119,7 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip,
 
     _, engines = open_engines(built_engines, "onnx")
     views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
-    record_reference(random_network(TINY), views, tmp_path)
+    record_reference(choose_weights(TINY, None).load(), views, tmp_path)
     broken = {**engines, "head": Broken(engines["head"])}
     report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
     assert any("head's score is off by inf" in f and "1 of its values are not finite" in f for f in report.failures)
@@ -144,7 +144,7 @@ def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tm
 
     _, engines = open_engines(built_engines, "onnx")
     views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
-    record_reference(random_network(TINY), views, tmp_path)
+    record_reference(choose_weights(TINY, None).load(), views, tmp_path)
     broken = {**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}
     report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
     (failure,) = report.failures

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from clips import make_clip
+from diffvqa_export.weights import choose_weights
 from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
@@ -197,7 +198,7 @@ def test_features_that_are_not_finite_are_not_kept(tmp_path, clips):
 
 
 def test_engines_extract_what_torch_does(tmp_path, built_engines, clips):
-    network, accelerator = random_network(TINY), Accelerator(cpu=True)
+    network, accelerator = choose_weights(TINY, None).load(), Accelerator(cpu=True)
     by_torch, by_engines = TorchExtractor(network, accelerator), EngineExtractor(built_engines, network, "onnx")
     assert by_engines.precision == by_torch.precision == "no"
     views = torch.from_numpy(cut_views(sample_frames(clips / "1.mp4", TINY.frames).frames, TINY.view_size)[0])

@@ -1,9 +1,10 @@
 """Self-attention for ONNX: one node, `com.microsoft::MultiHeadAttention`, that any runtime executes.
 
-ONNX Runtime and TensorRT have a kernel of that name; elsewhere its model-local function says what it is in the standard
-Attention. ONNX Runtime's kernel on the CPU walks blocks of the scores that stay in a core's cache, where its kernel of
-the standard operator writes them all, 212 MB for two pictures of `sd21`, whose finest attention takes 1.4 times less
-CPU time so; a step of `tiny` as a whole 1.08 times less (one Xeon core, busy, onnxruntime 1.31).
+ONNX Runtime has a kernel of that name, and TensorRT's parsers know it, as an attention that may become two products and
+a softmax where there is no fused kernel; elsewhere its model-local function says what it is in the standard Attention.
+ONNX Runtime's kernel on the CPU walks blocks of the scores that stay in a core's cache, where its standard Attention
+writes them all, 212 MB for two pictures of `sd21`, whose finest attention takes 1.4 times less CPU time so; a step of
+`tiny` as a whole 1.08 times less (one Xeon core, busy, onnxruntime 1.31).
 """
 
 from typing import Any

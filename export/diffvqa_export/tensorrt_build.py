@@ -60,7 +60,6 @@ def engine_from_onnx(
     network = builder.create_network(0)
     _parse(library, network, onnx_path)
     network.name = provenance
-    _let_attention_decompose(trt, network)
     config = builder.create_builder_config()
     # What says float32 computes in it: TF32 keeps 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -131,15 +130,6 @@ def _parse(library: Library, network: Any, onnx_path: Path) -> None:
         f"{library.label} does not take {error.node_operator()} ({error.node_name()}) of {onnx_path}: "
         f"{' '.join(error.desc().split())}"
     )
-
-
-def _let_attention_decompose(trt: Any, network: Any) -> None:
-    """Allows Attention to become two products and a softmax: TensorRT has no fused kernel for float32."""
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type == trt.LayerType.ATTENTION_INPUT:
-            layer.__class__ = trt.IAttentionInputLayer  # how TensorRT's Python casts a layer
-            layer.attention.decomposable = True
 
 
 def _optimization_profile(builder: Any, spec: EngineSpec, frames: int, profile: Profile) -> Any:

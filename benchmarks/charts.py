@@ -92,7 +92,9 @@ def roofline_chart(groups: Sequence[Group]) -> Figure | None:
         extra, color = row["extra_info"], COLORS[providers.index(provider_of(row))]
         place = (intensity, extra["flops_per_second"])
         axes.plot(*place, "o", color=color)
-        _annotate(axes, f"{stage}, {provider_of(row)}: {extra[f'share_of_{PRODUCT}']:.0%}", place, (7, 0), color=color)
+        share = extra[f"share_of_{PRODUCT}"]
+        # In two lines: stages that are near each other on the axis have room side by side.
+        _annotate(axes, f"{stage}\n{provider_of(row)}: {share:.1%}", place, (7, 0), color=color)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("FLOP for each byte of inputs, weights and outputs", fontsize=_SMALL)

@@ -10,6 +10,7 @@ baseline is `tiny` on ONNX Runtime. What DOVER, FAST-VQA and others publish of t
 import importlib
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -137,5 +138,5 @@ def test_file(benchmark, time_in_turns, scorer, clip, distorted, provider: str) 
     assert 0 < measure_vmaf(distorted, clip, threads=available_cpus()) < 90
     benchmark.extra_info |= {"frames": frame_count, "of_frames": frame_count, "weights": "vmaf_v0.6.1"}
     benchmark.extra_info |= {"needs_reference": True, "version": version}
-    run = lambda: measure_vmaf(distorted, clip, threads=available_cpus())  # noqa: E731
+    run = partial(measure_vmaf, distorted, clip, threads=available_cpus())
     time_in_turns(run, {BASELINE: lambda: scorer.score(distorted)}, 3, is_warm=True)

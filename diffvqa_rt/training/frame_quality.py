@@ -37,7 +37,8 @@ class FrameQuality(nn.Module):
 
     The first is read from the VQA token, as the head does, the second from the mean of the patches' tokens. Through
     that one the patches learn at once what to tell, and the VQA token has something to gather: after 200 steps on the
-    recipe's pairs, with half of its contents, SRCC on others' codecs and scalings was 0.53, and 0.08 without.
+    recipe's pairs, with half of its contents, SRCC on others' codecs and scalings was 0.53, and 0.08 without (both with
+    another start of the first mixer, which made little difference and was not kept).
     """
 
     def __init__(self, config: DiffVQAConfig) -> None:

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from ablation import without_tcab
 from accelerate import Accelerator
 from clips import make_clip
 from training_network import SMALLEST
 
 from diffvqa_rt.models.diffvqa import random_network
-from diffvqa_rt.training.ablation import without_tcab
 from diffvqa_rt.training.frame_quality import (
     FramePairs,
     FrameQuality,
     FrameQualityObjective,
+    grow,
     start_as_frequencies,
     start_from_frames,
     store_frames,
@@ -26,15 +27,15 @@ SIDE = SMALLEST.view_size
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Two ladders of one scene that share its pristine clip, the second without labels; other sizes, other bytes."""
+    """Three ladders of one scene that share its pristine clip, two of them without labels; other sizes, other bytes."""
     folder = tmp_path_factory.mktemp("clips")
-    for number in range(5):
+    for number in range(7):
         (folder / f"{number}.mp4").write_bytes(make_clip(size=(96, 72), frames=3 + number))
-    members = {"a/h264": (0, 1, 2), "a/freeze": (0, 3, 4)}
+    members = {"a/h264": (0, 1, 2), "a/freeze": (0, 3, 4), "a/banding": (0, 5, 6)}
     return [
         LabelledVideo(
             name=str(number), path=folder / f"{number}.mp4", ladder=ladder, severity=severity,
-            label=None if ladder == "a/freeze" and severity else 90.0 - 10 * number,
+            label=90.0 - 10 * number if ladder == "a/h264" or not severity else None,
         )
         for ladder, numbers in members.items()
         for severity, number in enumerate(numbers)
@@ -50,19 +51,24 @@ def stored(videos, tmp_path_factory):
 
 def test_a_file_in_two_ladders_is_stored_once(stored):
     kept = np.load(stored)
-    assert kept.shape == (5, 2, 3, 72, 96) and kept.dtype == np.uint8
+    assert kept.shape == (7, 2, 3, 72, 96) and kept.dtype == np.uint8
 
 
-def test_a_pair_is_two_rungs_of_a_labelled_ladder_at_one_place(videos, stored):
-    batch = FramePairs(videos, stored, batch=12, size=SIDE, seed=0)[3]
-    assert batch["frames"].shape == (12, 3, SIDE, SIDE) and batch["unit"].tolist() == [i // 2 for i in range(12)]
-    # Of the ladder without labels nothing is drawn: severity 1 and 2 are those of the first.
-    assert batch["label"].tolist() == [90.0 - 10 * severity for severity in batch["severity"].tolist()]
-    assert all(first != second for first, second in batch["severity"].unflatten(0, (6, 2)).tolist())
-    kept = np.load(stored)
-    for index in range(0, 12, 2):
-        places = [place_of(batch["frames"][at], kept, int(batch["severity"][at])) for at in (index, index + 1)]
-        assert places[0] == places[1]
+def test_a_pair_is_two_rungs_of_a_ladder_at_one_place(videos, stored):
+    batch = FramePairs(videos, stored, batch=24, size=SIDE, seed=0)[3]
+    assert batch["frames"].shape == (24, 3, SIDE, SIDE) and batch["unit"].tolist() == [i // 2 for i in range(24)]
+    kept, seen = np.load(stored), set()
+    for index in range(0, 24, 2):
+        severities = batch["severity"][index : index + 2].tolist()
+        labels = batch["label"][index : index + 2].tolist()
+        # Of the ladder that damages time alone nothing is drawn; the other one has labels, or only its order.
+        has_labels = all(label == 90 - 10 * severity for label, severity in zip(labels, severities, strict=True))
+        rows = [severity if has_labels or not severity else 4 + severity for severity in severities]
+        pictures = batch["frames"][index : index + 2]
+        places = [place_of(picture, kept, row) for picture, row in zip(pictures, rows, strict=True)]
+        assert severities[0] != severities[1] and places[0] == places[1]
+        seen.add(has_labels)
+    assert seen == {True, False}
 
 
 def place_of(picture, kept, row):
@@ -165,3 +171,18 @@ def test_a_head_without_a_tcab_takes_nothing():
     before = {name: x.clone() for name, x in network.head.state_dict().items()}
     start_from_frames(network, FrameQuality(SMALLEST))
     assert all(torch.equal(x, before[name]) for name, x in network.head.state_dict().items())
+
+
+def test_what_parts_of_views_taught_is_kept_for_whole_ones():
+    torch.manual_seed(0)
+    learned = FrameQuality(SMALLEST, across=2)
+    assert learned(torch.randn(3, 3, SIDE // 2, SIDE // 2)).shape == (3, 2)
+    grown = grow(learned, SMALLEST, across=2)
+    assert grown(torch.randn(3, 3, SIDE, SIDE)).shape == (3, 2)
+    side = SIDE // 2 // SMALLEST.head.tcab.patch_size
+    places = grown.tcab.pos_embed[0, 1:].unflatten(0, (2 * side, 2 * side))
+    for quarter in (places[:side, :side], places[side:, :side], places[:side, side:], places[side:, side:]):
+        assert torch.equal(quarter.flatten(0, 1), learned.tcab.pos_embed[0, 1:])
+    others = {name: x for name, x in learned.state_dict().items() if name != "tcab.pos_embed"}
+    assert all(torch.equal(grown.state_dict()[name], x) for name, x in others.items())
+    assert torch.equal(grown.tcab.pos_embed[0, 0], learned.tcab.pos_embed[0, 0])

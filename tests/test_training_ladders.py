@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from ablation import LINES
 from training_network import SMALLEST
 
 from diffvqa_rt.models.diffusion import DenoisingStep, reconstruct
 from diffvqa_rt.models.diffvqa import random_network
-from diffvqa_rt.training.ablation import LINES
 from diffvqa_rt.training.head import LabelledVideo, some_ladders
 from diffvqa_rt.training.ladders import agreement_by_type, agreement_markdown
 from diffvqa_rt.training.manifest import SyntheticClip

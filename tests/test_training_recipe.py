@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import ablation
 import pytest
 import torch
 from clips import make_clip
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from training_network import SMALLEST
 
 from diffvqa_rt.models.checkpoints import load_weights
-from diffvqa_rt.training import ablation, recipe
+from diffvqa_rt.training import recipe
 from diffvqa_rt.training.decoder import load_decoder
 from diffvqa_rt.training.loop import FitConfig
 from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
@@ -19,7 +20,7 @@ from diffvqa_rt.training.recipe import Kitchen, Recipe
 FEW = FitConfig(steps=2, learning_rate=1e-3, weight_decay=0.0)
 SMALL = Recipe(
     network=SMALLEST, vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, denoising_batch=2, draws=2,
-    tcab=FEW, tcab_batch=2,
+    tcab_parts=FEW, tcab=FEW, tcab_batch=2,
     head=FEW, head_epochs=1, head_batch=2, train_ladders_per_scene=1, held_out_ladders_per_scene=1, cache_bytes=10**9,
 )  # fmt: skip
 
@@ -95,7 +96,8 @@ def test_the_report_is_of_what_was_held_out(kitchen):
 def test_ablations_train_and_are_measured_alike(kitchen, work, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "Recipe", lambda: SMALL)
     out = work / "ablation.json"
-    arguments = ["--work", str(work), "--out", str(out), "--lines", "no TCAB,K=1", "--epochs", "1"]
+    arguments = ["--work", str(work), "--out", str(out), "--lines", "no TCAB,K=1"]
+    arguments += ["--epochs", "1", "--train-scenes", "2", "--held-out-scenes", "1"]
     assert ablation.main(arguments) == 0
     lines = json.loads(out.read_text())["lines"]
     assert list(lines) == ["no TCAB", "K=1"] and all(row[-1]["clips"] == 5 for row in lines.values())

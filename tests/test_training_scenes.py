@@ -54,7 +54,7 @@ def test_the_seed_decides_the_split_and_the_order():
 def test_a_larger_set_begins_with_the_smaller_one():
     small, large = plan(read_pool(), contents=9), plan(read_pool(), contents=40)
     assert large[: len(small)] == small and len({scene.item.content for scene in large}) == 40
-    assert sum(scene.item.kind == "video" for scene in large) == 2 * 10
+    assert sum(scene.item.kind == "video" for scene in large) == 2 * 10 and len(large) == 80
 
 
 def test_every_content_has_two_pixels_for_one():

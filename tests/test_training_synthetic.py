@@ -87,10 +87,10 @@ def made(ffmpeg, pool, tmp_path_factory) -> SyntheticConfig:
 
 def test_a_set_holds_what_its_manifest_says(made, pool):
     clips = read_manifest(made.out)
-    # Two photographs and two cuts of the moving video have three ladders; one of 14 frames has one cut, and no freeze.
+    # Two photographs twice and two cuts of the moving video have three ladders; of 14 frames one cut, no freeze.
     names = {clip.scene: clip.split for clip in clips}
-    assert sorted(names) == ["moving-0", "moving-1", "one", "still-0", "two"]
-    assert len(clips) == 4 * 16 + 11
+    assert sorted(names) == ["moving-0", "moving-1", "one", "one-1", "still-0", "two", "two-1"]
+    assert len(clips) == 6 * 16 + 11
     assert not [clip for clip in clips if clip.scene == "still-0" and clip.distortion == "freeze"]
     for clip in clips:
         path = made.out / clip.file

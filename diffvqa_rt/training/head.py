@@ -83,6 +83,13 @@ def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[Labell
     return [video for video in videos if video.ladder in wanted]
 
 
+def some_scenes(videos: Sequence[LabelledVideo], count: int) -> list[LabelledVideo]:
+    """All videos of this many scenes, by the hash of their names."""
+    scenes = {str(video.ladder).rpartition("/")[0] for video in videos}
+    wanted = sorted(scenes, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
+    return [video for video in videos if str(video.ladder).rpartition("/")[0] in wanted]
+
+
 class HeadBatches(StepBatches):
     """Each epoch every video once, in an order of its own; of a ladder, two versions at a time, drawn anew each epoch.
 

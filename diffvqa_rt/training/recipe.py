@@ -41,6 +41,7 @@ from diffvqa_rt.training.frame_quality import (
     FramePairs,
     FrameQuality,
     FrameQualityObjective,
+    grow,
     start_as_frequencies,
     start_from_frames,
     store_frames,
@@ -74,7 +75,8 @@ _MEASURED_BATCHES = 8
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
 _UNET = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=800, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
-_TCAB = FitConfig(steps=3000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6)
+_TCAB_PARTS = FitConfig(steps=5000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6)
+_TCAB = FitConfig(steps=1200, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7)
 _HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
@@ -93,6 +95,8 @@ class Recipe:
     controller: FitConfig = _CONTROLLER
     denoising_batch: int = 8
     draws: int = 4
+    tcab_parts: FitConfig = _TCAB_PARTS
+    tcab_parts_across: int = 2
     tcab: FitConfig = _TCAB
     tcab_batch: int = 32
     head: FitConfig = _HEAD
@@ -175,23 +179,30 @@ class Kitchen:
 
     def tcab(self) -> FrameQuality:
         """A TCAB that has learned the quality of single frames, of all the training contents' ladders."""
-        path, recipe, config = self.work / "tcab.safetensors", self.recipe, self.recipe.network
-        torch.manual_seed(recipe.tcab.seed)
-        learned = FrameQuality(config)
-        if not path.exists():
-            videos, frames = videos_from_set(self.set, "train"), self.work / "frames.npy"
-            if not frames.exists():
-                with item_bar("frames") as show:
-                    store_frames(videos, _FRAMES_PER_FILE, frames, show)
-            size, seed = config.view_size, recipe.tcab.seed
-            batches = FramePairs(videos, frames, batch=recipe.tcab_batch, size=size, seed=seed)
-            measured = torch.cat([batches[recipe.tcab.steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
-            start_as_frequencies(learned.tcab.patch_embed.proj, measured)
-            describes = {"videos": videos_digest(videos), "frames": _FRAMES_PER_FILE, "batch": recipe.tcab_batch}
-            self._fit("tcab", FrameQualityObjective(learned, config), batches, recipe.tcab, describes)
-            _save_halved(learned.cpu().state_dict(), path)
-        learned.load_state_dict(load_file(path))
-        return learned
+        path, config = self.work / "tcab.safetensors", self.recipe.network
+        if path.exists():
+            learned = FrameQuality(config)
+            learned.load_state_dict(load_file(path))
+            return learned
+        videos, frames = videos_from_set(self.set, "train"), self.work / "frames.npy"
+        if not frames.exists():
+            with item_bar("frames") as show:
+                store_frames(videos, _FRAMES_PER_FILE, frames, show)
+        across, batch = self.recipe.tcab_parts_across, self.recipe.tcab_batch
+        of_parts, of_views = self.recipe.tcab_parts, self.recipe.tcab
+        torch.manual_seed(of_parts.seed)
+        learned = FrameQuality(config, across)
+        side = config.view_size // across
+        pairs = FramePairs(videos, frames, batch=batch * across**2, size=side, seed=of_parts.seed)
+        measured = torch.cat([pairs[of_parts.steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
+        start_as_frequencies(learned.tcab.patch_embed.proj, measured)
+        describes = {"videos": videos_digest(videos), "frames": _FRAMES_PER_FILE, "batch": batch, "across": across}
+        self._fit("tcab-parts", FrameQualityObjective(learned, config), pairs, of_parts, describes)
+        learned = grow(learned.cpu(), config, across)
+        pairs = FramePairs(videos, frames, batch=batch, size=config.view_size, seed=of_views.seed)
+        self._fit("tcab", FrameQualityObjective(learned, config), pairs, of_views, describes)
+        _save_halved(learned.cpu().state_dict(), path)
+        return self.tcab()
 
     def head(self) -> Path:
         """The whole network, trained."""
@@ -308,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         default=Path("build/weights"),
         metavar="DIR",
-        help="the set, the features and the runs, 10 GB (default: %(default)s)",
+        help="the set, the features and the runs, 20 GB (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the weights are to go")
     parser.add_argument(

@@ -35,7 +35,7 @@ _CUT_RATIO, _CUT_LEVELS = 6.0, 6.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What one pristine clip is made from; `cut` counts the clips of one video."""
+    """What one pristine clip is made from; `cut` counts the clips of one content, each by a camera path of its own."""
 
     name: str
     item: PoolItem
@@ -100,13 +100,14 @@ def plan_scenes(
     mixed = [item for one_round in rounds for item in one_round if item is not None]
     return [
         Scene(
-            name=f"{item.content}-{cut}" if item.kind == "video" else item.content,
+            # A photograph's first has no number.
+            name=f"{item.content}-{cut}" if item.kind == "video" or cut else item.content,
             item=item,
             cut=cut,
             split=sides[item.group],
         )
         for item in mixed[:contents]
-        for cut in range(cuts if item.kind == "video" else 1)
+        for cut in range(cuts)
     ]
 
 

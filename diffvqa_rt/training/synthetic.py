@@ -49,8 +49,9 @@ class SyntheticConfig:
 
     The size is for the `tiny` preset, whose distortion view is 192 pixels square: a clip is as high as that, so that
     the view sees it at its own resolution, and as wide as two pixels of 720-wide sources allow. Of 48 frames, 1.6 to
-    4.8 seconds, the network's eight are six apart. `contents` is None for all. Each scene gets `ladders_per_scene` of
-    the ladders, drawn for it, or all where that is None: many contents teach more than many copies of few.
+    4.8 seconds, the network's eight are six apart. `contents` is None for all. Each gives `cuts_per_content` scenes, a
+    short video fewer. Each scene gets `ladders_per_scene` of the ladders, drawn for it, or all where that is None: many
+    scenes teach more than many copies of few.
     """
 
     out: Path
@@ -58,7 +59,7 @@ class SyntheticConfig:
     width: int = 352
     height: int = 192
     frames: int = 48
-    cuts_per_video: int = 2
+    cuts_per_content: int = 2
     seed: int = 0
     validation_share: float = 0.2
     ladders: tuple[str, ...] = tuple(LADDERS)
@@ -71,7 +72,7 @@ class SyntheticConfig:
             ("width", 16),
             ("height", 16),
             ("frames", 8),
-            ("cuts_per_video", 1),
+            ("cuts_per_content", 1),
             ("jobs", 1),
             ("seed", 0),
         ]:
@@ -104,7 +105,7 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
         pool.items,
         contents=config.contents,
         size=(config.width, config.height),
-        cuts=config.cuts_per_video,
+        cuts=config.cuts_per_content,
         seed=config.seed,
         validation_share=config.validation_share,
     )
@@ -203,7 +204,7 @@ def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
     Raises:
         SyntheticSetError: the folder's set was made with something else.
     """
-    names = ("width", "height", "frames", "cuts_per_video", "seed", "validation_share")
+    names = ("width", "height", "frames", "cuts_per_content", "seed", "validation_share")
     catalogue = json.dumps(
         [asdict(ladder) for ladder in LADDERS.values()] + [asdict(codec) for codec in CODECS.values()]
     )
@@ -245,7 +246,10 @@ def main(argv: list[str] | None = None) -> int:
     size = f"{defaults.width}x{defaults.height}"
     parser.add_argument("--size", default=size, metavar="WxH", help="of a clip, pixels (default: %(default)s)")
     parser.add_argument(
-        "--cuts-per-video", type=int, default=defaults.cuts_per_video, help="clips of one video (default: %(default)s)"
+        "--cuts-per-content",
+        type=int,
+        default=defaults.cuts_per_content,
+        help="scenes of one photograph or video (default: %(default)s)",
     )
     parser.add_argument(
         "--validation-share",
@@ -293,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
             width=width,
             height=height,
             frames=arguments.frames,
-            cuts_per_video=arguments.cuts_per_video,
+            cuts_per_content=arguments.cuts_per_content,
             validation_share=arguments.validation_share,
             seed=arguments.seed,
             ladders=tuple(arguments.ladders.split(",")),

@@ -1,6 +1,6 @@
 """What each part of the network is worth: the same recipe without it, on a part of the synthetic set.
 
-    python -m diffvqa_rt.training.ablation --work build/weights --out build/weights/ablation.json
+    python benchmarks/ablation.py --work build/weights --out build/ablation.json
 
 Every line has its own features and its own head, trained alike on the same ladders, and is measured on the same
 held-out contents. Lines are comparable with each other alone: the bundled weights have seen more.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from machine import ROOT, machine
 
 from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.config import DiffVQAConfig
@@ -23,10 +24,12 @@ from diffvqa_rt.models.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.training.extraction import TorchExtractor
 from diffvqa_rt.training.files import write_whole
-from diffvqa_rt.training.head import predict_videos
+from diffvqa_rt.training.head import predict_videos, some_scenes
 from diffvqa_rt.training.ladders import LadderAgreement, agreement_markdown, agreement_of
 from diffvqa_rt.training.recipe import Kitchen, Recipe
 from diffvqa_rt.training.start import with_new_head
+
+PACKAGES = ("diffvqa-rt", "numpy", "torch")
 
 
 def without_controller(network: DiffVQA) -> DiffVQA:
@@ -65,11 +68,14 @@ LINES: dict[str, Line] = {
 }
 
 
-def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) -> list[LadderAgreement]:
+def ablate(
+    kitchen: Kitchen, name: str, *, train_scenes: int, held_out_scenes: int, epochs: int
+) -> list[LadderAgreement]:
     """How one line's scores follow the held-out labels and ladders."""
     change, describe = LINES[name]
     network = change(load_weights(kitchen.controller())[0])
-    train, held_out = (kitchen.videos(split, ladders_per_scene) for split in ("train", "validation"))
+    train = some_scenes(kitchen.videos("train", 1), train_scenes)
+    held_out = some_scenes(kitchen.videos("validation", 1), held_out_scenes)
     cache = kitchen.features(network, TorchExtractor(network, Accelerator()), [*train, *held_out])
     run = f"ablation/{name.replace(' ', '-')}"
     trained = kitchen.train_head(run, network, describe(network.config), train, cache, epochs)
@@ -79,26 +85,26 @@ def ablate(kitchen: Kitchen, name: str, *, ladders_per_scene: int, epochs: int) 
 def main(argv: list[str] | None = None) -> int:
     """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m diffvqa_rt.training.ablation",
         description="Train and measure the network without its parts. A run that was stopped goes on.",
     )
     parser.add_argument(
         "--work", type=Path, default=Path("build/weights"), metavar="DIR", help="the recipe's (default: %(default)s)"
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="JSON, every line by type of distortion"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "ablation.json", help="(build/ablation.json)")
     parser.add_argument(
         "--lines", default=",".join(LINES), metavar="NAME,…", help="which to train (default: %(default)s)"
     )
-    parser.add_argument("--ladders-per-scene", type=whole_number(1), default=2, metavar="N", help="(default: 2)")
-    parser.add_argument("--epochs", type=whole_number(1), default=6, metavar="N", help="of each head (default: 6)")
+    for option, scenes in [("--train-scenes", 60), ("--held-out-scenes", 40)]:
+        parser.add_argument(
+            option, type=whole_number(1), default=scenes, metavar="N", help="a ladder of each (default: %(default)s)"
+        )
+    parser.add_argument("--epochs", type=whole_number(1), default=4, metavar="N", help="of each head (default: 4)")
     arguments = parser.parse_args(argv)
     names = arguments.lines.split(",")
     if unknown := [name for name in names if name not in LINES]:
         parser.error(f"there is no line {', '.join(unknown)}; expected some of {', '.join(LINES)}")
     kitchen = Kitchen(Recipe(), arguments.work)
-    options = {"ladders_per_scene": arguments.ladders_per_scene, "epochs": arguments.epochs}
+    options = {name: getattr(arguments, name) for name in ("train_scenes", "held_out_scenes", "epochs")}
     try:
         made = {name: ablate(kitchen, name, **options) for name in names}
     except DiffVQAError as error:
@@ -108,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 1
     lines = {name: [asdict(row) for row in rows] for name, rows in made.items()}
-    text = json.dumps(options | {"lines": lines}, indent=2) + "\n"
+    text = json.dumps(options | {"machine": machine(PACKAGES), "lines": lines}, indent=1) + "\n"
     write_whole(arguments.out, lambda part: part.write_text(text, encoding="utf-8"))
     print(
         agreement_markdown(

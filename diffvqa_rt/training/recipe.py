@@ -77,7 +77,7 @@ _UNET = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=0.0, schedule="co
 _CONTROLLER = FitConfig(steps=800, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
 _TCAB_PARTS = FitConfig(steps=5000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6)
 _TCAB = FitConfig(steps=1200, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7)
-_HEAD = FitConfig(steps=1, learning_rate=5e-4, weight_decay=1e-4, schedule="cosine", seed=4)
+_HEAD = FitConfig(steps=1, learning_rate=3e-4, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +102,7 @@ class Recipe:
     head: FitConfig = _HEAD
     head_epochs: int = 4
     train_ladders_per_scene: int = 1
-    held_out_ladders_per_scene: int = 2
+    held_out_ladders_per_scene: int = 1
     head_batch: int = 12
     cache_bytes: int = 40 * 10**9
 

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -105,17 +106,19 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"there is no line {', '.join(unknown)}; expected some of {', '.join(LINES)}")
     kitchen = Kitchen(Recipe(), arguments.work)
     options = {name: getattr(arguments, name) for name in ("train_scenes", "held_out_scenes", "epochs")}
+    made: dict[str, list[LadderAgreement]] = {}
     try:
-        made = {name: ablate(kitchen, name, **options) for name in names}
+        for name in names:
+            made[name] = ablate(kitchen, name, **options)
+            lines = {done: [asdict(row) for row in rows] for done, rows in made.items()}
+            text = json.dumps(options | {"machine": machine(PACKAGES), "lines": lines}, indent=1) + "\n"
+            write_whole(arguments.out, partial(Path.write_text, data=text, encoding="utf-8"))
     except DiffVQAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 1
-    lines = {name: [asdict(row) for row in rows] for name, rows in made.items()}
-    text = json.dumps(options | {"machine": machine(PACKAGES), "lines": lines}, indent=1) + "\n"
-    write_whole(arguments.out, lambda part: part.write_text(text, encoding="utf-8"))
     print(
         agreement_markdown(
             [replace(row, name=f"{name}: {row.name}") for name, rows in made.items() for row in rows[-2:]]

@@ -221,9 +221,11 @@ def test_a_narrower_set_lists_the_drawn_ladders_of_a_folder_that_holds_more(made
         "moving-0": ["gaussian_blur", "freeze"],
         "moving-1": ["h264", "freeze"],
         "one": ["h264", "freeze"],
+        "one-1": ["gaussian_blur", "freeze"],
         # Of what stands still a freeze is not seen: there is none to draw.
         "still-0": ["h264", "gaussian_blur"],
         "two": ["h264", "freeze"],
+        "two-1": ["h264", "gaussian_blur"],
     }
     make_synthetic_set(wide, pool)
     assert contents_of(wide.out) == contents_of(made.out)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import ablation
 import pytest
@@ -74,6 +75,12 @@ def test_a_second_call_makes_nothing_again(kitchen, work):
     times = {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
     Kitchen(SMALL, work, workers=0).head()
     assert {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")} == times
+
+
+def test_a_stage_that_is_there_does_not_ask_for_the_ones_before(kitchen, work, tmp_path):
+    shutil.copyfile(work / "controller.safetensors", tmp_path / "controller.safetensors")
+    assert Kitchen(SMALL, tmp_path, workers=0).controller() == tmp_path / "controller.safetensors"
+    assert [path.name for path in tmp_path.iterdir()] == ["controller.safetensors"]
 
 
 def test_a_run_of_another_start_is_not_taken_for_this_one(kitchen, work):

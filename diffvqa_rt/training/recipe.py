@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -152,22 +152,22 @@ class Kitchen:
 
     def unet(self) -> Path:
         """A network whose VAE and UNet are trained."""
-        return self._denoising("unet", self.vae(), self.recipe.unet)
+        return self._denoising("unet", self.vae, self.recipe.unet)
 
     def controller(self) -> Path:
         """A network whose extractor is trained: the Controller on the noise that the sampler leaves."""
-        return self._denoising("controller", self.unet(), self.recipe.controller)
+        return self._denoising("controller", self.unet, self.recipe.controller)
 
-    def _denoising(self, trains: Trained, before: Path, config: FitConfig) -> Path:
+    def _denoising(self, trains: Trained, before: Callable[[], Path], config: FitConfig) -> Path:
         path, recipe = self.work / f"{trains}.safetensors", self.recipe
         if path.exists():
             return path
         if trains == "unet":
-            network, weights = random_network(recipe.network, config.seed), load_file(before)
+            network, weights = random_network(recipe.network, config.seed), load_file(before())
             network.extractor.null_prompt.copy_(network.extractor.null_prompt.half())
             network.extractor.vae.load_state_dict({name: weights[name] for name in network.extractor.vae.state_dict()})
         else:
-            network, _ = load_weights(before)
+            network, _ = load_weights(before())
             network.extractor.controller.copy_from_unet(network.extractor.unet)
         visits: Visited = "sampler" if trains == "controller" else "schedule"
         objective = DenoisingObjective(network.extractor, trains=trains, draws=recipe.draws, visits=visits)

@@ -16,12 +16,15 @@ from diffvqa_rt.training import recipe
 from diffvqa_rt.training.decoder import load_decoder
 from diffvqa_rt.training.loop import FitConfig
 from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
-from diffvqa_rt.training.recipe import Kitchen, Recipe
+from diffvqa_rt.training.recipe import Kitchen, Lesson, Recipe
 
 FEW = FitConfig(steps=2, learning_rate=1e-3, weight_decay=0.0)
 SMALL = Recipe(
     network=SMALLEST, vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, denoising_batch=2, draws=2,
-    tcab_parts=FEW, tcab=FEW, tcab_batch=2,
+    tcab=(
+        Lesson(name="tcab-parts", frames=1, across=2, batch=8, fit=FEW),
+        Lesson(name="tcab-clips", frames=SMALLEST.frames, across=1, batch=2, fit=FEW),
+    ),
     head=FEW, head_epochs=1, head_batch=2, train_ladders_per_scene=1, held_out_ladders_per_scene=1, cache_bytes=10**9,
 )  # fmt: skip
 

@@ -11,8 +11,8 @@ and `curves` a run's folder.
 
 `synthetic` makes the synthetic distortion set: of the `scenes` that come from the `pool` of real media (`packages` gets
 it), by the `distortions`, labelled by `vmaf`; `clip_files` writes and reads its videos, and `ladders` says how scores
-follow its labels. `recipe` makes the bundled weights of it: the VAE's by `autoencoder`, the TCABs' first ones by
-`frame_quality`.
+follow its labels. `recipe` makes the bundled weights of it: the VAE's by `autoencoder`, the TCABs' by
+`tcab_pretraining`.
 
 Scoring a video imports none of it.
 """

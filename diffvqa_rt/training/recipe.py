@@ -2,10 +2,9 @@
 
     python -m diffvqa_rt.training.recipe --work build/weights --out diffvqa_rt/weights
 
-The pool and the synthetic set, then the VAE, the UNet, the Controller, a TCAB on single frames and the head in turn,
-each on the training contents alone. The extractor's parts are frozen once they are trained; the head starts from the
-TCAB. What a stage leaves is rounded to float16, which the next one starts from: nothing was trained on weights that are
-not the bundled ones. A run that was stopped goes on.
+The pool and the synthetic set, then the VAE, the UNet, the Controller, a TCAB and the rest of the head in turn, each on
+the training contents alone, and frozen once it is trained. What a stage leaves is rounded to float16, which the next
+one starts from: nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,6 @@ from diffvqa_rt.training.extraction import EngineExtractor, Extractor, TorchExtr
 from diffvqa_rt.training.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.files import write_whole
 from diffvqa_rt.training.fit_arguments import item_bar, step_bar
-from diffvqa_rt.training.frame_quality import (
-    FramePairs,
-    FrameQuality,
-    FrameQualityObjective,
-    grow,
-    start_as_frequencies,
-    start_from_frames,
-    store_frames,
-)
 from diffvqa_rt.training.head import (
     HeadBatches,
     HeadObjective,
@@ -62,6 +52,15 @@ from diffvqa_rt.training.pictures import PictureBatches, StoredPictures, media_d
 from diffvqa_rt.training.pool import fetch_pool
 from diffvqa_rt.training.start import start_alike_everywhere, with_new_head
 from diffvqa_rt.training.synthetic import SyntheticConfig, make_synthetic_set
+from diffvqa_rt.training.tcab_pretraining import (
+    ReadTcab,
+    ReadTcabObjective,
+    VersionPairs,
+    grow,
+    start_as_frequencies,
+    start_from_tcab,
+    store_frames,
+)
 
 # Pictures that the latents' mean and deviation are taken over.
 _NORMALIZED_OVER = 512
@@ -69,21 +68,55 @@ _NORMALIZED_OVER = 512
 _PICTURES = 12_000
 _PICTURES_PER_FILE = 4
 _PICTURES_SEED = 5
-# Of each clip that the TCAB sees single frames of, and pairs that its patches are measured on before it learns.
-_FRAMES_PER_FILE = 4
+# Of the TCAB's pairs, that its patches are measured on before it learns.
 _MEASURED_BATCHES = 8
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
 _UNET = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=800, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
-_TCAB_PARTS = FitConfig(steps=5000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6)
-_TCAB = FitConfig(steps=1200, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7)
 _HEAD = FitConfig(steps=1, learning_rate=3e-4, weight_decay=1e-4, schedule="cosine", seed=4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lesson:
+    """What a TCAB learns from: `batch` versions a step, `frames` of each, in parts 1/`across` as wide as a view."""
+
+    name: str
+    frames: int
+    across: int
+    batch: int
+    fit: FitConfig
+
+
+_LESSONS = (
+    Lesson(
+        name="tcab-parts",
+        frames=1,
+        across=2,
+        batch=128,
+        fit=FitConfig(steps=10_000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6),
+    ),
+    Lesson(
+        name="tcab-clips-of-parts",
+        frames=TINY.frames,
+        across=2,
+        batch=32,
+        fit=FitConfig(steps=1200, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7),
+    ),
+    Lesson(
+        name="tcab-clips",
+        frames=TINY.frames,
+        across=1,
+        batch=16,
+        fit=FitConfig(steps=800, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=8),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """What decides the weights. Batches are pictures for the VAE and for denoising (of four noises each, so that the
-    VAE's share of a step is small), single frames for the TCAB, and videos for the head, whose steps its epochs give.
+    VAE's share of a step is small), and videos for the head, whose steps its epochs give. The TCAB's last lesson is of
+    whole views of as many frames as the network takes.
     """
 
     network: DiffVQAConfig = TINY
@@ -95,10 +128,7 @@ class Recipe:
     controller: FitConfig = _CONTROLLER
     denoising_batch: int = 8
     draws: int = 4
-    tcab_parts: FitConfig = _TCAB_PARTS
-    tcab_parts_across: int = 2
-    tcab: FitConfig = _TCAB
-    tcab_batch: int = 32
+    tcab: tuple[Lesson, ...] = _LESSONS
     head: FitConfig = _HEAD
     head_epochs: int = 4
     train_ladders_per_scene: int = 1
@@ -177,30 +207,32 @@ class Kitchen:
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
         return path
 
-    def tcab(self) -> FrameQuality:
-        """A TCAB that has learned the quality of single frames, of all the training contents' ladders."""
-        path, config = self.work / "tcab.safetensors", self.recipe.network
+    def tcab(self) -> ReadTcab:
+        """A TCAB that has learned the quality of clips, of all the training contents' ladders."""
+        path, config, lessons = self.work / "tcab.safetensors", self.recipe.network, self.recipe.tcab
         if path.exists():
-            learned = FrameQuality(config)
+            learned = ReadTcab(config, frames=config.frames)
             learned.load_state_dict(load_file(path))
             return learned
-        videos, frames = videos_from_set(self.set, "train"), self.work / "frames.npy"
-        if not frames.exists():
+        videos, stored = videos_from_set(self.set, "train"), self.work / "frames.npy"
+        if not stored.exists():
             with item_bar("frames") as show:
-                store_frames(videos, _FRAMES_PER_FILE, frames, show)
-        across, batch = self.recipe.tcab_parts_across, self.recipe.tcab_batch
-        of_parts, of_views = self.recipe.tcab_parts, self.recipe.tcab
-        torch.manual_seed(of_parts.seed)
-        learned = FrameQuality(config, across)
-        side = config.view_size // across
-        pairs = FramePairs(videos, frames, batch=batch * across**2, size=side, seed=of_parts.seed)
-        measured = torch.cat([pairs[of_parts.steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
-        start_as_frequencies(learned.tcab.patch_embed.proj, measured)
-        describes = {"videos": videos_digest(videos), "frames": _FRAMES_PER_FILE, "batch": batch, "across": across}
-        self._fit("tcab-parts", FrameQualityObjective(learned, config), pairs, of_parts, describes)
-        learned = grow(learned.cpu(), config, across)
-        pairs = FramePairs(videos, frames, batch=batch, size=config.view_size, seed=of_views.seed)
-        self._fit("tcab", FrameQualityObjective(learned, config), pairs, of_views, describes)
+                store_frames(videos, config.frames, stored, show)
+        torch.manual_seed(lessons[0].fit.seed)
+        learned = ReadTcab(config, frames=lessons[0].frames, across=lessons[0].across)
+        for number, lesson in enumerate(lessons):
+            size, steps = config.view_size // lesson.across, lesson.fit.steps
+            pairs = VersionPairs(
+                videos, stored, batch=lesson.batch, frames=lesson.frames, size=size, seed=lesson.fit.seed
+            )
+            if number == 0:
+                measured = torch.cat([pairs[steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
+                start_as_frequencies(learned.tcab.patch_embed.proj, measured.flatten(0, 1))
+            else:
+                learned = grow(learned.cpu(), config, frames=lesson.frames, across=lesson.across)
+            lessons_so_far = [asdict(taught) for taught in lessons[: number + 1]]
+            describes = {"videos": videos_digest(videos), "lessons": lessons_so_far}
+            self._fit(lesson.name, ReadTcabObjective(learned, config), pairs, lesson.fit, describes)
         _save_halved(learned.cpu().state_dict(), path)
         return self.tcab()
 
@@ -253,13 +285,13 @@ class Kitchen:
         cache: FeatureCache,
         epochs: int,
     ) -> DiffVQA:
-        """The extractor with a new head of `config`, its TCABs from single frames, trained as the run `name`."""
+        """The extractor with a new head of `config`: TCABs from `tcab`, the rest trained as the run `name`."""
         recipe = self.recipe
         batches = HeadBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
         fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
         network = with_new_head(extractor, config, recipe.head.seed)
         start_alike_everywhere(network)
-        start_from_frames(network, self.tcab())
+        start_from_tcab(network, self.tcab())
         describes = {"start": weights_sha256(network), "videos": videos_digest(videos), "batch": recipe.head_batch}
         self._fit(name, HeadObjective(network), batches, fitted, describes)
         return network.cpu()

@@ -1,5 +1,7 @@
 """How scores are judged on a synthetic set, and what the ablations change."""
 
+import dataclasses
+
 import pytest
 import torch
 from ablation import LINES
@@ -71,8 +73,22 @@ def test_a_pristine_clip_that_scores_below_its_copies_costs_pairs_and_not_the_la
 
 def test_the_table_has_a_line_for_each(clips):
     lines = agreement_markdown(agreement_by_type(clips, follows(clips))).splitlines()
-    assert lines[2] == "| h264 | vmaf | 10 | 2 | 1.000 | 1.000 | 100% | 100.0% |"
-    assert lines[3] == "| freeze | order | 5 | 1 |  |  | 100% | 100.0% |" and len(lines) == 6
+    assert lines[2] == "| h264 | vmaf | 10 | 2 | 1.000 |  | 1.000 | 100% | 100.0% |"
+    assert lines[3] == "| freeze | order | 5 | 1 |  |  |  | 100% | 100.0% |" and len(lines) == 6
+
+
+def test_the_interval_is_over_contents():
+    """Three of the contents are scored too high: within each all is in order, and copies of a content add nothing."""
+    scenes = "abcdefghijkl"
+    clips = [clip(scene, "reference", 0, label=99.0) for scene in scenes]
+    clips += [clip(scene, "h264", severity, label=95.0 - 15 * severity) for scene in scenes for severity in SEVERITIES]
+    scores = {made.file: (made.label or 0) + 40 * (made.content < "d") for made in clips}
+    h264 = row(agreement_by_type(clips, scores), "h264")
+    low, high = h264.srcc_interval
+    assert low < h264.srcc < high and h264.falling == 1
+    twice = [dataclasses.replace(made, file=f"{made.file}-again", scene=f"{made.scene}-again") for made in clips]
+    again = scores | {f"{file}-again": score for file, score in scores.items()}
+    assert row(agreement_by_type([*clips, *twice], again), "h264").srcc_interval == pytest.approx((low, high))
 
 
 def test_some_ladders_are_whole_ladders_of_every_scene():

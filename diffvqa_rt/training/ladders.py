@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
+from diffvqa_rt.training.correlation import MIN_VIDEOS, measure_agreement
 from diffvqa_rt.training.distortions import LADDERS
 from diffvqa_rt.training.head import LabelledVideo
 from diffvqa_rt.training.manifest import SyntheticClip, read_manifest
@@ -16,14 +17,17 @@ from diffvqa_rt.training.manifest import SyntheticClip, read_manifest
 CODECS_AND_SCALINGS = ("h264", "h265", "av1", "vp9", "scaling", "scaling_h264", "scaling_av1")
 """What the headline's agreement is over: VMAF's own field."""
 
+_LEAST_FOR_CORRELATION = 3
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LadderAgreement:
     """Of one type of distortion, or several: how many clips and ladders, and how scores follow them.
 
-    `srcc` and `plcc` are with VMAF over the distorted clips, None where they have no such label. `falling` is the share
-    of ladders whose scores fall at every step from severity 1 to 5, `falling_pairs` that of all pairs within ladders
-    that are in order, the pristine clip among them.
+    `srcc` and `plcc` are with VMAF over the distorted clips, None where they have no such label. `srcc_interval` is the
+    bootstrap 95 % interval over contents, of which clips are no independent sample; None where they are too few.
+    `falling` is the share of ladders whose scores fall at every step from severity 1 to 5, `falling_pairs` that of all
+    pairs within ladders that are in order, the pristine clip among them.
     """
 
     name: str
@@ -31,6 +35,7 @@ class LadderAgreement:
     clips: int
     ladders: int
     srcc: float | None
+    srcc_interval: tuple[float, float] | None
     plcc: float | None
     falling: float
     falling_pairs: float
@@ -72,30 +77,43 @@ def _agreement(
         for ladder in ladders.values()
         for better, worse in itertools.combinations(sorted(ladder), 2)
     ]
-    labelled = [(scores[clip.file], clip.label) for clip in distorted if clip.label_kind == "vmaf"]
-    ours, vmaf = np.array(labelled, float).T if len(labelled) > 2 else ([], [])
+    labelled = [clip for clip in distorted if clip.label_kind == "vmaf"]
+    ours = np.array([scores[clip.file] for clip in labelled])
+    vmaf = np.array([clip.label for clip in labelled], float)
+    is_enough = len(labelled) >= _LEAST_FOR_CORRELATION
     return LadderAgreement(
         name=name,
         label=label,
         clips=len(distorted),
         ladders=len(ladders),
-        srcc=float(spearmanr(ours, vmaf).statistic) if len(ours) else None,
-        plcc=float(pearsonr(ours, vmaf).statistic) if len(ours) else None,
+        srcc=float(spearmanr(ours, vmaf).statistic) if is_enough else None,
+        srcc_interval=_interval(ours, vmaf, [clip.content for clip in labelled]),
+        plcc=float(pearsonr(ours, vmaf).statistic) if is_enough else None,
         falling=float(np.mean([bool((step[1:] < 0).all()) for step in steps])),
         falling_pairs=float(np.mean(pairs)),
     )
 
 
+def _interval(
+    ours: NDArray[np.float64], vmaf: NDArray[np.float64], contents: Sequence[str]
+) -> tuple[float, float] | None:
+    if len(set(contents)) < MIN_VIDEOS:
+        return None
+    srcc = measure_agreement(ours, vmaf, contents=contents).metrics["srcc"]
+    return (srcc.low, srcc.high)
+
+
 def agreement_markdown(rows: Sequence[LadderAgreement]) -> str:
-    """The rows as a Markdown table."""
+    """The rows as a Markdown table, the interval beside its SRCC."""
     lines = [
-        "| distortion | label | clips | ladders | SRCC | PLCC | falling ladders | pairs in order |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| distortion | label | clips | ladders | SRCC | 95 % | PLCC | falling ladders | pairs in order |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        correlations = " | ".join("" if value is None else f"{value:.3f}" for value in (row.srcc, row.plcc))
+        srcc, plcc = ("" if value is None else f"{value:.3f}" for value in (row.srcc, row.plcc))
+        interval = "{:.3f} to {:.3f}".format(*row.srcc_interval) if row.srcc_interval else ""
         lines.append(
-            f"| {row.name} | {row.label} | {row.clips} | {row.ladders} | {correlations} | {row.falling:.0%} | "
-            f"{row.falling_pairs:.1%} |"
+            f"| {row.name} | {row.label} | {row.clips} | {row.ladders} | {srcc} | {interval} | {plcc} | "
+            f"{row.falling:.0%} | {row.falling_pairs:.1%} |"
         )
     return "\n".join(lines) + "\n"

@@ -73,7 +73,7 @@ _MEASURED_BATCHES = 8
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
 _UNET = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
 _CONTROLLER = FitConfig(steps=800, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
-_HEAD = FitConfig(steps=1, learning_rate=3e-4, weight_decay=1e-4, schedule="cosine", seed=4)
+_HEAD = FitConfig(steps=1, learning_rate=1e-3, weight_decay=1e-4, schedule="cosine", seed=4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ _LESSONS = (
         frames=TINY.frames,
         across=2,
         batch=32,
-        fit=FitConfig(steps=1200, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7),
+        fit=FitConfig(steps=1000, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7),
     ),
     Lesson(
         name="tcab-clips",
@@ -132,7 +132,7 @@ class Recipe:
     head: FitConfig = _HEAD
     head_epochs: int = 4
     train_ladders_per_scene: int = 1
-    held_out_ladders_per_scene: int = 1
+    held_out_ladders_per_scene: int = 4
     head_batch: int = 12
     cache_bytes: int = 40 * 10**9
 

@@ -107,7 +107,7 @@ _LESSONS = (
         frames=TINY.frames,
         across=1,
         batch=16,
-        fit=FitConfig(steps=800, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=8),
+        fit=FitConfig(steps=1000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=8),
     ),
 )
 

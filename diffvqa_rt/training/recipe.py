@@ -351,7 +351,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         default=Path("build/weights"),
         metavar="DIR",
-        help="the set, the features and the runs, 20 GB (default: %(default)s)",
+        help="the set, the features and the runs, 25 GB (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the weights are to go")
     parser.add_argument(

@@ -25,6 +25,13 @@ def built_engines(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def manifest(built_engines):
+    from diffvqa_rt.engines.manifest import Manifest
+
+    return Manifest.read(built_engines)
+
+
 @pytest.fixture(scope="session")
 def untrained_engines(tmp_path_factory, clip) -> Path:
     """A folder for torch alone with random weights, as one of a preset without bundled weights has."""

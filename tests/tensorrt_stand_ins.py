@@ -5,11 +5,13 @@
 """
 
 import ctypes
+import hashlib
 import types
 from pathlib import Path
 
 import numpy as np
 
+from diffvqa_rt.engines.manifest import BackendRecord, EngineRecord
 from diffvqa_rt.engines.tensorrt_backend import ALIGNMENT_BYTES
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.specs import Profile, engine_specs
@@ -252,3 +254,25 @@ def encode_in_numpy(inputs):
     h, w = TINY.latent_shape[1:]
     z0 = inputs["frames"][:, :, :1, :h, :w] * np.arange(1, 5, dtype=np.float32)[:, None, None]
     return {"z0": z0.astype(np.float32)}
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def record_of(folder, files, plans, runtime="tensorrt-rtx 0.0"):
+    """A backend's record, of plans by engine name."""
+    head = plans["head"]
+    return BackendRecord(
+        runtime=runtime,
+        precision="fp32",
+        device=head.device,
+        scan=head.scan,
+        settings=head.settings,
+        files={file: sha256(folder / file) for file in files},
+        engines={
+            name: EngineRecord(file=f"{name}.plan", inputs=spec.inputs, outputs=spec.outputs)
+            for name, spec in SPECS.items()
+        },
+        parity=None,
+    )

@@ -8,7 +8,7 @@ import ablation
 import pytest
 import torch
 from clips import make_clip
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_network import SMALLEST
 
 from diffvqa_rt.models.checkpoints import load_weights
@@ -17,6 +17,7 @@ from diffvqa_rt.training.decoder import load_decoder
 from diffvqa_rt.training.loop import FitConfig
 from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
 from diffvqa_rt.training.recipe import Kitchen, Lesson, Recipe
+from diffvqa_rt.training.tcab_pretraining import ReadTcab
 
 FEW = FitConfig(steps=2, learning_rate=1e-3, weight_decay=0.0)
 SMALL = Recipe(
@@ -94,6 +95,13 @@ def test_a_run_of_another_start_is_not_taken_for_this_one(kitchen, work):
             Kitchen(changed, work, workers=0).controller()
     finally:
         (work / "kept").rename(work / "controller.safetensors")
+
+
+def test_a_tcab_of_another_recipe_is_named(kitchen, tmp_path):
+    other = ReadTcab(SMALLEST, frames=1)
+    save_file(other.state_dict(), tmp_path / "tcab.safetensors")
+    with pytest.raises(recipe.DiffVQAError, match="tcab.safetensors is of another recipe; delete it and head"):
+        Kitchen(SMALL, tmp_path, workers=0).tcab()
 
 
 def test_the_report_is_of_what_was_held_out(kitchen):

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from clips import make_clip
 from training_network import SMALLEST
 
+from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa import random_network
 from diffvqa_rt.training.head import LabelledVideo
 from diffvqa_rt.training.loop import Batch, FitConfig, StepBatches, fit
@@ -131,6 +132,11 @@ def test_a_step_has_the_same_pairs_whenever_it_is_asked_for(videos, stored):
 def test_an_odd_batch_has_no_pairs(videos, stored):
     with pytest.raises(ValueError, match="batch is 3; expected an even number"):
         VersionPairs(videos, stored, batch=3, frames=1, size=SIDE, seed=0)
+
+
+def test_frames_of_another_recipe_are_named(videos, stored):
+    with pytest.raises(TrainingError, match=r"frames.npy has 2 frames of each file, and 3 are needed; delete it"):
+        VersionPairs(videos, stored, batch=2, frames=3, size=SIDE, seed=0)
 
 
 def smooth(frames, reach):

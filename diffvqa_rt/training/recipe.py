@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.errors import DiffVQAError, TrainingError
 from diffvqa_rt.models.checkpoints import load_weights, save_weights, weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.presets import TINY
@@ -212,7 +212,10 @@ class Kitchen:
         path, config, lessons = self.work / "tcab.safetensors", self.recipe.network, self.recipe.tcab
         if path.exists():
             learned = ReadTcab(config, frames=config.frames)
-            learned.load_state_dict(load_file(path))
+            try:
+                learned.load_state_dict(load_file(path))
+            except RuntimeError as error:
+                raise TrainingError(f"{path} is of another recipe; delete it and head.safetensors to go on") from error
             return learned
         videos, stored = videos_from_set(self.set, "train"), self.work / "frames.npy"
         if not stored.exists():

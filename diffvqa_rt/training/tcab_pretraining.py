@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.models.fusion import ScoreMLP
 from diffvqa_rt.models.tcab import TemporalCoherenceBlock
@@ -97,6 +98,9 @@ class VersionPairs(StepBatches):
         batch: versions in a step.
         frames: so many in a row, of those that are stored.
         size: of the square that is taken at a random place.
+
+    Raises:
+        TrainingError: fewer frames are stored.
     """
 
     def __init__(
@@ -105,6 +109,9 @@ class VersionPairs(StepBatches):
         super().__init__(seed)
         if batch % 2:
             raise ValueError(f"batch is {batch}; expected an even number, since versions come in pairs")
+        kept = np.load(stored, mmap_mode="r").shape[1]
+        if kept < frames:
+            raise TrainingError(f"{stored} has {kept} frames of each file, and {frames} are needed; delete it to go on")
         self._stored, self._batch, self._frames, self._size = stored, batch, frames, size
         rows = {path: row for row, path in enumerate(_files(videos))}
         ladders: dict[str, list[tuple[int, float, int]]] = {}

@@ -16,6 +16,7 @@ from diffvqa_rt.training import recipe
 from diffvqa_rt.training.decoder import load_decoder
 from diffvqa_rt.training.loop import FitConfig
 from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
+from diffvqa_rt.training.pool import Pool
 from diffvqa_rt.training.recipe import Kitchen, Lesson, Recipe
 from diffvqa_rt.training.tcab_pretraining import ReadTcab
 
@@ -102,6 +103,16 @@ def test_a_tcab_of_another_recipe_is_named(kitchen, tmp_path):
     save_file(other.state_dict(), tmp_path / "tcab.safetensors")
     with pytest.raises(recipe.DiffVQAError, match="tcab.safetensors is of another recipe; delete it and head"):
         Kitchen(SMALL, tmp_path, workers=0).tcab()
+
+
+def test_sources_that_the_set_is_without_are_named(tmp_path, monkeypatch, capsys):
+    made = []
+    found = Pool(items=(), files={}, missing=("/none is not a folder of clips; 14 contents are left out",))
+    monkeypatch.setattr(recipe, "fetch_pool", lambda pool, clips: found)
+    monkeypatch.setattr(recipe, "make_synthetic_set", lambda config, pool, show: made.append(pool))
+    Kitchen(SMALL, tmp_path, workers=0).synthetic_set(tmp_path / "pool", tmp_path / "none")
+    assert made == [found]
+    assert "weights will be others: /none is not a folder of clips; 14 contents are left out" in capsys.readouterr().err
 
 
 def test_the_report_is_of_what_was_held_out(kitchen):

@@ -145,14 +145,21 @@ class Kitchen:
         self.set = work / "synthetic"
 
     def synthetic_set(self, pool: Path, clips: Path | None) -> None:
-        """The set, made or completed. Raises DiffVQAError where no source is to be had."""
+        """The set, made or completed; on stderr, which sources it is without.
+
+        Raises:
+            DiffVQAError: no source is to be had.
+        """
         if (self.set / MANIFEST).exists():
             return
+        config = SyntheticConfig(
+            out=self.set, ladders_per_scene=self.recipe.ladders_per_scene, jobs=os.cpu_count() or 1
+        )
+        found = fetch_pool(pool, clips)
+        for sentence in found.missing:
+            print(f"left out, so that the weights will be others: {sentence}", file=sys.stderr)
         with item_bar("synthetic set") as show:
-            config = SyntheticConfig(
-                out=self.set, ladders_per_scene=self.recipe.ladders_per_scene, jobs=os.cpu_count() or 1
-            )
-            make_synthetic_set(config, fetch_pool(pool, clips), show)
+            make_synthetic_set(config, found, show)
 
     def vae(self) -> Path:
         """The autoencoder's weights: our encoder and its decoder, the latents normalised."""

@@ -27,12 +27,12 @@ slow: $(READY)
 soak: $(ENGINES)
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --out build/soak.json
 
-# The bundled weights, from nothing: three hours on two cores, and 25 GB. CLIPS is the folder of the clips that are in no package.
+# The bundled weights, from nothing: three and a half hours on two cores, and 30 GB. CLIPS is the folder of the clips that are in no package.
 weights: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
-	$(BIN)/python -m diffvqa_rt.training.recipe $(RECIPE) --until controller
+	$(BIN)/python -m diffvqa_rt.training.make_weights $(RECIPE) --until controller
 	$(BIN)/python export/build_engines.py --weights build/weights/controller.safetensors --out build/weights/engines
-	$(BIN)/python -m diffvqa_rt.training.recipe $(RECIPE) --engines build/weights/engines
+	$(BIN)/python -m diffvqa_rt.training.make_weights $(RECIPE) --engines build/weights/engines
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the
 # engines beside torch, and the denoising loop at full size.

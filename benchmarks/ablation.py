@@ -26,8 +26,9 @@ from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.training.extraction import TorchExtractor
 from diffvqa_rt.training.files import write_whole
 from diffvqa_rt.training.head import predict_videos, some_scenes
+from diffvqa_rt.training.kitchen import Kitchen
 from diffvqa_rt.training.ladders import LadderAgreement, agreement_markdown, agreement_of
-from diffvqa_rt.training.recipe import Kitchen, Recipe
+from diffvqa_rt.training.recipe import Recipe
 from diffvqa_rt.training.start import with_new_head
 
 PACKAGES = ("diffvqa-rt", "numpy", "torch")

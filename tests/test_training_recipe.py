@@ -11,18 +11,21 @@ from clips import make_clip
 from safetensors.torch import load_file, save_file
 from training_network import SMALLEST
 
+from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.checkpoints import load_weights
-from diffvqa_rt.training import recipe
+from diffvqa_rt.training import kitchen as kitchen_module
 from diffvqa_rt.training.decoder import load_decoder
+from diffvqa_rt.training.kitchen import Kitchen
 from diffvqa_rt.training.loop import FitConfig
 from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
 from diffvqa_rt.training.pool import Pool
-from diffvqa_rt.training.recipe import Kitchen, Lesson, Recipe
+from diffvqa_rt.training.recipe import Lesson, Recipe
 from diffvqa_rt.training.tcab_pretraining import ReadTcab
 
 FEW = FitConfig(steps=2, learning_rate=1e-3, weight_decay=0.0)
 SMALL = Recipe(
-    network=SMALLEST, vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, denoising_batch=2, draws=2,
+    network=SMALLEST, pictures=6, normalized_over=4,
+    vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, denoising_batch=2, draws=2,
     tcab=(
         Lesson(name="tcab-parts", frames=1, across=2, batch=8, fit=FEW),
         Lesson(name="tcab-clips", frames=SMALLEST.frames, across=1, batch=2, fit=FEW),
@@ -50,17 +53,15 @@ def work(tmp_path_factory):
                 )
             )  # fmt: skip
     write_manifest(folder / "synthetic", made)
+    (folder / "synthetic-tcab").symlink_to("synthetic")
     return folder
 
 
 @pytest.fixture(scope="module")
 def kitchen(work):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "_PICTURES", 6)
-        patch.setattr(recipe, "_NORMALIZED_OVER", 4)
-        made = Kitchen(SMALL, work, workers=0)
-        made.head()
-        yield made
+    made = Kitchen(SMALL, work, workers=0)
+    made.head()
+    return made
 
 
 def test_every_stage_leaves_half_precision_weights_that_the_next_one_kept(kitchen, work):
@@ -92,7 +93,7 @@ def test_a_run_of_another_start_is_not_taken_for_this_one(kitchen, work):
     changed = dataclasses.replace(SMALL, draws=3)
     (work / "controller.safetensors").rename(work / "kept")
     try:
-        with pytest.raises(recipe.DiffVQAError, match="is of a run whose draws is 2, now it is 3"):
+        with pytest.raises(TrainingError, match="is of a run whose draws is 2, now it is 3"):
             Kitchen(changed, work, workers=0).controller()
     finally:
         (work / "kept").rename(work / "controller.safetensors")
@@ -101,17 +102,19 @@ def test_a_run_of_another_start_is_not_taken_for_this_one(kitchen, work):
 def test_a_tcab_of_another_recipe_is_named(kitchen, tmp_path):
     other = ReadTcab(SMALLEST, frames=1)
     save_file(other.state_dict(), tmp_path / "tcab.safetensors")
-    with pytest.raises(recipe.DiffVQAError, match="tcab.safetensors is of another recipe; delete it and head"):
+    with pytest.raises(TrainingError, match="tcab.safetensors is of another recipe; delete it and head"):
         Kitchen(SMALL, tmp_path, workers=0).tcab()
 
 
 def test_sources_that_the_set_is_without_are_named(tmp_path, monkeypatch, capsys):
     made = []
     found = Pool(items=(), files={}, missing=("/none is not a folder of clips; 14 contents are left out",))
-    monkeypatch.setattr(recipe, "fetch_pool", lambda pool, clips: found)
-    monkeypatch.setattr(recipe, "make_synthetic_set", lambda config, pool, show: made.append(pool))
-    Kitchen(SMALL, tmp_path, workers=0).synthetic_set(tmp_path / "pool", tmp_path / "none")
-    assert made == [found]
+    monkeypatch.setattr(kitchen_module, "fetch_pool", lambda pool, clips: found)
+    monkeypatch.setattr(kitchen_module, "make_synthetic_set", lambda config, pool, show: made.append((config, pool)))
+    Kitchen(SMALL, tmp_path, workers=0).synthetic_sets(tmp_path / "pool", tmp_path / "none")
+    assert [(config.out.name, config.split, pool) for config, pool in made] == [
+        ("synthetic", None, found), ("synthetic-tcab", "train", found),
+    ]  # fmt: skip
     assert "weights will be others: /none is not a folder of clips; 14 contents are left out" in capsys.readouterr().err
 
 

@@ -1,10 +1,18 @@
-"""What several test files need: a real engine folder, and a real clip."""
+"""What several test files need: a real engine folder, a real clip, and a real server."""
 
 import importlib.util
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from served import Served
+
+    from diffvqa_rt import VideoScore
+    from diffvqa_rt.serving import Client
 
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
 
@@ -63,3 +71,37 @@ def ffmpeg() -> str:
         return ffmpeg_version()
     except SyntheticSetError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def served(built_engines) -> "Iterator[Served]":
+    """A server that all tests share, with limits that are soon reached."""
+    from served import MAX_REQUEST_MIB, Served
+
+    limits = ["--max-request-mib", MAX_REQUEST_MIB, "--max-frames", 400, "--max-frame-pixels", 10**6, "--max-crops", 3]
+    server = Served(built_engines, *map(str, limits))
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def client(served) -> "Iterator[Client]":
+    from diffvqa_rt.serving import Client
+
+    with Client(served.url, deadline_seconds=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def expected(built_engines, clip) -> "dict[str, tuple[bytes, VideoScore]]":
+    """Each clip's bytes and its result in this process."""
+    from served import CLIPS
+
+    from diffvqa_rt import Scorer
+
+    scorer = Scorer.open(built_engines)
+    videos = {name: make() for name, make in CLIPS.items()} | {"frog.mp4": clip.read_bytes()}
+    return {name: (video, scorer.score(video)) for name, video in videos.items()}

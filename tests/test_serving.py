@@ -8,134 +8,26 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import make_clip
-from PIL import Image
-from test_deploy import OURS, TRITONS
+from served import CLIPS, MAX_REQUEST_MIB, Served, assert_same, free_ports
 from test_serving_decoding import huge_png
 
-from diffvqa_rt import Scorer, VideoScore, cli
+from diffvqa_rt import Scorer, cli
 from diffvqa_rt.errors import EngineMismatchError, VideoDecodeError
-from diffvqa_rt.results import CSV_COLUMNS, STAGES, ScoringFailure
+from diffvqa_rt.results import CSV_COLUMNS, ScoringFailure
 from diffvqa_rt.serving import Client, ClientTls, RequestError, Server, ServerConfig, ServerError, find_tritonserver
 from diffvqa_rt.serving.tritonserver import children
 
 grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
-try:
-    find_tritonserver()
-except ServerError as error:
-    pytest.skip(str(error), allow_module_level=True)
-
-MAX_REQUEST_MIB = 2
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
-
-
-class Served:
-    """`diffvqa serve` in a process of its own, and what it has written."""
-
-    def __init__(self, engines: Path, *arguments: str, ports: Sequence[int] = ()) -> None:
-        self.port, self.http_port, self.metrics_port = ports or free_ports(3)
-        flags = ["--port", self.port, "--http-port", self.http_port, "--metrics-port", self.metrics_port]
-        command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", "--engines", engines, *flags, *arguments]
-        self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.url = f"127.0.0.1:{self.port}"
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip())
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 120
-        while not any("metrics at" in line for line in self.lines):
-            assert self.process.poll() is None and time.monotonic() < deadline, "\n".join(self.lines)
-            time.sleep(0.05)
-
-    def pids(self, name: str) -> list[int]:
-        """The processes of the Triton server (`tritonserver`) or of one of its models."""
-        (server,) = children(self.process.pid)
-        return [server] if name == "tritonserver" else [pid for pid, what in children(server).items() if what == name]
-
-    def stop(self) -> int:
-        self.process.terminate()
-        status = self.process.wait(timeout=90)
-        self._reader.join()
-        return status
-
-
-@pytest.fixture(scope="session")
-def served(built_engines) -> Iterator[Served]:
-    limits = ["--max-request-mib", MAX_REQUEST_MIB, "--max-frames", 400, "--max-frame-pixels", 10**6, "--max-crops", 3]
-    server = Served(built_engines, *map(str, limits))
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def client(served) -> Iterator[Client]:
-    with Client(served.url, deadline_seconds=120) as client:
-        yield client
-
-
-def still() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (90, 60), (200, 30, 60)).save(file, "PNG")
-    return file.getvalue()
-
-
-CLIPS = {
-    "h264.mp4": lambda: make_clip(size=(320, 240), b_frames=2),
-    "h265-10bit.mkv": lambda: make_clip("libx265", "matroska", pixel_format="yuv420p10le", size=(200, 220)),
-    "vp9.webm": lambda: make_clip("libvpx-vp9", "webm", size=(240, 136)),
-    "vp8.webm": lambda: make_clip("libvpx", "webm"),
-    "mpeg4.avi": lambda: make_clip("mpeg4", "avi", size=(176, 144)),
-    "mpeg2.mpg": lambda: make_clip("mpeg2video", "mpeg", size=(352, 288)),
-    "variable-rate.mkv": lambda: make_clip(container="matroska", frames=10, times_ms=[0, *range(10, 900, 100)]),
-    "rotated.mp4": lambda: make_clip(size=(400, 120), orientation=(90, True)),
-    "prores-10bit.mov": lambda: make_clip("prores_ks", "mov", pixel_format="yuv422p10le", frames=5),
-    "still.png": still,
-}
-
-
-@pytest.fixture(scope="session")
-def expected(built_engines, clip) -> dict[str, tuple[bytes, VideoScore]]:
-    """Each clip's bytes and its result in this process."""
-    scorer = Scorer.open(built_engines)
-    videos = {name: make() for name, make in CLIPS.items()} | {"frog.mp4": clip.read_bytes()}
-    return {name: (video, scorer.score(video)) for name, video in videos.items()}
-
-
-def assert_same(served: VideoScore | ScoringFailure, expected: VideoScore) -> None:
-    """All but the stages' times, bit for bit."""
-    assert isinstance(served, VideoScore), served
-    ours, theirs = served.as_dict(), expected.as_dict()
-    assert list(ours.pop("stage_seconds")) == list(theirs.pop("stage_seconds")) == list(STAGES)
-    assert ours == theirs
-    assert all(seconds > 0 for seconds in served.stage_seconds.values())
 
 
 @pytest.mark.parametrize("name", [*CLIPS, "frog.mp4"])
@@ -292,64 +184,6 @@ def test_no_process_of_the_server_has_torch(served):
             assert ("onnxruntime" in maps) == (name not in ("preprocess", "metrics"))
 
 
-def scraped(served: Served) -> dict[str, float]:
-    """The metrics endpoint's series, by name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{served.metrics_port}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-    return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
-
-
-def test_scores_and_stages_are_counted_in_histograms(served, client, expected):
-    video, result = expected["still.png"]
-    before = scraped(served)
-    seconds = client.score(video).stage_seconds
-    time.sleep(0.5)
-    after = scraped(served)
-    grown = {name: after[name] - before[name] for name in after if name.startswith("diffvqa_")}
-    assert grown["diffvqa_score_count"] == 1
-    assert grown["diffvqa_score_sum"] == pytest.approx(result.score)
-    for bound in range(10, 100, 10):
-        assert grown[f'diffvqa_score_bucket{{le="{bound}"}}'] == (result.score <= bound)
-    assert grown['diffvqa_score_bucket{le="+Inf"}'] == 1
-    for stage, value in {**seconds, "total": sum(seconds.values())}.items():
-        assert grown[f'diffvqa_stage_seconds_count{{stage="{stage}"}}'] == 1
-        assert grown[f'diffvqa_stage_seconds_sum{{stage="{stage}"}}'] == pytest.approx(value)
-        for bound in ("0.005", "0.25", "60"):
-            assert grown[f'diffvqa_stage_seconds_bucket{{stage="{stage}",le="{bound}"}}'] == (value <= float(bound))
-
-
-def test_what_the_dashboard_reads_is_there_to_read(served, client, expected):
-    client.score(expected["still.png"][0])
-    names = {series.split("{")[0] for series in scraped(served)}
-    assert set(OURS) <= names
-    assert {name for name in TRITONS if not name.startswith("nv_gpu")} <= names
-
-
-def test_a_refusal_is_counted_as_one(served, client):
-    def refused() -> float:
-        return sum(n for series, n in scraped(served).items() if "failures" in series and 'reason="refused"' in series)
-
-    before = refused()
-    with pytest.raises(VideoDecodeError):
-        client.score(b"no video")
-    with pytest.raises(ValueError, match="crops is 4"):
-        client.score(make_clip(), crops=4)
-    time.sleep(0.5)
-    assert refused() == before + 2
-
-
-def test_a_score_is_counted_whatever_else_is_asked_for(served, expected):
-    video, result = expected["still.png"]
-    before = scraped(served)["diffvqa_score_count"]
-    tensor = grpc.InferInput("video", [len(video)], "UINT8")
-    tensor.set_data_from_numpy(np.frombuffer(video, np.uint8))
-    asked = [grpc.InferRequestedOutput("score")]
-    answer = grpc.InferenceServerClient(served.url).infer("diffvqa", [tensor], outputs=asked)
-    assert answer.as_numpy("score").tolist() == [result.score]
-    time.sleep(0.5)
-    assert scraped(served)["diffvqa_score_count"] == before + 1
-
-
 def test_health_and_metrics_are_where_the_server_says(served, expected):
     said = "\n".join(served.lines)
     for port, path in [(served.http_port, "v2/health/ready"), (served.metrics_port, "metrics")]:
@@ -485,18 +319,6 @@ def test_an_inner_model_takes_as_many_rows_as_a_video_has_crops(served):
         with pytest.raises(grpc.InferenceServerException, match=f"1 to 3 rows at a time; got {rows}") as refusal:
             connection.infer("denoise", [tensor])
         assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
-
-
-@pytest.mark.parametrize("marks", [[np.nan, 0.0], [0.0, 1e300]])
-def test_nobody_spoils_the_metrics(served, marks):
-    inputs = []
-    values = {"head_score": np.ones(1, np.float32), "preprocess_marks": np.zeros(3), "denoise_marks": np.array(marks)}
-    for name, array in values.items():
-        tensor = grpc.InferInput(name, array.shape, "FP32" if array.dtype == np.float32 else "FP64")
-        inputs.append(tensor.set_data_from_numpy(array))
-    with pytest.raises(grpc.InferenceServerException, match="say that the stages took"):
-        grpc.InferenceServerClient(served.url).infer("metrics", inputs)
-    assert all(np.isfinite(value) for name, value in scraped(served).items() if "diffvqa" in name)
 
 
 def test_it_is_not_ready_with_an_engine_that_was_changed(engines_copy, capfd):

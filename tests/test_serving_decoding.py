@@ -17,7 +17,7 @@ from PIL import Image
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.serving.decoding import Decoder
-from diffvqa_rt.serving.settings import RequestLimits
+from diffvqa_rt.serving.settings import _LEAST_DECODE_MEMORY_BYTES, RequestLimits
 from diffvqa_rt.serving.traffic import Traffic
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.plan import plan_decoding
@@ -166,8 +166,9 @@ def test_a_video_that_takes_too_much_memory_is_refused(decoder):
     assert_works(decoder)
     with open(f"/proc/{decoder._process.pid}/status") as status:
         (peak_kib,) = (int(line.split()[1]) for line in status if line.startswith("VmPeak"))
-    # Enough for a small clip; a picture of 16 million pixels is 50 MB in RGB, more than once.
-    narrow = Decoder(TINY, RequestLimits(max_decode_memory_bytes=(peak_kib << 10) + (24 << 20)), sys.executable)
+    # Enough for a small clip, and no less than may be; a picture of 16 million pixels is 50 MB in RGB, more than once.
+    most = max((peak_kib << 10) + (24 << 20), _LEAST_DECODE_MEMORY_BYTES)
+    narrow = Decoder(TINY, RequestLimits(max_decode_memory_bytes=most), sys.executable)
     still = io.BytesIO()
     Image.new("RGB", (4096, 4096), (200, 30, 60)).save(still, "PNG", compress_level=1)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import make_clip
-from test_serving import assert_same, free_ports
+from served import assert_same, free_ports
 from test_serving_repository import cuda_engines, parsed  # noqa: F401  a fixture
 
 pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")

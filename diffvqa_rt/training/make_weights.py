@@ -2,8 +2,8 @@
 
     python -m diffvqa_rt.training.make_weights --work build/weights --out diffvqa_rt/weights
 
-The pool and the synthetic sets, then the VAE, the UNet, the Controller, a TCAB and the rest of the head in turn, each on
-the training contents alone, and frozen once it is trained. What a stage leaves is rounded to float16, which the next
+The pool and the synthetic sets, then the VAE, the UNet, the Controller, a TCAB and the rest of the head in turn, each
+on the training contents alone, and frozen once it is trained. What a stage leaves is rounded to float16, which the next
 one starts from: nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
 """
 

@@ -1,0 +1,101 @@
+"""`diffvqa serve` as a process that tests talk to, and clips of all the kinds it is asked about."""
+
+import io
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from clips import make_clip
+from PIL import Image
+
+from diffvqa_rt import VideoScore
+from diffvqa_rt.results import STAGES, ScoringFailure
+from diffvqa_rt.serving import ServerError, find_tritonserver
+from diffvqa_rt.serving.tritonserver import children
+
+# What imports this is skipped where it cannot run.
+pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+try:
+    find_tritonserver()
+except ServerError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+MAX_REQUEST_MIB = 2
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+class Served:
+    """`diffvqa serve` in a process of its own, and what it has written."""
+
+    def __init__(self, engines: Path, *arguments: str, ports: Sequence[int] = ()) -> None:
+        self.port, self.http_port, self.metrics_port = ports or free_ports(3)
+        flags = ["--port", self.port, "--http-port", self.http_port, "--metrics-port", self.metrics_port]
+        command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", "--engines", engines, *flags, *arguments]
+        self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = f"127.0.0.1:{self.port}"
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 120
+        while not any("metrics at" in line for line in self.lines):
+            assert self.process.poll() is None and time.monotonic() < deadline, "\n".join(self.lines)
+            time.sleep(0.05)
+
+    def pids(self, name: str) -> list[int]:
+        """The processes of the Triton server (`tritonserver`) or of one of its models."""
+        (server,) = children(self.process.pid)
+        return [server] if name == "tritonserver" else [pid for pid, what in children(server).items() if what == name]
+
+    def stop(self) -> int:
+        self.process.terminate()
+        status = self.process.wait(timeout=90)
+        self._reader.join()
+        return status
+
+
+def still() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (90, 60), (200, 30, 60)).save(file, "PNG")
+    return file.getvalue()
+
+
+CLIPS = {
+    "h264.mp4": lambda: make_clip(size=(320, 240), b_frames=2),
+    "h265-10bit.mkv": lambda: make_clip("libx265", "matroska", pixel_format="yuv420p10le", size=(200, 220)),
+    "vp9.webm": lambda: make_clip("libvpx-vp9", "webm", size=(240, 136)),
+    "vp8.webm": lambda: make_clip("libvpx", "webm"),
+    "mpeg4.avi": lambda: make_clip("mpeg4", "avi", size=(176, 144)),
+    "mpeg2.mpg": lambda: make_clip("mpeg2video", "mpeg", size=(352, 288)),
+    "variable-rate.mkv": lambda: make_clip(container="matroska", frames=10, times_ms=[0, *range(10, 900, 100)]),
+    "rotated.mp4": lambda: make_clip(size=(400, 120), orientation=(90, True)),
+    "prores-10bit.mov": lambda: make_clip("prores_ks", "mov", pixel_format="yuv422p10le", frames=5),
+    "still.png": still,
+}
+
+
+def assert_same(served: VideoScore | ScoringFailure, expected: VideoScore) -> None:
+    """All but the stages' times, bit for bit."""
+    assert isinstance(served, VideoScore), served
+    ours, theirs = served.as_dict(), expected.as_dict()
+    assert list(ours.pop("stage_seconds")) == list(theirs.pop("stage_seconds")) == list(STAGES)
+    assert ours == theirs
+    assert all(seconds > 0 for seconds in served.stage_seconds.values())

@@ -27,7 +27,7 @@ slow: $(READY)
 soak: $(ENGINES)
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --out build/soak.json
 
-# The bundled weights, from nothing: three and a half hours on two cores, and 30 GB. CLIPS is the folder of the clips that are in no package.
+# The bundled weights, from nothing: three hours on two cores, and 25 GB. CLIPS is the folder of the clips that are in no package.
 weights: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
 	$(BIN)/python -m diffvqa_rt.training.make_weights $(RECIPE) --until controller

@@ -242,21 +242,6 @@ def test_a_set_makes_as_many_ladders_of_each_scene_as_were_asked_for_and_counts_
     assert calls[-1] == (len(clips), len(clips)) and [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
-def test_a_set_of_one_split_holds_that_side_of_the_whole_set_byte_by_byte(made, pool, tmp_path):
-    for split in ("train", "validation"):
-        side = config(tmp_path / split, split=split)
-        shutil.copytree(made.out / "scenes", side.out / "scenes")
-        wanted = [clip for clip in read_manifest(made.out) if clip.split == split]
-        assert wanted and make_synthetic_set(side, pool) == wanted
-
-
-def test_a_side_that_is_not_asked_for_is_not_made(ffmpeg, pool, tmp_path):
-    one = config(tmp_path / "h", split="train", cuts_per_content=1, ladders=("h264",))
-    clips = make_synthetic_set(one, pool)
-    assert {clip.split for clip in clips} == {"train"}
-    assert {path.relative_to(one.out).as_posix() for path in one.out.rglob("*.mp4")} == {c.file for c in clips}
-
-
 def drawn(made: SyntheticConfig, scene: str = "one", **changes) -> list[str]:
     """The ladders of a scene that moves."""
     reference = next(clip for clip in read_manifest(made.out) if clip.file == "scenes/one/reference.mp4")
@@ -286,7 +271,6 @@ def test_the_ladders_of_a_scene_depend_on_the_seed_and_its_name_alone(made, tmp_
         ({"seed": -1}, "seed is -1"),
         ({"validation_share": 1.0}, "validation_share is 1.0; expected a number from 0 to under 1"),
         ({"max_gigabytes": 0.0}, "max_gigabytes is 0.0"),
-        ({"split": "test"}, "split is 'test'; expected one of train, validation, or None for both"),
         ({"ladders_per_scene": 0}, "ladders_per_scene is 0; expected at least 1, or None for all"),
         ({"ladders": ("fog",)}, "ladders has fog; expected some of h264"),
     ],

@@ -59,34 +59,24 @@ class Kitchen:
 
     def __init__(self, recipe: Recipe, work: Path, *, workers: int = 1, engines: Path | None = None) -> None:
         self.recipe, self.work, self._workers, self._engines = recipe, work, workers, engines
-        self.set, self.tcab_set = work / "synthetic", work / "synthetic-tcab"
+        self.set = work / "synthetic"
 
-    def synthetic_sets(self, pool: Path, clips: Path | None) -> None:
-        """Both sets, made or completed; on stderr, which sources they are without.
+    def synthetic_set(self, pool: Path, clips: Path | None) -> None:
+        """The set, made or completed; on stderr, which sources it is without.
 
         Raises:
             DiffVQAError: no source is to be had.
         """
-        recipe, jobs = self.recipe, os.cpu_count() or 1
-        configs = (
-            SyntheticConfig(out=self.set, ladders_per_scene=recipe.ladders_per_scene, jobs=jobs),
-            SyntheticConfig(
-                out=self.tcab_set,
-                split="train",
-                cuts_per_content=recipe.tcab_cuts_per_content,
-                ladders_per_scene=recipe.tcab_ladders_per_scene,
-                jobs=jobs,
-            ),
-        )
-        wanted = [config for config in configs if not (config.out / MANIFEST).exists()]
-        if not wanted:
+        if (self.set / MANIFEST).exists():
             return
+        config = SyntheticConfig(
+            out=self.set, ladders_per_scene=self.recipe.ladders_per_scene, jobs=os.cpu_count() or 1
+        )
         found = fetch_pool(pool, clips)
         for sentence in found.missing:
             print(f"left out, so that the weights will be others: {sentence}", file=sys.stderr)
-        for config in wanted:
-            with item_bar(config.out.name) as show:
-                make_synthetic_set(config, found, show)
+        with item_bar("synthetic set") as show:
+            make_synthetic_set(config, found, show)
 
     def vae(self) -> Path:
         """The autoencoder's weights: our encoder and its decoder, the latents normalised."""
@@ -151,7 +141,7 @@ class Kitchen:
             except RuntimeError as error:
                 raise TrainingError(f"{path} is of another recipe; delete it and head.safetensors to go on") from error
             return learned
-        videos, stored = videos_from_set(self.tcab_set, "train"), self.work / "frames.npy"
+        videos, stored = videos_from_set(self.set, "train"), self.work / "frames.npy"
         if not stored.exists():
             with item_bar("frames") as show:
                 store_frames(videos, config.frames, stored, show)

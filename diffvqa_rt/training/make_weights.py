@@ -2,7 +2,7 @@
 
     python -m diffvqa_rt.training.make_weights --work build/weights --out diffvqa_rt/weights
 
-The pool and the synthetic sets, then the VAE, the UNet, the Controller, a TCAB and the rest of the head in turn, each
+The pool and the synthetic set, then the VAE, the UNet, the Controller, a TCAB and the rest of the head in turn, each
 on the training contents alone, and frozen once it is trained. What a stage leaves is rounded to float16, which the next
 one starts from: nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
 """
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         default=Path("build/weights"),
         metavar="DIR",
-        help="the sets, the features and the runs, 30 GB (default: %(default)s)",
+        help="the set, the features and the runs, 25 GB (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the weights are to go")
     parser.add_argument(
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     kitchen = Kitchen(Recipe(), arguments.work, workers=arguments.workers, engines=arguments.engines)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        kitchen.synthetic_sets(arguments.pool, arguments.clips)
+        kitchen.synthetic_set(arguments.pool, arguments.clips)
         if arguments.until == "controller":
             print(kitchen.controller())
             return 0

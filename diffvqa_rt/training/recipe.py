@@ -58,11 +58,6 @@ class Recipe:
     Batches are pictures for the VAE and for denoising (of four noises each, so that the VAE's share of a step is
     small), and videos for the head, whose steps its epochs give. The TCAB's last lesson is of whole views of as many
     frames as the network takes.
-
-    The TCAB learns from a set of its own, of many scenes and one ladder of each: what it can tell of other contents
-    comes with the scenes, and hardly with a scene's copies. Boosted trees on 177 statistics of frames (classical ones,
-    to find out what the set is worth) reached SRCC 0.785 over held-out codecs and scalings with two scenes of each
-    content and four ladders, and the same with half of those clips; 0.805 with eight scenes and one ladder.
     """
 
     network: DiffVQAConfig = TINY
@@ -78,8 +73,6 @@ class Recipe:
     controller: FitConfig = _CONTROLLER
     denoising_batch: int = 8
     draws: int = 4
-    tcab_cuts_per_content: int = 8
-    tcab_ladders_per_scene: int = 1
     tcab: tuple[Lesson, ...] = _LESSONS
     head: FitConfig = _HEAD
     head_epochs: int = 4

@@ -23,7 +23,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tqdm import tqdm
 
@@ -33,7 +33,7 @@ from diffvqa_rt.training.clip_tasks import REFERENCE, ClipTask, finished_clips, 
 from diffvqa_rt.training.distortions import LADDERS, SEVERITIES
 from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
 from diffvqa_rt.training.pool import Pool, fetch_pool
-from diffvqa_rt.training.scenes import Split, plan_scenes
+from diffvqa_rt.training.scenes import plan_scenes
 from diffvqa_rt.training.vmaf import ffmpeg_version
 
 LEAST_MOTION_LEVELS = 0.4
@@ -49,15 +49,13 @@ class SyntheticConfig:
 
     The size is for the `tiny` preset, whose distortion view is 192 pixels square: a clip is as high as that, so that
     the view sees it at its own resolution, and as wide as two pixels of 720-wide sources allow. Of 48 frames, 1.6 to
-    4.8 seconds, the network's eight are six apart. `contents` is None for all, of both splits or, with `split`, of one:
-    what is learned from and what is tested on need not be of one shape. Each gives `cuts_per_content` scenes, a
+    4.8 seconds, the network's eight are six apart. `contents` is None for all. Each gives `cuts_per_content` scenes, a
     short video fewer. Each scene gets `ladders_per_scene` of the ladders, drawn for it, or all where that is None: many
     scenes teach more than many copies of few.
     """
 
     out: Path
     contents: int | None = None
-    split: Split | None = None
     width: int = 352
     height: int = 192
     frames: int = 48
@@ -84,8 +82,6 @@ class SyntheticConfig:
             raise ValueError(f"the size is {self.width}x{self.height}; expected even numbers, since chroma is halved")
         if self.contents is not None and self.contents < 1:
             raise ValueError(f"contents is {self.contents}; expected at least 1, or None for all")
-        if self.split not in (None, *get_args(Split)):
-            raise ValueError(f"split is {self.split!r}; expected one of {', '.join(get_args(Split))}, or None for both")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; expected a number from 0 to under 1")
         if self.ladders_per_scene is not None and self.ladders_per_scene < 1:
@@ -127,7 +123,7 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
             versions=versions,
         )
         for scene in scenes
-        if scene.item.content in pool.files and config.split in (None, scene.split)
+        if scene.item.content in pool.files
     ]
     try:
         _run(config, tasks, on_progress)
@@ -247,7 +243,6 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=Path, required=True, metavar="DIR", help="the set's folder; started again, it goes on"
     )
     parser.add_argument("--contents", type=int, metavar="N", help="photographs and videos to use (default: all)")
-    parser.add_argument("--split", choices=get_args(Split), help="the contents of this side alone (default: both)")
     size = f"{defaults.width}x{defaults.height}"
     parser.add_argument("--size", default=size, metavar="WxH", help="of a clip, pixels (default: %(default)s)")
     parser.add_argument(
@@ -299,7 +294,6 @@ def main(argv: list[str] | None = None) -> int:
         config = SyntheticConfig(
             out=arguments.out,
             contents=arguments.contents,
-            split=arguments.split,
             width=width,
             height=height,
             frames=arguments.frames,

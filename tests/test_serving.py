@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import make_clip
-from served import CLIPS, MAX_REQUEST_MIB, Served, assert_same, free_ports
+from served import CLIPS, MAX_REQUEST_MIB, Served, assert_same, free_ports, grpc
 from test_serving_decoding import huge_png
 
 from diffvqa_rt import Scorer, cli
@@ -26,8 +26,6 @@ from diffvqa_rt.errors import EngineMismatchError, VideoDecodeError
 from diffvqa_rt.results import CSV_COLUMNS, ScoringFailure
 from diffvqa_rt.serving import Client, ClientTls, RequestError, Server, ServerConfig, ServerError, find_tritonserver
 from diffvqa_rt.serving.tritonserver import children
-
-grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 
 
 @pytest.mark.parametrize("name", [*CLIPS, "frog.mp4"])

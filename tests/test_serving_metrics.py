@@ -6,12 +6,10 @@ import urllib.request
 import numpy as np
 import pytest
 from clips import make_clip
-from served import Served
+from served import Served, grpc
 from test_deploy import OURS, TRITONS
 
 from diffvqa_rt.errors import VideoDecodeError
-
-grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 
 
 def scraped(served: Served) -> dict[str, float]:

@@ -15,7 +15,6 @@ from served import assert_same, free_ports
 from test_serving_repository import cuda_engines, parsed  # noqa: F401  a fixture
 
 pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
-pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 
 import diffvqa_rt.serving.server as server_module
 from diffvqa_rt.engines import open_engines

@@ -1,4 +1,19 @@
-"""What can go wrong other than bad arguments, which are `ValueError` and `TypeError`."""
+"""What can go wrong other than bad arguments, which are `ValueError` and `TypeError`, and what is only warned of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreWarning:
+    """A fact that the reader of a score should know; the score was made all the same.
+
+    Attributes:
+        code: names the kind for programs, words in lower case joined by hyphens: `frames-passed-over`.
+        message: a sentence for people; it does not name the source.
+    """
+
+    code: str
+    message: str
 
 
 class DiffVQAError(Exception):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.video import VideoInfo
 
 
@@ -30,7 +31,7 @@ class VideoScore:
     `score` lies on `score_range` for what training has seen (0 bad … 100 good by default); it is Σ frame_weights ·
     frame_scores. `model` says `untrained` where the number means nothing, `views_by` whose resampling made the views
     (`pillow` or `dali`). `stage_seconds`: wall time per stage; in a batch, the batch's time divided by its videos; from
-    a server, with the wait for each stage.
+    a server, with the wait for each stage. `warnings` is empty where all is well.
     """
 
     source: str
@@ -49,6 +50,7 @@ class VideoScore:
     weights_sha256: str
     backend: str
     views_by: str
+    warnings: tuple[ScoreWarning, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -74,12 +76,13 @@ def video_score(
     info: VideoInfo,
     stage_seconds: dict[str, float],
     facts: ModelFacts,
+    warnings: tuple[ScoreWarning, ...] = (),
 ) -> VideoScore:
     """The result of one video from the head's outputs, a row per crop, wherever the head ran.
 
     Args:
         outputs: `score` [crops], `frame_scores` and `frame_weights` [crops, N].
-        source, seed, timestamps_seconds, info, stage_seconds: as in `VideoScore`.
+        source, seed, timestamps_seconds, info, stage_seconds, warnings: as in `VideoScore`.
         facts: of the model.
     """
     crop_scores = outputs["score"].astype(np.float64)
@@ -101,6 +104,7 @@ def video_score(
         weights_sha256=facts.weights_sha256,
         backend=facts.backend,
         views_by=facts.views_by,
+        warnings=warnings,
     )
 
 
@@ -112,11 +116,14 @@ STAGES = ("decode", "views", "vae_encoder", "denoise", "head")
 """The keys of `VideoScore.stage_seconds`, in the order in which a video passes them."""
 
 _NESTED = ("video", "stage_seconds")
+# A column that is new goes to the end: readers count.
+_NEW = ("warnings", "color_primaries", "sample_aspect_ratio", "field_order", "is_deinterlaced")
 CSV_COLUMNS = (
-    *(name for name in _fields(VideoScore) if name not in _NESTED),
-    *_fields(VideoInfo),
+    *(name for name in _fields(VideoScore) if name not in (*_NESTED, *_NEW)),
+    *(name for name in _fields(VideoInfo) if name not in _NEW),
     *(f"{stage}_seconds" for stage in STAGES),
     "error",
+    *_NEW,
 )
 """The whole of a `VideoScore` on one level, and what a `ScoringFailure` adds."""
 
@@ -125,7 +132,8 @@ def csv_row(result: VideoScore | ScoringFailure) -> dict[str, Any]:
     """A result under `CSV_COLUMNS`; sequences are joined by spaces, what a result lacks is empty."""
     values = result.as_dict()
     stages = {f"{stage}_seconds": seconds for stage, seconds in values.get("stage_seconds", {}).items()}
-    flat = {**values.get("video", {}), **stages, **values}
+    warnings = "; ".join(f"{warning['code']}: {warning['message']}" for warning in values.get("warnings", ()))
+    flat = {**values.get("video", {}), **stages, **values, "warnings": warnings}
     return {name: _cell(flat.get(name)) for name in CSV_COLUMNS}
 
 

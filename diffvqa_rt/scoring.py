@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
 from diffvqa_rt.engines.manifest import Manifest
-from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.errors import DiffVQAError, ScoreWarning
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
 from diffvqa_rt.specs import FEATURES, Array
 from diffvqa_rt.video import SampledFrames, VideoInfo, make_views, sample_frames
@@ -84,6 +84,7 @@ class _Prepared:
     source: str
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
+    warnings: tuple[ScoreWarning, ...]
     views: NDArray[np.float32]
     seconds: dict[str, float]
 
@@ -168,7 +169,9 @@ class Scorer:
         start = time.perf_counter()
         views = make_views(sampled.frames, self.manifest.config.view_size, seed, crops)
         seconds = {"decode": decode_seconds, "views": time.perf_counter() - start}
-        return _Prepared(source_name(source), sampled.timestamps_seconds, sampled.info, views, seconds)
+        return _Prepared(
+            source_name(source), sampled.timestamps_seconds, sampled.info, sampled.warnings, views, seconds
+        )
 
     def _score_batch(self, videos: list[_Prepared], seed: int) -> list[VideoScore]:
         config = self.manifest.config
@@ -189,6 +192,7 @@ class Scorer:
                     info=video.info,
                     stage_seconds={**video.seconds, **share},
                     facts=self._facts,
+                    warnings=video.warnings,
                 )
             )
         return scores

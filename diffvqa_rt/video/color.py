@@ -8,12 +8,13 @@ non-square pixels.
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, ColorTrc, Interpolation
+from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpolation
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import VideoDecodeError
@@ -46,6 +47,7 @@ class FrameColor:
     is_matrix_declared: bool
     range: str
     transfer: str
+    primaries: str
     swscale_matrix: int
 
 
@@ -70,6 +72,7 @@ class Picture:
     orientation: Orientation
     pixel_format: str
     bit_depth: int
+    is_interlaced: bool
 
 
 def color_of(frame: VideoFrame, name: str) -> FrameColor:
@@ -100,14 +103,15 @@ def color_of(frame: VideoFrame, name: str) -> FrameColor:
         matrix=matrix,
         is_matrix_declared=is_declared,
         range=range_,
-        transfer=_transfer_name(frame.color_trc),
+        transfer=_name(ColorTrc, frame.color_trc),
+        primaries=_name(ColorPrimaries, frame.color_primaries),
         swscale_matrix=swscale_matrix,
     )
 
 
-def _transfer_name(code: int) -> str:
+def _name(codes: type[IntEnum], code: int) -> str:
     try:
-        return ColorTrc(code).name.lower()
+        return codes(code).name.lower()
     except ValueError:
         return f"code {code}"
 
@@ -162,4 +166,5 @@ def picture_from_frame(frame: VideoFrame, name: str) -> Picture:
         orientation=orientation,
         pixel_format=frame.format.name,
         bit_depth=frame.format.components[0].bits,
+        is_interlaced=frame.interlaced_frame,
     )

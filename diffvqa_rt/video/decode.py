@@ -2,12 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.color import Picture, picture_from_frame
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, VideoFile, open_source, open_video
 from diffvqa_rt.video.reader import FrameReader, SeekMissedError, TimedFrame
@@ -26,6 +27,9 @@ class VideoInfo:
     `decoder` is whose frames they are: `pyav`, `nvdec`, or nobody's (`array`).
     `decoded_frames` counts what the decoder gave on the way to the samples, `corrupt_frames` what did not decode or
     only with errors, and was passed over.
+    `sample_aspect_ratio` is a pixel's width to its height, `8:9`, None where nothing is declared; pixels are never
+    stretched. `field_order` is `progressive`, `top-first` or `bottom-first`; `is_deinterlaced` says whether the fields
+    were made into whole frames.
     """
 
     width: int
@@ -45,6 +49,10 @@ class VideoInfo:
     color_transfer: str
     decoded_frames: int
     corrupt_frames: int
+    color_primaries: str
+    sample_aspect_ratio: str | None
+    field_order: str
+    is_deinterlaced: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,12 +60,13 @@ class SampledFrames:
     """The sampled frames, [H, W, 3] uint8 RGB each, upright, of several sizes if the video is; repeats share memory.
 
     `timestamps_seconds` are those of the frames used, from the start of the video. An array counts as one frame a
-    second.
+    second. `warnings` say what a reader of the score should know of the video or of its decoding.
     """
 
     frames: tuple[NDArray[np.uint8], ...]
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
+    warnings: tuple[ScoreWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +75,9 @@ class _Sample:
     picture: Picture
 
 
-def sample_frames(source: str | os.PathLike[str] | bytes | NDArray[np.uint8], count: int) -> SampledFrames:
+def sample_frames(
+    source: str | os.PathLike[str] | bytes | NDArray[np.uint8], count: int, *, keep_interlaced: bool = False
+) -> SampledFrames:
     """The `count` frames on screen at the centres of as many equal spans of the video's duration (SPEC §1).
 
     In place of a frame that does not decode comes the last good one before it, or else the first after it. Memory
@@ -75,6 +86,7 @@ def sample_frames(source: str | os.PathLike[str] | bytes | NDArray[np.uint8], co
     Args:
         source: a path, the bytes of a video or image file, or RGB frames, uint8 [T, H, W, 3] or [H, W, 3].
         count: at least 1; a video of fewer frames repeats the nearest.
+        keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
 
     Raises:
         VideoDecodeError: the source cannot be read, or nothing in it decodes.
@@ -117,6 +129,10 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
         color_transfer="unspecified",
         decoded_frames=0,
         corrupt_frames=0,
+        color_primaries="unspecified",
+        sample_aspect_ratio=None,
+        field_order="progressive",
+        is_deinterlaced=False,
     )
     return SampledFrames(
         frames=tuple(pictures[index] for index in chosen),
@@ -211,4 +227,12 @@ def describe_video(video: VideoFile, timeline: Timeline, reader: FrameReader, fi
         color_transfer=first.color.transfer,
         decoded_frames=reader.decoded_frames,
         corrupt_frames=reader.corrupt_frames,
+        color_primaries=first.color.primaries,
+        sample_aspect_ratio=_ratio(video.stream.sample_aspect_ratio),
+        field_order="top-first" if first.is_interlaced else "progressive",
+        is_deinterlaced=False,
     )
+
+
+def _ratio(ratio: Fraction | None) -> str | None:
+    return f"{ratio.numerator}:{ratio.denominator}" if ratio else None

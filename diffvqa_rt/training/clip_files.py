@@ -135,4 +135,9 @@ def read_clip(path: Path) -> RgbClip:
         VideoDecodeError: it cannot be read.
     """
     with open_source(path) as (name, file), open_video(name, file) as video:
-        return np.stack([picture_from_frame(frame, name).pixels for frame in video.container.decode(video.stream)])
+        return np.stack(
+            [
+                picture_from_frame(frame, name, video.presentation).pixels
+                for frame in video.container.decode(video.stream)
+            ]
+        )

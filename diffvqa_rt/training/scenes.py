@@ -189,7 +189,7 @@ def _cut_video(
 def _decoded(source: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     with open_source(source) as (name, file), open_video(name, file) as video:
         for index, frame in enumerate(video.container.decode(video.stream)):
-            yield index, picture_from_frame(frame, name).pixels
+            yield index, picture_from_frame(frame, name, video.presentation).pixels
 
 
 def _frame_rate_hz(source: Path) -> Fraction:

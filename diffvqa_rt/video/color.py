@@ -1,23 +1,23 @@
 """A decoded frame as an upright 8-bit RGB picture, by the matrix, range and orientation that the video declares.
 
 Where nothing is declared, players' convention holds: mpv's for the matrix (BT.709 from 1280 pixels across or above
-576 down, else BT.601), ffmpeg's for the range (limited, but full for yuvj formats, grey and RGB). Not done: tone
-mapping of PQ and HLG (`VideoInfo.color_transfer` tells of them), blending (alpha is ignored), stretching of
-non-square pixels.
+576 down, else BT.601), ffmpeg's for the range (limited, but full for yuvj formats, grey and RGB), and mpv's and
+libplacebo's for the place of chroma (to the left in limited range, else the middle). Not done: tone mapping of PQ and
+HLG (`VideoInfo.color_transfer` tells of them), blending (alpha is ignored), stretching of non-square pixels.
 """
 
-import math
 from dataclasses import dataclass
 from enum import IntEnum
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpolation
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.video.filters import with_left_chroma
+from diffvqa_rt.video.presentation import Orientation, Presentation
 
 # ISO/IEC 23091-2 code of a frame's matrix: its name, and swscale's code for it.
 _BT709, _BT601 = 1, 6
@@ -51,18 +51,6 @@ class FrameColor:
     swscale_matrix: int
 
 
-@dataclass(frozen=True, slots=True)
-class Orientation:
-    """How a stored picture is shown: mirrored left to right first, if at all, then turned clockwise."""
-
-    rotation_degrees: int
-    is_mirrored: bool
-
-    def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        mirrored = pixels[:, ::-1] if self.is_mirrored else pixels
-        return np.ascontiguousarray(np.rot90(mirrored, -self.rotation_degrees // 90))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picture:
     """`pixels`, [H, W, 3] uint8 RGB, upright, and what they were made from."""
@@ -73,6 +61,7 @@ class Picture:
     pixel_format: str
     bit_depth: int
     is_interlaced: bool
+    is_deinterlaced: bool
 
 
 def color_of(frame: VideoFrame, name: str) -> FrameColor:
@@ -116,34 +105,38 @@ def _name(codes: type[IntEnum], code: int) -> str:
         return f"code {code}"
 
 
-def orientation_of(frame: VideoFrame) -> Orientation:
-    """The orientation of the frame's display matrix, to the nearest quarter turn."""
-    try:
-        # `frame.side_data` is this too, but ties frame and container into a cycle: frames would outlive their use.
-        side_data = SideDataContainer(frame)  # type: ignore[call-arg]
-        matrix = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)
-    except KeyError:
-        return Orientation(0, False)
-    except ValueError:
-        # PyAV 18 cannot list side data beside an EXIF block: of a still, only the turn is known, not the mirroring.
-        return Orientation(round(-frame.rotation / 90) * 90 % 360, False)
-    # x' = a x + c y, y' = b x + d y, with y downwards
-    a, b, c, d = (float(matrix[i]) for i in (0, 1, 3, 4))
-    is_mirrored = a * d - b * c < 0
-    turn = math.atan2(-b, -a) if is_mirrored else math.atan2(b, a)
-    return Orientation(round(turn / (math.pi / 2)) * 90 % 360, is_mirrored)
+def upright(pixels: NDArray[np.uint8], orientation: Orientation) -> NDArray[np.uint8]:
+    """The stored picture [H, W, 3] as it is shown."""
+    mirrored = pixels[:, ::-1] if orientation.is_mirrored else pixels
+    return np.ascontiguousarray(np.rot90(mirrored, -orientation.rotation_degrees // 90))
 
 
-def picture_from_frame(frame: VideoFrame, name: str) -> Picture:
+def picture_from_frame(
+    frame: VideoFrame,
+    name: str,
+    presentation: Presentation,
+    orientation: Orientation | None = None,
+    whole: VideoFrame | None = None,
+) -> Picture:
     """The frame as it is meant to be seen.
+
+    Args:
+        frame: as it was decoded.
+        name: of the video, for messages.
+        presentation: of its stream.
+        orientation: the frame's; the stream's by default.
+        whole: the same frame after deinterlacing, whose samples are used then.
 
     Raises:
         VideoDecodeError: its colours or its pixel format cannot be converted.
     """
     color = color_of(frame, name)
-    orientation = orientation_of(frame)
+    orientation = orientation or presentation.orientation or Orientation(0, False)
+    samples = frame if whole is None else whole
+    if presentation.is_chroma_sited is False and color.range == "limited" and _is_subsampled(frame):
+        samples = with_left_chroma(samples)
     try:
-        converted = frame.reformat(
+        converted = samples.reformat(
             format="rgb24",
             src_colorspace=color.swscale_matrix,
             src_color_range=ColorRange.JPEG if color.range == "full" else ColorRange.MPEG,
@@ -160,11 +153,21 @@ def picture_from_frame(frame: VideoFrame, name: str) -> Picture:
     if color.matrix == "gray" and color.range == "limited":
         # swscale takes every grey format for full range.
         pixels = _LIMITED_TO_FULL[pixels]
+    crop = presentation.crop
+    # A picture of another size than the container declares is none that its crop was meant for.
+    if crop is not None and crop.is_for(frame.width, frame.height):
+        pixels = pixels[crop.top : crop.height - crop.bottom, crop.left : crop.width - crop.right]
     return Picture(
-        pixels=orientation.upright(pixels),
+        pixels=upright(pixels, orientation),
         color=color,
         orientation=orientation,
         pixel_format=frame.format.name,
         bit_depth=frame.format.components[0].bits,
         is_interlaced=frame.interlaced_frame,
+        is_deinterlaced=whole is not None,
     )
+
+
+def _is_subsampled(frame: VideoFrame) -> bool:
+    components = frame.format.components
+    return len(components) >= 3 and components[1].width < components[0].width

@@ -18,6 +18,8 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.video.codecs import decoder_options
+from diffvqa_rt.video.presentation import Presentation, read_presentation
 
 MAX_FRAME_PIXELS = 8192 * 8192
 """The largest picture that is decoded: 8K video twice over. A few header bytes can ask for far more memory."""
@@ -29,17 +31,21 @@ _DEMUXERS = (
     "yuv4mpegpipe,bmp_pipe,j2k_pipe,jpeg_pipe,jpegxl_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
 )
 
+# From this profile on, a base layer that is compatible with nothing (0) is in Dolby's own colours, IPTPQc2.
+_FIRST_SINGLE_LAYER_PROFILE = 5
+
 # Broken text in the tags of a file must not keep it from being read; from version 19 on, PyAV sees to that itself.
 _TAG_OPTIONS: dict[str, Any] = {} if av.__version__ >= "19" else {"metadata_errors": "replace"}
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """An open container and its one video stream; `name` is what messages call it."""
+    """An open container, its one video stream and what is declared of that; `name` is what messages call it."""
 
     name: str
     container: InputContainer
     stream: VideoStream
+    presentation: Presentation
 
     def packets(self) -> "Iterator[Packet[VideoStream]]":
         """The stream's packets from here on; a file that breaks off ends where it breaks off."""
@@ -128,7 +134,15 @@ def open_video(name: str, file: BinaryIO) -> Iterator[VideoFile]:
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
-        context.options = limits
+        context.options = limits | decoder_options(context.codec)
         # With more, what a damaged video decodes to, and what is reported as damaged, differs from run to run.
         context.thread_count = 1
-        yield VideoFile(name, container, stream)
+        presentation = read_presentation(stream)
+        if presentation.dolby_vision is not None:
+            profile, compatibility = presentation.dolby_vision
+            if not compatibility and profile >= _FIRST_SINGLE_LAYER_PROFILE:
+                raise VideoDecodeError(
+                    f"{name} is Dolby Vision of profile {profile}, whose colours mean nothing without its metadata, "
+                    "which are not applied; convert it to HDR10 or SDR"
+                )
+        yield VideoFile(name, container, stream, presentation)

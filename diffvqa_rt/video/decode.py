@@ -6,16 +6,19 @@ from fractions import Fraction
 from typing import BinaryIO
 
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.color import Picture, picture_from_frame
-from diffvqa_rt.video.container import MAX_FRAME_PIXELS, VideoFile, open_source, open_video
-from diffvqa_rt.video.reader import FrameReader, SeekMissedError, TimedFrame
+from diffvqa_rt.video.container import MAX_FRAME_PIXELS, open_source, open_video
+from diffvqa_rt.video.filters import deinterlaced
+from diffvqa_rt.video.reader import FalseKeyframeError, FrameReader, TimedFrame
 from diffvqa_rt.video.timeline import Timeline, read_timeline
 
 # Where the right keyframe leads to no good frame: how many keyframes to go further back, in turn.
 _STEPS_BACK = (1, 3)
+_HDR_TRANSFERS = ("smpte2084", "arib_std_b67")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +31,8 @@ class VideoInfo:
     `decoded_frames` counts what the decoder gave on the way to the samples, `corrupt_frames` what did not decode or
     only with errors, and was passed over.
     `sample_aspect_ratio` is a pixel's width to its height, `8:9`, None where nothing is declared; pixels are never
-    stretched. `field_order` is `progressive`, `top-first` or `bottom-first`; `is_deinterlaced` says whether the fields
-    were made into whole frames.
+    stretched. `field_order` is `progressive`, `top-first`, `bottom-first`, or `unknown` of interlaced frames;
+    `is_deinterlaced` says whether their fields were made into whole frames.
     """
 
     width: int
@@ -99,7 +102,7 @@ def sample_frames(
     if not isinstance(source, (str, os.PathLike, bytes)):
         raise TypeError(f"source is a {type(source).__name__}; expected a path, bytes or a uint8 array")
     with open_source(source) as (name, file):
-        return _sample_video(name, file, count)
+        return _sample_video(name, file, count, keep_interlaced)
 
 
 def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
@@ -141,72 +144,120 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     )
 
 
-def _sample_video(name: str, file: BinaryIO, count: int) -> SampledFrames:
+def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) -> SampledFrames:
     with open_video(name, file) as video:
         timeline = read_timeline(video)
     targets = timeline.span_centres(count)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
-    seeks, may_leap = timeline.has_clock, True
+    skips = bool(timeline.is_key.any())
+    may_leap = needs_keyframe = True
     while True:
-        with open_video(name, file) as video:
-            reader = FrameReader(video, timeline, may_leap=may_leap)
+        with FrameReader(name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe) as reader:
             try:
-                samples = _collect(name, reader, timeline, targets, seeks)
-            except SeekMissedError:
-                seeks = False
+                samples = _collect(name, reader, timeline, targets, skips, keep_interlaced)
+            except FalseKeyframeError:
+                # One false flag: none is believed, and all frames are decoded.
+                skips = False
                 continue
             is_damaged = reader.corrupt_frames > 0 or [sample.time for sample in samples] != sound_times
             if is_damaged and reader.leaps:
                 may_leap = False
                 continue
+            if not samples and reader.passed_over:
+                # A stream without any keyframe, refreshed bit by bit.
+                needs_keyframe = False
+                continue
             if not samples:
                 raise VideoDecodeError(
-                    f"{name} has no frame that decodes, of {timeline.frame_count}; check that it is undamaged, has "
-                    f"at most {MAX_FRAME_PIXELS:,} pixels a picture and is no animated WebP"
+                    f"{name} has no frame that decodes, of {timeline.frame_count}; check that it is undamaged and has "
+                    f"at most {MAX_FRAME_PIXELS:,} pixels a picture"
                 )
             # What comes after the last good frame is that frame.
             samples += samples[-1:] * (count - len(samples))
+            info = describe_video(reader, timeline, samples[0].picture)
             return SampledFrames(
                 frames=tuple(sample.picture.pixels for sample in samples),
                 timestamps_seconds=tuple(timeline.seconds(sample.time) for sample in samples),
-                info=describe_video(video, timeline, reader, samples[0].picture),
+                info=info,
+                warnings=_warnings(reader, timeline, info, len({sample.time for sample in samples}), count),
             )
 
 
-def _collect(name: str, reader: FrameReader, timeline: Timeline, targets: list[int], seeks: bool) -> list[_Sample]:
+def _collect(
+    name: str, reader: FrameReader, timeline: Timeline, targets: list[int], skips: bool, keep_interlaced: bool
+) -> list[_Sample]:
     """One sample for each of the ascending times `targets`, up to where nothing decodes any more."""
     samples: list[_Sample] = []
     for target in targets:
-        found = _frame_on_screen(reader, timeline, target, seeks)
+        found = _frame_on_screen(reader, timeline, target, skips, keep_interlaced)
         if found is None:
             break
         if samples and samples[-1].time == found.time:
             samples.append(samples[-1])
-        else:
-            samples.append(_Sample(found.time, picture_from_frame(found.frame, name)))
+            continue
+        whole = None
+        if found.frame.interlaced_frame and not keep_interlaced:
+            after = reader.first_after()
+            whole = deinterlaced(_stored(reader.before), found.frame, None if after is found else _stored(after))
+        picture = picture_from_frame(found.frame, name, reader.video.presentation, found.turn, whole)
+        samples.append(_Sample(found.time, picture))
     return samples
 
 
-def _frame_on_screen(reader: FrameReader, timeline: Timeline, time: int, seeks: bool) -> TimedFrame | None:
+def _stored(timed: TimedFrame | None) -> VideoFrame | None:
+    return None if timed is None else timed.frame
+
+
+def _frame_on_screen(
+    reader: FrameReader, timeline: Timeline, time: int, skips: bool, keep_interlaced: bool
+) -> TimedFrame | None:
     """The last good frame not later than `time` if one is near, else the first good one after it."""
     position = timeline.position_at(time)
     keyframe = timeline.keyframe_before(position)
-    if seeks and keyframe > reader.position:
-        reader.seek(keyframe)
+    if skips and keyframe > reader.position:
+        reader.go_to(keyframe)
     found = reader.last_until(time)
-    for steps in _STEPS_BACK if seeks else ():
-        if found is not None or keyframe == 0:
+    for steps in _STEPS_BACK if skips else ():
+        is_alone = found is not None and found.frame.interlaced_frame and reader.before is None and not keep_interlaced
+        if (found is not None and not is_alone) or keyframe == 0:
             break
         keyframe = timeline.keyframe_before(position, steps)
-        reader.seek(keyframe)
+        reader.go_to(keyframe)
         found = reader.last_until(time)
     return found if found is not None else reader.first_after()
 
 
-def describe_video(video: VideoFile, timeline: Timeline, reader: FrameReader, first: Picture) -> VideoInfo:
+def _warnings(
+    reader: FrameReader, timeline: Timeline, info: VideoInfo, distinct: int, count: int
+) -> tuple[ScoreWarning, ...]:
+    warnings = list(timeline.warnings)
+    if info.corrupt_frames:
+        warnings.append(
+            ScoreWarning(
+                "damaged",
+                f"{info.corrupt_frames:,} of its frames did not decode, or only with errors, and were passed over",
+            )
+        )
+    if 2 * distinct < min(count, timeline.frame_count):
+        warnings.append(
+            ScoreWarning("few-frames", f"the score rests on {distinct} of its {timeline.frame_count:,} frames")
+        )
+    if info.color_transfer in _HDR_TRANSFERS:
+        warnings.append(
+            ScoreWarning("hdr-as-coded", f"its HDR signal ({info.color_transfer}) is scored as it is coded, unmapped")
+        )
+    if reader.video.presentation.dolby_vision is not None:
+        warnings.append(
+            ScoreWarning("dolby-vision-as-coded", "its Dolby Vision metadata are not applied; the base layer is scored")
+        )
+    return tuple(warnings)
+
+
+def describe_video(reader: FrameReader, timeline: Timeline, first: Picture) -> VideoInfo:
     """What is known of a video once `first`, of its frames, is decoded."""
-    # ffmpeg gives a still the duration of one frame at 25 Hz.
-    is_still = video.container.format.name.endswith("_pipe")
+    video = reader.video
+    # A picture alone has no duration; ffmpeg gives it that of one frame at 25 Hz.
+    is_still = timeline.frame_count == 1 and video.container.format.name.endswith("_pipe")
     duration_seconds = 0.0 if is_still else timeline.duration_seconds
     height, width, _ = first.pixels.shape
     return VideoInfo(
@@ -229,8 +280,8 @@ def describe_video(video: VideoFile, timeline: Timeline, reader: FrameReader, fi
         corrupt_frames=reader.corrupt_frames,
         color_primaries=first.color.primaries,
         sample_aspect_ratio=_ratio(video.stream.sample_aspect_ratio),
-        field_order="top-first" if first.is_interlaced else "progressive",
-        is_deinterlaced=False,
+        field_order=(video.presentation.field_order or "unknown") if first.is_interlaced else "progressive",
+        is_deinterlaced=first.is_deinterlaced,
     )
 
 

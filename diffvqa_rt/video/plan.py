@@ -15,9 +15,10 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import DeviceDecodeError, VideoDecodeError
-from diffvqa_rt.video.color import Orientation, orientation_of, picture_from_frame
+from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import VideoFile, open_source, open_video
 from diffvqa_rt.video.decode import VideoInfo, describe_video
+from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.reader import FrameReader
 from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
 from diffvqa_rt.video.views import check_numbers, crop_places, crop_region
@@ -102,19 +103,18 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
         with open_video(name, file) as video:
             timeline = read_timeline(video)
         frame_numbers, timestamps_seconds = _number_frames(name, timeline, count)
-        with open_video(name, file) as video:
-            reader = FrameReader(video, timeline, may_leap=False)
+        with FrameReader(name, file, timeline, may_leap=False, needs_keyframe=True) as reader:
             first = reader.first_after()
             if first is None:
                 raise VideoDecodeError(f"{name} has no frame that decodes, of {timeline.frame_count}")
-            picture = picture_from_frame(first.frame, name)
-            info = dataclasses.replace(describe_video(video, timeline, reader, picture), decoder="nvdec")
-            _refuse_uncovered(video, first.frame, info)
+            picture = picture_from_frame(first.frame, name, reader.video.presentation, first.turn)
+            info = dataclasses.replace(describe_video(reader, timeline, picture), decoder="nvdec")
+            _refuse_uncovered(reader.video, timeline, first.frame, info)
             return DecodingPlan(
                 source=source,
                 frame_numbers=frame_numbers,
                 rgb_matrix=rgb_matrix(info.color_matrix),
-                orientation=orientation_of(first.frame),
+                orientation=first.turn,
                 timestamps_seconds=timestamps_seconds,
                 info=info,
             )
@@ -150,7 +150,8 @@ def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[n
     DALI's index is the sorted times of all packets, hidden ones too, less those before time zero; a packet without a
     time counts by its decoding time (`FramesDecoderBase::BuildIndex`).
     """
-    times = np.where(timeline.pts == NO_TIME, timeline.dts, timeline.pts)
+    pts, dts = timeline.marks[:, 0], timeline.marks[:, 1]
+    times = np.where(pts == NO_TIME, dts, pts)
     positions = [timeline.position_at(centre) for centre in timeline.span_centres(count)]
     distance = max(position - timeline.keyframe_before(position) for position in positions)
     if distance > _MOST_FRAMES_BEFORE:
@@ -164,7 +165,7 @@ def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[n
     return numbers.astype(np.int32), tuple(timeline.seconds(time) for time in wanted)
 
 
-def _refuse_uncovered(video: VideoFile, frame: VideoFrame, info: VideoInfo) -> None:
+def _refuse_uncovered(video: VideoFile, timeline: Timeline, frame: VideoFrame, info: VideoInfo) -> None:
     sides = (frame.width, frame.height)
     container = video.container.format.name
     obstacles = [
@@ -174,6 +175,9 @@ def _refuse_uncovered(video: VideoFile, frame: VideoFrame, info: VideoInfo) -> N
         # DALI sees the range that the bitstream declares, not the container's.
         (info.color_range != "limited", f"colour range {info.color_range}"),
         (frame.interlaced_frame, "interlaced frames"),
+        (video.presentation.crop is not None, "a crop"),
+        (bool(timeline.warnings), "times that had to be mended"),
+        (not timeline.is_seekable, "packets that no seek leads to"),
         (
             any(side % 2 or not _LEAST_SIDE <= side <= _MOST_SIDE for side in sides),
             f"{sides[0]}x{sides[1]} pixels, not even numbers from {_LEAST_SIDE} to {_MOST_SIDE}",

@@ -2,121 +2,230 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
+from types import TracebackType
+from typing import BinaryIO
 
 import av
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from diffvqa_rt.video.container import VideoFile
+from diffvqa_rt.video.codecs import hides_consequences, makes_up_references
+from diffvqa_rt.video.container import VideoFile, open_video
+from diffvqa_rt.video.orientation import TurnReader
+from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.timeline import NO_TIME, Timeline
 
 
-class SeekMissedError(Exception):
-    """The container does not lead to a keyframe that its own packets showed."""
+class FalseKeyframeError(Exception):
+    """Decoding started at what the container calls a keyframe, and it is none."""
+
+
+class _SeekMissedError(Exception):
+    """The container does not lead to a packet that it showed before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimedFrame:
-    """A decoded frame and its time on the video's timeline."""
+    """A decoded frame, its time on the video's timeline, and how it is turned."""
 
     time: int
     frame: VideoFrame
+    turn: Orientation
 
 
 # Before a wanted frame this many packets are decoded in full: interlaced pictures come as two.
 _PACKETS_IN_FULL = 8
+_BEGINNING = -1
 
 
 class FrameReader:
-    """Good frames in order of time, as many at once as the decoder gives.
+    """Good frames in order of time, as many at once as the decoder gives. A context manager.
 
     Attributes:
+        video: the open file.
         position: of the packet that is decoded next, as in `Timeline`.
         leaps: whether it leaves out frames on the way.
+        before: the good frame before the one that `last_until` gave; None where decoding began between them.
         decoded_frames: how many frames the decoder gave, corrupt ones included.
+        passed_over: how many of them came before any keyframe.
     """
 
-    def __init__(self, video: VideoFile, timeline: Timeline, *, may_leap: bool) -> None:
-        """Reads from the start of a freshly opened video.
+    video: VideoFile
 
-        If `may_leap`, frames that no other frame refers to are left out on the way to a wanted one. H.264 only: in its
-        successors, such frames of one temporal layer may be referred to by the next layer.
+    def __init__(self, name: str, file: BinaryIO, timeline: Timeline, *, may_leap: bool, needs_keyframe: bool) -> None:
+        """Reads the video in `file` from its start.
+
+        Args:
+            name: what messages call it.
+            file: the video.
+            timeline: of the same file.
+            may_leap: leave out frames that no other frame refers to, on the way to a wanted one. H.264 only: in its
+                successors, such frames of one temporal layer may be referred to by the next layer.
+            needs_keyframe: pass over frames that the decoder gives before the first keyframe, if it makes up what
+                they refer to.
         """
-        self.decoded_frames = 0
-        self._corrupt: set[tuple[str, int | None]] = set()
-        self._video = video
+        self.decoded_frames = self.passed_over = 0
+        self._name, self._file = name, file
         self._timeline = timeline
-        is_h264 = video.stream.codec_context.codec.canonical_name == "h264"
-        self.leaps = may_leap and is_h264 and timeline.has_clock
-        self._start(0, video.packets())
+        self._corrupt: set[tuple[str, int | None]] = set()
+        self._needs_keyframe = needs_keyframe
+        self._is_seekable = timeline.is_seekable
+        self._stack = ExitStack()
+        self._open()
+        self.leaps = may_leap and self._codec.canonical_name == "h264" and timeline.has_clock
+
+    def __enter__(self) -> "FrameReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Frames keep the decoder alive that gave them.
+        self._start(0, iter(()))
+        self._stack.close()
 
     @property
     def corrupt_frames(self) -> int:
         """How many frames did not decode, or only with errors; once each, however often they were met."""
         return len(self._corrupt)
 
+    def _open(self) -> None:
+        self._stack.close()
+        self.video = self._stack.enter_context(open_video(self._name, self._file))
+        self._codec = self.video.stream.codec_context.codec
+        self._turns = TurnReader(self.video.stream, self.video.presentation.orientation)
+        self._given = 0
+        self._start(0, self.video.packets())
+
     def _start(self, position: int, packets: "Iterator[Packet[VideoStream]]") -> None:
-        self.position = position
+        self.position = self._started_at = position
         self._packets = packets
         self._is_at_end = False
+        self._has_keyframe = not (self._needs_keyframe and makes_up_references(self._codec))
+        self._damaged_from: int | None = None
+        self._last_time: int | None = None
         self._current: TimedFrame | None = None
+        self.before: TimedFrame | None = None
         self._ahead: deque[TimedFrame] = deque()
+        self._turns.forget()
 
-    def seek(self, position: int) -> None:
-        """Makes the keyframe at `position` the next packet to decode.
+    def go_to(self, position: int) -> None:
+        """Makes the keyframe at `position` the next packet to decode."""
+        if self._is_seekable:
+            try:
+                return self._seek(position)
+            except _SeekMissedError:
+                self._is_seekable = False
+                self._open()
+        if position < self.position:
+            self._open()
+        context = self.video.stream.codec_context
+        context.flush_buffers()
+        while self.position < position and (packet := next(self._packets, None)) is not None:
+            if self._timeline.carries_state[self.position]:
+                self._decode(packet)
+            self.position += 1
+        return self._start(position, self._packets)
 
-        Raises:
-            SeekMissedError: the container goes elsewhere; what is read next is then undefined.
-        """
-        time, decoding_time = int(self._timeline.pts[position]), int(self._timeline.dts[position])
-        offset = time if decoding_time == NO_TIME else decoding_time
+    def _seek(self, position: int) -> None:
+        time, decoding_time = (int(stored) for stored in self._timeline.marks[position, :2])
         try:
-            self._video.container.seek(offset, stream=self._video.stream)
+            offset = time if decoding_time == NO_TIME else decoding_time
+            self.video.container.seek(offset, stream=self.video.stream)
         except av.FFmpegError as error:
-            raise SeekMissedError from error
-        packets = self._video.packets()
+            raise _SeekMissedError from error
+        packets = self.video.packets()
         for packet in packets:
-            found = NO_TIME if packet.pts is None else packet.pts
             # Containers go to a keyframe or to any packet before the one asked for; reading on costs little.
-            if found == time:
+            if self._is_at(packet, position):
                 return self._start(position, chain([packet], packets))
-            if packet.is_keyframe and found > time:
+            if packet.is_keyframe and packet.pts is not None and packet.pts > time:
                 break
-        raise SeekMissedError
+        raise _SeekMissedError
+
+    def _is_at(self, packet: "Packet[VideoStream]", position: int) -> bool:
+        pts, dts, place, size = self._timeline.marks[position].tolist()
+        stored = (NO_TIME if packet.pts is None else packet.pts, NO_TIME if packet.dts is None else packet.dts)
+        # A parser that begins elsewhere may have guessed another decoding time.
+        return stored[0] == pts and packet.size == size and (stored[1] == dts or (packet.pos or _BEGINNING) == place)
 
     def last_until(self, time: int) -> TimedFrame | None:
-        """The last good frame not later than `time`, None if there is none since the seek. Decodes one further."""
+        """The last good frame not later than `time`, None if there is none since the start. Decodes one further."""
         wanted_position = self._timeline.position_at(time)
         while (ahead := self.first_after(wanted_position)) is not None and ahead.time <= time:
-            self._current = self._ahead.popleft()
+            self.before, self._current = self._current, self._ahead.popleft()
         return self._current
 
     def first_after(self, wanted_position: int = 0) -> TimedFrame | None:
         """The good frame after those that `last_until` went through, None at the end of the video."""
         while not self._ahead and not self._is_at_end:
-            self._decode_packet(wanted_position)
+            self._decode_next(wanted_position)
         return self._ahead[0] if self._ahead else None
 
-    def _decode_packet(self, wanted_position: int) -> None:
+    def _decode_next(self, wanted_position: int) -> None:
         packet = next(self._packets, None)
         self._is_at_end = packet is None
         position, self.position = self.position, self.position + (not self._is_at_end)
-        context = self._video.stream.codec_context
         is_far = wanted_position - position > _PACKETS_IN_FULL
-        context.skip_frame = "NONREF" if self.leaps and is_far else "DEFAULT"
-        try:
-            # No packet makes the decoder give out the frames that it still holds.
-            frames = context.decode(packet)
-        except av.FFmpegError:
+        self.video.stream.codec_context.skip_frame = "NONREF" if self.leaps and is_far else "DEFAULT"
+        if packet is not None:
+            if packet.is_keyframe:
+                self._turns.see_keyframe(packet, position)
+            # A decoder hands a packet's time through to its frame: so a frame says which packet it is from.
+            packet.pts = position
+        frames = self._decode(packet)
+        if frames is None:
             self._corrupt.add(("packet", position))
+            if hides_consequences(self._codec):
+                self._damaged_from = position
+        for frame in frames or ():
+            self._take(frame)
+
+    def _decode(self, packet: "Packet[VideoStream] | None") -> list[VideoFrame] | None:
+        """None where the packet does not decode. Without a packet, the frames that the decoder still holds."""
+        try:
+            return self.video.stream.codec_context.decode(packet)
+        except av.FFmpegError:
+            return None
+
+    def _take(self, frame: VideoFrame) -> None:
+        position = frame.pts
+        if position is not None and not self._started_at <= position < len(self._timeline.pts):
             return
-        for frame in frames:
-            time = frame.pts if self._timeline.has_clock else self.decoded_frames
-            self.decoded_frames += 1
-            if frame.is_corrupt:
+        self.decoded_frames += 1
+        turn = self._turns.turn_of(frame, position)
+        time = self._time_of(position)
+        if time is None:
+            return
+        if not self._has_keyframe:
+            if not frame.key_frame:
+                if self._started_at:
+                    raise FalseKeyframeError
+                self.passed_over += 1
                 self._corrupt.add(("frame", time))
-            elif time is not None:
-                self._ahead.append(TimedFrame(time, frame))
+                return
+            self._has_keyframe = True
+        if self._damaged_from is not None and (position is None or position > self._damaged_from):
+            if not frame.key_frame:
+                self._corrupt.add(("frame", time))
+                return
+            self._damaged_from = None
+        if frame.is_corrupt:
+            self._corrupt.add(("frame", time))
+        else:
+            self._ahead.append(TimedFrame(time, frame, turn))
+
+    def _time_of(self, position: int | None) -> int | None:
+        timeline = self._timeline
+        if not timeline.has_clock:
+            self._given += 1
+            return int(timeline.order[min(self._given, len(timeline.order)) - 1])
+        if position is None or not timeline.is_shown[position]:
+            return None
+        is_known = timeline.is_known[position]
+        self._last_time = int(timeline.pts[position]) if is_known else timeline.time_after(self._last_time)
+        return self._last_time

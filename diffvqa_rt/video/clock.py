@@ -1,0 +1,223 @@
+"""One clock for a stream whose packets' times start again, leap, stray or are missing.
+
+Players meet all four: recordings that were put one after the other, an encoder that came back, a muxer's slip. What
+follows a step back is moved behind what came before, as ffmpeg and players do; a time far from its neighbours', before
+and after, is not believed; a time that is not there is that of the place that is free.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_TIME = np.iinfo(np.int64).min
+"""Stands for a time that a packet does not carry."""
+
+Times = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+# The longest leap that is a pause, in formats whose clock may be set anew (ffmpeg's -dts_delta_threshold).
+_LONGEST_PAUSE_SECONDS = 10
+# Packets on either side that a time is held against, and how many of them may be strays themselves.
+_NEIGHBOURS, _OTHER_STRAYS = 32, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stamps:
+    """The times that a stream's packets carry, in decoding order, in units of `unit_seconds`.
+
+    Attributes:
+        pts, dts: presentation and decoding times, `NO_TIME` where a packet has none.
+        durations: 0 where a packet has none.
+        is_shown: false for what is decoded and not shown.
+        is_key: as the container says.
+        unit_seconds: of all times.
+        is_dts_stored: whether decoding times are from the file, and not a guess of libavformat's.
+        may_leap: whether the format's clock may be set anew on the way (transport streams).
+    """
+
+    pts: Times
+    dts: Times
+    durations: Times
+    is_shown: Flags
+    is_key: Flags
+    unit_seconds: float
+    is_dts_stored: bool
+    may_leap: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clock:
+    """The packets' times of display on one clock.
+
+    Attributes:
+        times: in the stamps' unit; those of packets that are not shown are unspecified.
+        is_known: false where a time is filled in: the frame's place is then the one after its predecessor's.
+        start, end: of the first frame, and of the last one's end.
+        restarts, strays, missing: how many were mended.
+    """
+
+    times: Times
+    is_known: Flags
+    start: int
+    end: int
+    restarts: int
+    strays: int
+    missing: int
+
+    @property
+    def is_mended(self) -> bool:
+        return self.restarts + self.strays + self.missing > 0
+
+
+def clock_from_stamps(stamps: Stamps) -> Clock | None:
+    """The clock of a stream; None where its times are none: missing for half of the frames, or standing still."""
+    is_known = stamps.is_shown & (stamps.pts != NO_TIME)
+    shown, known = int(stamps.is_shown.sum()), int(is_known.sum())
+    missing = shown - known
+    distinct = np.unique(stamps.pts[is_known])
+    is_standing = len(distinct) == 1 < known or 2 * len(distinct) < known
+    if not known or 2 * missing >= shown or is_standing:
+        return None
+    step = int(np.median(np.diff(distinct))) if len(distinct) > 1 else 0
+    reorder = _reorder_span(stamps, is_known, step)
+    is_stray = np.zeros_like(is_known)
+    for stray in _find_strays(stamps, is_known, max(8 * step, reorder)):
+        is_stray[stray] = True
+    is_known &= ~is_stray
+    segments = _segment(stamps, is_known, step, reorder)
+    times = np.where(is_known, stamps.pts, 0)
+    end = None
+    for part in segments:
+        inside = is_known[part]
+        if not inside.any():
+            continue
+        own = times[part]
+        if end is not None:
+            own[inside] += end - own[inside].min()
+        last = int(np.argmax(np.where(inside, own, NO_TIME)))
+        end = int(own[last] + (stamps.durations[part][last] or step))
+    assert end is not None
+    shown_times = times[is_known]
+    start, latest = int(shown_times.min()), int(shown_times.max())
+    if end == latest:
+        end += (latest - start) // max(known - 1, 1)
+    unknown = stamps.is_shown & ~is_known
+    if unknown.any():
+        times[unknown] = _fill(times, is_known, unknown, step)
+        end = max(end, int(times[stamps.is_shown].max()) + step)
+        start = min(start, int(times[stamps.is_shown].min()))
+    return Clock(
+        times=times,
+        is_known=is_known,
+        start=start,
+        end=end,
+        restarts=len(segments) - 1,
+        strays=int(is_stray.sum()),
+        missing=missing,
+    )
+
+
+def display_times_from_dts(dts: Times, delay: int) -> Times:
+    """The times of the k-th frame shown, ascending, where only decoding times are stored (AVI), in whole frames.
+
+    A decoder gives its first frame once it has `delay` more packets than that one, and so the k-th frame shown was due
+    when packet k + delay was decoded, `delay` frames before that.
+    """
+    ordered = np.sort(dts)
+    delay = min(delay, len(ordered) - 1)
+    if not delay:
+        return ordered
+    times = ordered[delay:] - delay
+    gap = int(times[-1] - times[-2]) if len(times) > 1 else 1
+    return np.concatenate([times, times[-1] + gap * np.arange(1, delay + 1)])
+
+
+def _reorder_span(stamps: Stamps, is_known: Flags, step: int) -> int:
+    """By how much times of display may go back and forth in decoding order."""
+    both = is_known & (stamps.dts != NO_TIME)
+    if not both.any():
+        return 8 * step
+    low, high = np.percentile(stamps.pts[both] - stamps.dts[both], [10, 90])
+    return int(2.5 * (high - low))
+
+
+def _find_strays(stamps: Stamps, is_known: Flags, tolerance: int) -> list[int]:
+    """The packets whose time of display is far above, or below, that of all but two neighbours on both sides."""
+    positions = np.flatnonzero(is_known)
+    times = stamps.pts[positions]
+    steps = np.abs(np.diff(times)) > tolerance
+    is_suspect = np.concatenate([[False], steps]) | np.concatenate([steps, [False]])
+    offset = None
+    strays = []
+    for index in np.flatnonzero(is_suspect):
+        before = np.sort(times[max(index - _NEIGHBOURS, 0) : index])
+        after = np.sort(times[index + 1 : index + 1 + _NEIGHBOURS])
+        time = int(times[index])
+        if min(len(before), len(after)) > _OTHER_STRAYS:
+            above = max(before[-1 - _OTHER_STRAYS], after[-1 - _OTHER_STRAYS])
+            below = min(before[_OTHER_STRAYS], after[_OTHER_STRAYS])
+            is_stray = time > above + tolerance or time < below - tolerance
+        elif stamps.is_dts_stored and len(after):
+            # Near an end only the decoding time tells, and a frame after a real pause has none shown after it.
+            if offset is None:
+                offset = int(np.median(times - stamps.dts[positions]))
+            expected = int(stamps.dts[positions[index]]) + offset
+            is_stray = abs(time - expected) > tolerance and bool(after[-1] > expected)
+        else:
+            is_stray = False
+        if is_stray:
+            strays.append(int(positions[index]))
+    return strays
+
+
+def _segment(stamps: Stamps, is_known: Flags, step: int, reorder: int) -> list[slice]:
+    """The stretches of packets within which the clock runs on."""
+    tolerance, at_keyframe = max(8 * step, reorder), reorder + step // 2
+    longest_pause = _LONGEST_PAUSE_SECONDS / stamps.unit_seconds
+    starts = [0]
+    latest = decoded = NO_TIME
+    positions = np.flatnonzero(is_known)
+    columns = (positions, stamps.pts[positions], stamps.dts[positions], stamps.is_key[positions])
+    for position, time, dts, is_key in zip(*(column.tolist() for column in columns), strict=True):
+        if latest != NO_TIME:
+            behind = latest - time
+            is_anew = behind > tolerance or (is_key and behind > at_keyframe)
+            if stamps.is_dts_stored and NO_TIME not in (dts, decoded):
+                is_anew |= dts < decoded - 3 * step // 2
+                is_anew |= stamps.may_leap and dts - decoded > longest_pause
+            else:
+                is_anew |= stamps.may_leap and -behind > longest_pause
+            if is_anew:
+                starts.append(position)
+                latest = NO_TIME
+        latest, decoded = max(latest, time), dts
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(stamps.pts)], strict=True)]
+
+
+def _fill(times: Times, is_known: Flags, is_unknown: Flags, step: int) -> Times:
+    """Times for the packets without one: in their order, the free places of the grid nearest to where they lie."""
+    positions = np.flatnonzero(is_known)
+    grid = np.sort(times[positions])
+    wanted = np.flatnonzero(is_unknown)
+    guesses = np.interp(wanted, positions, grid)
+    guesses += step * np.maximum(wanted - positions[-1], 0) - step * np.maximum(positions[0] - wanted, 0)
+    if not step:
+        return np.rint(guesses).astype(np.int64)
+    widths = np.rint(np.diff(grid) / step).astype(np.int64)
+    free = [
+        int(grid[gap] + (grid[gap + 1] - grid[gap]) * place // widths[gap])
+        for gap in np.flatnonzero(widths > 1)
+        # A pause has no end of places; only as many as are wanted are of use.
+        for place in range(1, min(int(widths[gap]), len(wanted) + 1))
+    ]
+    free += (grid[-1] + step * np.arange(1, 1 + int((wanted > positions[-1]).sum()))).tolist()
+    filled = np.rint(guesses).astype(np.int64)
+    at = 0
+    for index, guess in enumerate(guesses):
+        while at + 1 < len(free) and abs(free[at + 1] - guess) < abs(free[at] - guess):
+            at += 1
+        if at < len(free) and abs(free[at] - guess) <= 8 * step:
+            filled[index] = free[at]
+            at += 1
+    return filled

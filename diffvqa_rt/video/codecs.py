@@ -1,0 +1,45 @@
+"""What is known of codecs and of libavcodec's decoders for them that no API tells: where they start, what they hide."""
+
+from av.codec import Codec
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+# A keyframe is all that these need to start. Others keep colours, palettes or code books from before it (SMC, Cinepak,
+# QuickTime Animation, ...), and are decoded from the beginning.
+_STARTS_AT_KEYFRAME = {
+    *("h264", "hevc", "vvc", "evc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "h261", "h263", "h263p"),
+    *("flv1", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "wmv3", "vc1", "theora", "vp3", "vp6", "vp6f"),
+    *("vp6a", "rv10", "rv20", "rv30", "rv40", "svq1", "svq3", "ffv1", "snow", "dirac", "cavs"),
+}
+
+# These decoders give no picture, or an error, where the picture before is missing; the others make one up, grey,
+# without a word.
+_NEEDS_NO_KEY_CHECK = {"h264", "hevc", "vvc", "evc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video"}
+
+# These mark damaged frames and conceal the damage well; told to give up at every error, they would refuse streams that
+# are sound. The others refuse a damaged picture if they are told to, and give out those that refer to it as if whole.
+_MARKS_DAMAGE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
+
+
+def can_start_at_keyframes(codec: Codec) -> bool:
+    return codec.intra_only or codec.canonical_name in _STARTS_AT_KEYFRAME
+
+
+def makes_up_references(codec: Codec) -> bool:
+    """Whether the decoder gives frames, and no error, where it was not started at a keyframe."""
+    return not codec.intra_only and codec.canonical_name not in _NEEDS_NO_KEY_CHECK
+
+
+def decoder_options(codec: Codec) -> dict[str, str]:
+    """Options that make the decoder report damage: as an error, unless it marks damaged frames by itself."""
+    return {} if codec.canonical_name in _MARKS_DAMAGE else {"err_detect": "crccheck+explode"}
+
+
+def hides_consequences(codec: Codec) -> bool:
+    """Whether frames after a damaged one are to be distrusted until the next keyframe."""
+    return not codec.intra_only and codec.canonical_name not in _MARKS_DAMAGE
+
+
+def is_header_packet(codec_name: str, packet: "Packet[VideoStream]") -> bool:
+    """Whether a packet holds headers and no frame: those of a second Theora stream in one Ogg file."""
+    return codec_name == "theora" and packet.size > 0 and bool(memoryview(packet)[0] & 0x80)

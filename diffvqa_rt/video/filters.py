@@ -1,0 +1,50 @@
+"""What libavfilter does to single frames: whole frames from fields, and the place of chroma samples."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import cast
+
+import av
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+
+def deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
+    """`frame` made whole from its first field in time and its neighbours, by bwdif, as ffmpeg does in a whole video."""
+    # Others in size or format are of another scene.
+    neighbours = [other if other is not None and _shape(other) == _shape(frame) else None for other in (before, after)]
+    frames = [other for other in (neighbours[0], frame, neighbours[1]) if other is not None]
+    # One frame each: the filter reads the one before, the one after, and nothing else.
+    whole = _filtered(frames, ("bwdif", "mode=send_frame:parity=auto:deint=all"))
+    return whole[neighbours[0] is not None]
+
+
+def with_left_chroma(frame: VideoFrame) -> VideoFrame:
+    """The frame, marked as having its chroma samples beside the left one of the luma samples that they are for."""
+    return _filtered([frame], ("setparams", "chroma_location=left"))[0]
+
+
+def _shape(frame: VideoFrame) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name
+
+
+def _filtered(frames: Sequence[VideoFrame], step: tuple[str, str]) -> list[VideoFrame]:
+    graph = Graph()
+    first = frames[0]
+    source = graph.add_buffer(
+        width=first.width, height=first.height, format=first.format, time_base=first.time_base or Fraction(1)
+    )
+    sink = graph.add("buffersink")
+    middle = graph.add(*step)
+    source.link_to(middle)
+    middle.link_to(sink)
+    graph.configure()
+    results: list[VideoFrame] = []
+    for frame in [*frames, None]:
+        source.push(frame)
+        while True:
+            try:
+                results.append(cast(VideoFrame, sink.pull()))
+            except (av.BlockingIOError, av.EOFError):
+                break
+    return results

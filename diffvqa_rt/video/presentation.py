@@ -1,0 +1,128 @@
+"""Declarations of a container and its codec on how pictures are shown: crop, turn, fields, chroma, Dolby Vision.
+
+libavformat reads all that from every container, and PyAV hands none of it out. So the stream's parameters are written
+once more, as the header of a Matroska file in memory, and read from there: one layout, by a muxer that we can trust.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+from av.video.stream import VideoStream
+
+# EBML identifiers (RFC 9559): the elements that hold others, on the way to those that are read.
+_MASTERS = {0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0, 0x7670, 0x41E4}
+_CROP_LEFT, _CROP_TOP, _CROP_RIGHT, _CROP_BOTTOM = 0x54CC, 0x54BB, 0x54DD, 0x54AA
+_POSE_YAW, _POSE_ROLL = 0x7673, 0x7675
+_FIELD_ORDER, _CHROMA_SITING = 0x9D, 0x55B7
+_ADDITION, _DOLBY_VISION_BYTES = 0x41ED, 24
+# Matroska's codes for interlaced streams; those of interleaved storage tell the order of display too.
+_FIELD_ORDERS = {1: "top-first", 6: "bottom-first", 9: "bottom-first", 14: "top-first"}
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How a stored picture is shown: mirrored left to right first, if at all, then turned clockwise."""
+
+    rotation_degrees: int
+    is_mirrored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The pixels to cut off at each side of a picture of `width` × `height`, as stored, before any turn."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def is_for(self, width: int, height: int) -> bool:
+        """Whether a picture has the declared size, and something is left of it."""
+        is_left = self.left + self.right < width and self.top + self.bottom < height
+        return is_left and (width, height) == (self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presentation:
+    """What is declared for a whole stream; None where nothing is.
+
+    Attributes:
+        crop: of pictures that have the size that the container declares.
+        orientation: of all pictures, unless the bitstream has another.
+        field_order: `top-first` or `bottom-first`.
+        is_chroma_sited: whether the place of chroma samples is declared; None where nobody knows.
+        dolby_vision: profile and base-layer compatibility, as in the `dvcC` record.
+    """
+
+    crop: Crop | None = None
+    orientation: Orientation | None = None
+    field_order: str | None = None
+    is_chroma_sited: bool | None = None
+    dolby_vision: tuple[int, int] | None = None
+
+
+def read_presentation(stream: VideoStream) -> Presentation:
+    """The declarations of a freshly opened stream; empty for a codec that Matroska cannot hold."""
+    header = io.BytesIO()
+    try:
+        with av.open(header, "w", format="matroska", options={"strict": "experimental"}) as copy:
+            # `opaque`: without an encoder, which not every codec has.
+            copy.add_stream_from_template(stream, opaque=True)
+            copy.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return Presentation()
+    elements = {
+        identifier: value
+        for identifier, value in _elements(header.getvalue())
+        # Other records have the same element, and only Dolby Vision's this length.
+        if identifier != _ADDITION or len(value) == _DOLBY_VISION_BYTES
+    }
+    edges = [_unsigned(elements.get(edge)) for edge in (_CROP_LEFT, _CROP_TOP, _CROP_RIGHT, _CROP_BOTTOM)]
+    return Presentation(
+        crop=Crop(stream.width, stream.height, *edges) if any(edges) else None,
+        orientation=_orientation(elements.get(_POSE_YAW), elements.get(_POSE_ROLL)),
+        field_order=_FIELD_ORDERS.get(_unsigned(elements.get(_FIELD_ORDER))),
+        is_chroma_sited=_CHROMA_SITING in elements,
+        dolby_vision=_dolby_vision(elements.get(_ADDITION)),
+    )
+
+
+def _orientation(yaw: bytes | None, roll: bytes | None) -> Orientation | None:
+    if yaw is None and roll is None:
+        return None
+    # A roll is counter-clockwise, and half a turn about the vertical axis is a mirror.
+    return Orientation(round(-_floating(roll) / 90) * 90 % 360, abs(_floating(yaw)) > 90)
+
+
+def _dolby_vision(record: bytes | None) -> tuple[int, int] | None:
+    return (record[2] >> 1, record[4] >> 4) if record else None
+
+
+def _unsigned(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", "big")
+
+
+def _floating(value: bytes | None) -> float:
+    return 0.0 if not value else struct.unpack(">f" if len(value) == 4 else ">d", value)[0]
+
+
+def _elements(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """The leaves of EBML that our own muxer wrote."""
+    at, end = start, len(data) if end is None else end
+    while at < end:
+        width = 9 - data[at].bit_length()
+        identifier, at = int.from_bytes(data[at : at + width], "big"), at + width
+        width = 9 - data[at].bit_length()
+        size, at = int.from_bytes(data[at : at + width], "big") - (1 << 7 * width), at + width
+        # All ones: a size that was not known when it was written.
+        stop = end if size == (1 << 7 * width) - 1 else min(at + size, end)
+        if identifier in _MASTERS:
+            yield from _elements(data, at, stop)
+        else:
+            yield identifier, data[at:stop]
+        at = stop

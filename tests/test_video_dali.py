@@ -29,9 +29,10 @@ ROUNDING_TOLERANCE = 2
 # In grey levels, at the border: the filter's outer lobes, 1/8 of its weight, see repeated pixels with DALI and nothing
 # with Pillow. Neighbouring pixels of noise differ by all of 255; on both axes at once the lobes' difference adds up.
 BORDER_TOLERANCE = 2 * 255 / 8
-# The mean over both views in grey levels, of different decoders: chroma is interpolated in another way, hence the
+# The mean over both views in grey levels, of different decoders: chroma is interpolated in another way, and where VP9
+# does not say is taken for the middle by DALI and for the left by us, hence the
 # colours at edges. A frame too early or too late, or BT.709 taken for BT.601, is at 7 and more.
-DECODER_MEAN_TOLERANCE = 1.5
+DECODER_MEAN_TOLERANCE = 2.5
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from PIL import Image
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.color import picture_from_frame
+from diffvqa_rt.video.filters import deinterlaced
+from diffvqa_rt.video.presentation import read_presentation
 
 # A picture through JPEG or a video codec at test quality: enough to tell turned from unturned and BT.601 from BT.709.
 LOSSY_TOLERANCE = 12
@@ -32,12 +34,26 @@ LOSSY_TOLERANCE = 12
 def full_decode(clip: bytes) -> tuple[list[int], list[NDArray[np.uint8]], float]:
     """All frames of a clip in order of time, with the length of a time unit in seconds."""
     with av.open(io.BytesIO(clip)) as container:
+        presentation = read_presentation(container.streams.video[0])
         frames = list(container.decode(video=0))
         unit = float(container.streams.video[0].time_base)
-    if None in [frame.pts for frame in frames] or container.format.name == "avi":
-        return list(range(len(frames))), [picture_from_frame(frame, "clip").pixels for frame in frames], 1 / 25
-    frames.sort(key=lambda frame: frame.pts)
-    return [f.pts - frames[0].pts for f in frames], [picture_from_frame(f, "clip").pixels for f in frames], unit
+    has_times = None not in [frame.pts for frame in frames] and container.format.name != "avi"
+    if has_times:
+        frames.sort(key=lambda frame: frame.pts)
+    if frames[0].interlaced_frame:
+        whole = [
+            deinterlaced(before, frame, after)
+            for before, frame, after in zip([None, *frames], frames, [*frames[1:], None], strict=False)
+        ]
+    else:
+        whole = [None] * len(frames)
+    pictures = [
+        picture_from_frame(frame, "clip", presentation, whole=made).pixels
+        for frame, made in zip(frames, whole, strict=True)
+    ]
+    if not has_times:
+        return list(range(len(frames))), pictures, 1 / 25
+    return [frame.pts - frames[0].pts for frame in frames], pictures, unit
 
 
 B_PYRAMID = {"x264-params": "bframes=3:b-pyramid=normal:b-adapt=0:scenecut=0"}
@@ -159,6 +175,10 @@ def test_stored_facts_are_reported() -> None:
         "color_transfer": "smpte2084",
         "decoded_frames": 0,
         "corrupt_frames": 0,
+        "color_primaries": "unspecified",
+        "sample_aspect_ratio": None,
+        "field_order": "progressive",
+        "is_deinterlaced": False,
     }
     json.dumps(dataclasses.asdict(info), allow_nan=False)
 

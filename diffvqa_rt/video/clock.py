@@ -87,30 +87,23 @@ def clock_from_stamps(stamps: Stamps) -> Clock | None:
     is_known &= ~is_stray
     segments = _segment(stamps, is_known, step, reorder)
     times = np.where(is_known, stamps.pts, 0)
-    end = None
+    end: int | None = None
     for part in segments:
-        inside = is_known[part]
-        if not inside.any():
-            continue
-        own = times[part]
+        own, inside = times[part], is_known[part]
+        unknown = stamps.is_shown[part] & ~inside
+        if unknown.any():
+            own[unknown] = _fill(own, inside, unknown, step)
+        placed = inside | unknown
         if end is not None:
-            own[inside] += end - own[inside].min()
-        last = int(np.argmax(np.where(inside, own, NO_TIME)))
-        end = int(own[last] + (stamps.durations[part][last] or step))
+            own[placed] += end - own[placed].min()
+        first, last = own[placed].min(), int(np.argmax(np.where(placed, own, NO_TIME)))
+        average = (own[last] - first) // max(int(placed.sum()) - 1, 1)
+        end = int(own[last] + (stamps.durations[part][last] or average))
     assert end is not None
-    shown_times = times[is_known]
-    start, latest = int(shown_times.min()), int(shown_times.max())
-    if end == latest:
-        end += (latest - start) // max(known - 1, 1)
-    unknown = stamps.is_shown & ~is_known
-    if unknown.any():
-        times[unknown] = _fill(times, is_known, unknown, step)
-        end = max(end, int(times[stamps.is_shown].max()) + step)
-        start = min(start, int(times[stamps.is_shown].min()))
     return Clock(
         times=times,
         is_known=is_known,
-        start=start,
+        start=int(times[stamps.is_shown].min()),
         end=end,
         restarts=len(segments) - 1,
         strays=int(is_stray.sum()),

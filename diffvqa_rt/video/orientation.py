@@ -1,7 +1,5 @@
 """The turn of each decoded frame: the bitstream's, which holds until its next coded sequence, else the container's."""
 
-import math
-
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
@@ -11,20 +9,18 @@ from av.video.stream import VideoStream
 
 from diffvqa_rt.video.presentation import Orientation
 
-_UPRIGHT = Orientation(0, False)
-
 
 class TurnReader:
     """Follows the turns of one stream through its packets and its frames in the order in which they are shown.
 
-    A decoded frame tells the angle of its matrix alone, which is ambiguous where that mirrors. So the matrix itself is
-    read from H.264's keyframes; in other codecs a bitstream's mirroring is not seen.
+    A decoded frame tells the angle of its matrix alone, which is ambiguous where that mirrors. H.264's keyframes tell
+    whether it does; in other codecs a bitstream's mirroring is not seen.
     """
 
     def __init__(self, stream: VideoStream, declared: Orientation | None) -> None:
-        self._declared = declared or _UPRIGHT
+        self._declared = declared or Orientation(0, False)
         self._held: Orientation | None = None
-        self._by_position: dict[int, Orientation] = {}
+        self._is_mirrored: dict[int, bool] = {}
         is_h264 = stream.codec_context.codec.canonical_name == "h264"
         self._filter = BitStreamFilterContext("h264_metadata=display_orientation=extract", stream) if is_h264 else None
 
@@ -33,6 +29,7 @@ class TurnReader:
         self._held = None
 
     def see_keyframe(self, packet: "Packet[VideoStream]", position: int) -> None:
+        """Looks for a turn in a packet that is about to be decoded."""
         if self._filter is None:
             return
         try:
@@ -40,29 +37,21 @@ class TurnReader:
             for filtered in self._filter.filter(Packet(bytes(packet))):
                 if filtered.has_sidedata("display_matrix"):
                     matrix = np.frombuffer(bytes(filtered.get_sidedata("display_matrix")), np.int32)
-                    self._by_position[position] = orientation_from_matrix(matrix.tolist())
+                    # Its angle is half of the message's (ffmpeg 8); the frame has the right one.
+                    a, b, c, d = (float(matrix[index]) for index in (0, 1, 3, 4))
+                    self._is_mirrored[position] = a * d - b * c < 0
         except av.FFmpegError:  # the decoder will say what is wrong with it
             self._filter.flush()
 
     def turn_of(self, frame: VideoFrame, position: int | None) -> Orientation:
-        stated = self._by_position.pop(position, None) if position is not None else None
+        """The turn of the next frame; `position` is that of its packet."""
+        is_mirrored = None if position is None else self._is_mirrored.pop(position, None)
         angle = round(frame.rotation / 90) * 90 % 360
-        if stated is None and angle != _angle(self._declared):
-            stated = Orientation(-angle % 360, False)
-        if stated is not None:
-            self._held = stated
+        if is_mirrored is not None or angle != _angle(self._declared):
+            self._held = Orientation(((180 if is_mirrored else 0) - angle) % 360, bool(is_mirrored))
         elif frame.key_frame:
             self._held = None
         return self._held or self._declared
-
-
-def orientation_from_matrix(matrix: list[int]) -> Orientation:
-    """The orientation of a display matrix, nine numbers of libavutil's, to the nearest quarter turn."""
-    # x' = a x + c y, y' = b x + d y, with y downwards
-    a, b, c, d = (float(matrix[index]) for index in (0, 1, 3, 4))
-    is_mirrored = a * d - b * c < 0
-    turn = math.atan2(-b, -a) if is_mirrored else math.atan2(b, a)
-    return Orientation(round(turn / (math.pi / 2)) * 90 % 360, is_mirrored)
 
 
 def _angle(orientation: Orientation) -> int:

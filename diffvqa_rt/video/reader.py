@@ -107,6 +107,7 @@ class FrameReader:
         self._is_at_end = False
         self._has_keyframe = not (self._needs_keyframe and makes_up_references(self._codec))
         self._damaged_from: int | None = None
+        self._corrupt_packets: set[int | None] = set()
         self._last_time: int | None = None
         self._current: TimedFrame | None = None
         self.before: TimedFrame | None = None
@@ -175,13 +176,14 @@ class FrameReader:
         if packet is not None:
             if packet.is_keyframe:
                 self._turns.see_keyframe(packet, position)
+            if packet.is_corrupt and hides_consequences(self._codec):
+                self._corrupt_packets.add(position)
             # A decoder hands a packet's time through to its frame: so a frame says which packet it is from.
             packet.pts = position
         frames = self._decode(packet)
         if frames is None:
             self._corrupt.add(("packet", position))
-            if hides_consequences(self._codec):
-                self._damaged_from = position
+            self._distrust_from(position)
         for frame in frames or ():
             self._take(frame)
 
@@ -201,23 +203,30 @@ class FrameReader:
         time = self._time_of(position)
         if time is None:
             return
-        if not self._has_keyframe:
-            if not frame.key_frame:
-                if self._started_at:
-                    raise FalseKeyframeError
-                self.passed_over += 1
-                self._corrupt.add(("frame", time))
-                return
-            self._has_keyframe = True
-        if self._damaged_from is not None and (position is None or position > self._damaged_from):
-            if not frame.key_frame:
-                self._corrupt.add(("frame", time))
-                return
+        if not self._has_keyframe and not frame.key_frame:
+            if self._started_at:
+                raise FalseKeyframeError
+            self.passed_over += 1
+            self._corrupt.add(("frame", time))
+            return
+        self._has_keyframe = True
+        is_corrupt = frame.is_corrupt or position in self._corrupt_packets
+        if is_corrupt:
+            self._distrust_from(position)
+        elif frame.key_frame and self._is_distrusted(position):
             self._damaged_from = None
-        if frame.is_corrupt:
+        if is_corrupt or self._is_distrusted(position):
             self._corrupt.add(("frame", time))
         else:
             self._ahead.append(TimedFrame(time, frame, turn))
+
+    def _distrust_from(self, position: int | None) -> None:
+        if hides_consequences(self._codec) and position is not None:
+            self._damaged_from = position
+
+    def _is_distrusted(self, position: int | None) -> bool:
+        """Whether a frame comes after damage, and no keyframe between."""
+        return self._damaged_from is not None and (position is None or position > self._damaged_from)
 
     def _time_of(self, position: int | None) -> int | None:
         timeline = self._timeline

@@ -18,8 +18,9 @@ Flags = NDArray[np.bool_]
 
 # The longest leap that is a pause, in formats whose clock may be set anew (ffmpeg's -dts_delta_threshold).
 _LONGEST_PAUSE_SECONDS = 10
-# Packets on either side that a time is held against, and how many of them may be strays themselves.
-_NEIGHBOURS, _OTHER_STRAYS = 32, 2
+# Packets on either side that a time is held against, beside those that may be reordered, and how many of them may be
+# strays themselves.
+_NEIGHBOURS, _OTHER_STRAYS = 8, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +83,7 @@ def clock_from_stamps(stamps: Stamps) -> Clock | None:
     step = int(np.median(np.diff(distinct))) if len(distinct) > 1 else 0
     reorder = _reorder_span(stamps, is_known, step)
     is_stray = np.zeros_like(is_known)
-    for stray in _find_strays(stamps, is_known, max(8 * step, reorder)):
+    for stray in _find_strays(stamps, is_known, step, reorder):
         is_stray[stray] = True
     is_known &= ~is_stray
     segments = _segment(stamps, is_known, step, reorder)
@@ -130,13 +131,20 @@ def _reorder_span(stamps: Stamps, is_known: Flags, step: int) -> int:
     """By how much times of display may go back and forth in decoding order."""
     both = is_known & (stamps.dts != NO_TIME)
     if not both.any():
-        return 8 * step
+        return 4 * step
     low, high = np.percentile(stamps.pts[both] - stamps.dts[both], [10, 90])
-    return int(2.5 * (high - low))
+    return int(high - low)
 
 
-def _find_strays(stamps: Stamps, is_known: Flags, tolerance: int) -> list[int]:
+def _tolerance(step: int, reorder: int) -> int:
+    """By how much a time may be away from all of its neighbours'; a tenth of the frames may be reordered further."""
+    return max(8 * step, 5 * reorder // 2)
+
+
+def _find_strays(stamps: Stamps, is_known: Flags, step: int, reorder: int) -> list[int]:
     """The packets whose time of display is far above, or below, that of all but two neighbours on both sides."""
+    tolerance = _tolerance(step, reorder)
+    neighbours = _NEIGHBOURS + (reorder // step if step else 0)
     positions = np.flatnonzero(is_known)
     times = stamps.pts[positions]
     steps = np.abs(np.diff(times)) > tolerance
@@ -144,8 +152,8 @@ def _find_strays(stamps: Stamps, is_known: Flags, tolerance: int) -> list[int]:
     offset = None
     strays = []
     for index in np.flatnonzero(is_suspect):
-        before = np.sort(times[max(index - _NEIGHBOURS, 0) : index])
-        after = np.sort(times[index + 1 : index + 1 + _NEIGHBOURS])
+        before = np.sort(times[max(index - neighbours, 0) : index])
+        after = np.sort(times[index + 1 : index + 1 + neighbours])
         time = int(times[index])
         if min(len(before), len(after)) > _OTHER_STRAYS:
             above = max(before[-1 - _OTHER_STRAYS], after[-1 - _OTHER_STRAYS])
@@ -166,15 +174,17 @@ def _find_strays(stamps: Stamps, is_known: Flags, tolerance: int) -> list[int]:
 
 def _segment(stamps: Stamps, is_known: Flags, step: int, reorder: int) -> list[slice]:
     """The stretches of packets within which the clock runs on."""
-    tolerance, at_keyframe = max(8 * step, reorder), reorder + step // 2
+    tolerance, at_keyframe = _tolerance(step, reorder), reorder
     longest_pause = _LONGEST_PAUSE_SECONDS / stamps.unit_seconds
     starts = [0]
-    latest = decoded = NO_TIME
+    # The latest times so far: the last one of these may be believed, even if the others are strays after all.
+    latest: list[int] = []
+    decoded = NO_TIME
     positions = np.flatnonzero(is_known)
     columns = (positions, stamps.pts[positions], stamps.dts[positions], stamps.is_key[positions])
     for position, time, dts, is_key in zip(*(column.tolist() for column in columns), strict=True):
-        if latest != NO_TIME:
-            behind = latest - time
+        if latest:
+            behind = latest[-1] - time
             is_anew = behind > tolerance or (is_key and behind > at_keyframe)
             if stamps.is_dts_stored and NO_TIME not in (dts, decoded):
                 is_anew |= dts < decoded - 3 * step // 2
@@ -183,8 +193,8 @@ def _segment(stamps: Stamps, is_known: Flags, step: int, reorder: int) -> list[s
                 is_anew |= stamps.may_leap and -behind > longest_pause
             if is_anew:
                 starts.append(position)
-                latest = NO_TIME
-        latest, decoded = max(latest, time), dts
+                latest = []
+        latest, decoded = sorted([*latest, time], reverse=True)[: _OTHER_STRAYS + 1], dts
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(stamps.pts)], strict=True)]
 
 

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpola
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import VideoDecodeError
-from diffvqa_rt.video.filters import with_left_chroma
+from diffvqa_rt.video.filters import field_order, with_left_chroma
 from diffvqa_rt.video.presentation import Orientation, Presentation
 
 # ISO/IEC 23091-2 code of a frame's matrix: its name, and swscale's code for it.
@@ -60,7 +60,7 @@ class Picture:
     orientation: Orientation
     pixel_format: str
     bit_depth: int
-    is_interlaced: bool
+    field_order: str
     is_deinterlaced: bool
 
 
@@ -163,7 +163,7 @@ def picture_from_frame(
         orientation=orientation,
         pixel_format=frame.format.name,
         bit_depth=frame.format.components[0].bits,
-        is_interlaced=frame.interlaced_frame,
+        field_order=field_order(frame) if frame.interlaced_frame else "progressive",
         is_deinterlaced=whole is not None,
     )
 

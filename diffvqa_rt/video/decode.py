@@ -280,7 +280,7 @@ def describe_video(reader: FrameReader, timeline: Timeline, first: Picture) -> V
         corrupt_frames=reader.corrupt_frames,
         color_primaries=first.color.primaries,
         sample_aspect_ratio=_ratio(video.stream.sample_aspect_ratio),
-        field_order=(video.presentation.field_order or "unknown") if first.is_interlaced else "progressive",
+        field_order=first.field_order,
         is_deinterlaced=first.is_deinterlaced,
     )
 

@@ -5,8 +5,10 @@ from fractions import Fraction
 from typing import cast
 
 import av
+import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 
 def deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
@@ -17,6 +19,25 @@ def deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame
     # One frame each: the filter reads the one before, the one after, and nothing else.
     whole = _filtered(frames, ("bwdif", "mode=send_frame:parity=auto:deint=all"))
     return whole[neighbours[0] is not None]
+
+
+def field_order(frame: VideoFrame) -> str:
+    """The order in time of a frame's fields: `top-first`, `bottom-first`, or `unknown` if they are alike."""
+    first, _ = _filtered([frame], ("separatefields", ""))
+    rows, earliest = _rows(frame), _rows(first)
+    is_top, is_bottom = (np.array_equal(earliest, rows[start::2][: len(earliest)]) for start in (0, 1))
+    if is_top == is_bottom:
+        return "unknown"
+    return "top-first" if is_top else "bottom-first"
+
+
+def _rows(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The bytes of the first plane, a row a line, without what pads them."""
+    plane = frame.planes[0]
+    bits = frame.format.components[0].bits
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
+        : frame.height, : frame.width * ((bits + 7) // 8)
+    ]
 
 
 def with_left_chroma(frame: VideoFrame) -> VideoFrame:

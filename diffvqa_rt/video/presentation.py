@@ -1,4 +1,4 @@
-"""Declarations of a container and its codec on how pictures are shown: crop, turn, fields, chroma, Dolby Vision.
+"""Declarations of a container and its codec on how pictures are shown: crop, turn, place of chroma, Dolby Vision.
 
 libavformat reads all that from every container, and PyAV hands none of it out. So the stream's parameters are written
 once more, as the header of a Matroska file in memory, and read from there: one layout, by a muxer that we can trust.
@@ -16,10 +16,8 @@ from av.video.stream import VideoStream
 _MASTERS = {0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0, 0x7670, 0x41E4}
 _CROP_LEFT, _CROP_TOP, _CROP_RIGHT, _CROP_BOTTOM = 0x54CC, 0x54BB, 0x54DD, 0x54AA
 _POSE_YAW, _POSE_ROLL = 0x7673, 0x7675
-_FIELD_ORDER, _CHROMA_SITING = 0x9D, 0x55B7
+_CHROMA_SITING = 0x55B7
 _ADDITION, _DOLBY_VISION_BYTES = 0x41ED, 24
-# Matroska's codes for interlaced streams; those of interleaved storage tell the order of display too.
-_FIELD_ORDERS = {1: "top-first", 6: "bottom-first", 9: "bottom-first", 14: "top-first"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +52,12 @@ class Presentation:
     Attributes:
         crop: of pictures that have the size that the container declares.
         orientation: of all pictures, unless the bitstream has another.
-        field_order: `top-first` or `bottom-first`.
         is_chroma_sited: whether the place of chroma samples is declared; None where nobody knows.
         dolby_vision: profile and base-layer compatibility, as in the `dvcC` record.
     """
 
     crop: Crop | None = None
     orientation: Orientation | None = None
-    field_order: str | None = None
     is_chroma_sited: bool | None = None
     dolby_vision: tuple[int, int] | None = None
 
@@ -86,7 +82,6 @@ def read_presentation(stream: VideoStream) -> Presentation:
     return Presentation(
         crop=Crop(stream.width, stream.height, *edges) if any(edges) else None,
         orientation=_orientation(elements.get(_POSE_YAW), elements.get(_POSE_ROLL)),
-        field_order=_FIELD_ORDERS.get(_unsigned(elements.get(_FIELD_ORDER))),
         is_chroma_sited=_CHROMA_SITING in elements,
         dolby_vision=_dolby_vision(elements.get(_ADDITION)),
     )

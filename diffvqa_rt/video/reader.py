@@ -106,8 +106,7 @@ class FrameReader:
         self._packets = packets
         self._is_at_end = False
         self._has_keyframe = not (self._needs_keyframe and makes_up_references(self._codec))
-        self._damaged_from: int | None = None
-        self._corrupt_packets: set[int | None] = set()
+        self._damaged: set[int] = set()
         self._last_time: int | None = None
         self._current: TimedFrame | None = None
         self.before: TimedFrame | None = None
@@ -176,14 +175,15 @@ class FrameReader:
         if packet is not None:
             if packet.is_keyframe:
                 self._turns.see_keyframe(packet, position)
-            if packet.is_corrupt and hides_consequences(self._codec):
-                self._corrupt_packets.add(position)
+            if packet.is_corrupt:
+                # libavformat's parsers put the mark of lost data on the packet before.
+                self._note_damage(position, position + 1)
             # A decoder hands a packet's time through to its frame: so a frame says which packet it is from.
             packet.pts = position
         frames = self._decode(packet)
         if frames is None:
             self._corrupt.add(("packet", position))
-            self._distrust_from(position)
+            self._note_damage(position)
         for frame in frames or ():
             self._take(frame)
 
@@ -210,23 +210,20 @@ class FrameReader:
             self._corrupt.add(("frame", time))
             return
         self._has_keyframe = True
-        is_corrupt = frame.is_corrupt or position in self._corrupt_packets
-        if is_corrupt:
-            self._distrust_from(position)
-        elif frame.key_frame and self._is_distrusted(position):
-            self._damaged_from = None
-        if is_corrupt or self._is_distrusted(position):
+        if frame.is_corrupt:
+            self._note_damage(position)
+        elif frame.key_frame and position is not None and position not in self._damaged:
+            # What is damaged before it matters no more; what comes after it has perhaps been read already.
+            self._damaged = {damaged for damaged in self._damaged if damaged > position}
+        if frame.is_corrupt or any(position is None or damaged <= position for damaged in self._damaged):
             self._corrupt.add(("frame", time))
         else:
             self._ahead.append(TimedFrame(time, frame, turn))
 
-    def _distrust_from(self, position: int | None) -> None:
-        if hides_consequences(self._codec) and position is not None:
-            self._damaged_from = position
-
-    def _is_distrusted(self, position: int | None) -> bool:
-        """Whether a frame comes after damage, and no keyframe between."""
-        return self._damaged_from is not None and (position is None or position > self._damaged_from)
+    def _note_damage(self, *positions: int | None) -> None:
+        """Frames from these on are not to be believed until a sound keyframe, if the decoder does not say so itself."""
+        if hides_consequences(self._codec):
+            self._damaged.update(position for position in positions if position is not None)
 
     def _time_of(self, position: int | None) -> int | None:
         timeline = self._timeline

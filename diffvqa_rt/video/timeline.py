@@ -1,5 +1,6 @@
 """When each frame of a video is on screen, from its packets alone: nothing is decoded, no header is believed."""
 
+import dataclasses
 from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -134,14 +135,16 @@ def read_timeline(video: VideoFile) -> Timeline:
         is_dts_stored=video.container.format.name in _STORE_DTS,
         may_leap=FormatFlags.ts_discont in FormatFlags(video.container.format.flags),
     )
-    # AVI stores times of decoding alone, and what libavformat makes of those for reordered frames is a guess.
+    # AVI stores times of decoding alone, and what libavformat makes of those is a guess.
     is_avi = video.container.format.name == "avi"
-    has_order = is_avi and (video.stream.codec_context.has_b_frames or bool((stamps.pts == NO_TIME).all()))
-    clock = None if has_order else clock_from_stamps(stamps)
+    is_reordered_avi = is_avi and video.stream.codec_context.has_b_frames
+    if is_avi and not is_reordered_avi:
+        stamps = dataclasses.replace(stamps, pts=stamps.dts)
+    clock = None if is_reordered_avi else clock_from_stamps(stamps)
     state = np.asarray(carries_state, dtype=np.bool_)
-    marks = np.stack([stamps.pts, stamps.dts, np.asarray(places), np.asarray(sizes)], axis=-1)
+    marks = np.stack([np.asarray(pts), stamps.dts, np.asarray(places), np.asarray(sizes)], axis=-1)
     if clock is None:
-        order = _order_in_avi(video, first, stamps) if has_order else None
+        order = _order_in_avi(video, first, stamps) if is_reordered_avi else None
         rate_hz = _fraction(video.stream.guessed_rate) or Fraction(_GUESSED_RATE_HZ)
         return _without_clock(stamps, state, marks, 1 / rate_hz if order is None else time_base, order, codec)
     is_reachable = can_start_at_keyframes(codec)

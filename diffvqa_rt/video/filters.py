@@ -34,10 +34,8 @@ def field_order(frame: VideoFrame) -> str:
 def _rows(frame: VideoFrame) -> NDArray[np.uint8]:
     """The bytes of the first plane, a row a line, without what pads them."""
     plane = frame.planes[0]
-    bits = frame.format.components[0].bits
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
-        : frame.height, : frame.width * ((bits + 7) // 8)
-    ]
+    row_bytes = frame.width * ((frame.format.components[0].bits + 7) // 8)
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, :row_bytes]
 
 
 def with_left_chroma(frame: VideoFrame) -> VideoFrame:

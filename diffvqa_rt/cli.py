@@ -14,9 +14,10 @@ from tqdm import tqdm
 from diffvqa_rt import __version__
 from diffvqa_rt.arguments import add_engine_arguments, whole_number
 from diffvqa_rt.capacity.plan_command import add_plan_command, run_plan
+from diffvqa_rt.decoding import DecodeLimits
 from diffvqa_rt.engines import Manifest
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE, describe
-from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.errors import DiffVQAError, printable
 from diffvqa_rt.results import CSV_COLUMNS, ScoringFailure, VideoScore, csv_row
 from diffvqa_rt.scoring import Scorer
 from diffvqa_rt.serving import (
@@ -33,6 +34,7 @@ from diffvqa_rt.training.diagnose_command import add_diagnose_command, run_diagn
 from diffvqa_rt.training.evaluate_command import add_evaluate_command, run_evaluate
 from diffvqa_rt.training.train_command import add_train_command, run_train
 from diffvqa_rt.video import MAX_SEED
+from diffvqa_rt.video.container import OpenFile
 
 Result = VideoScore | ScoringFailure
 Writer = Callable[[Iterator[Result]], None]
@@ -47,11 +49,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"diffvqa {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    limits = DecodeLimits()
     score = commands.add_parser(
         "score",
         help="score videos or still images",
         description="Score videos (or still images), in the order given. A file that cannot be scored is reported, the "
-        "others still are, and the exit status is 1.",
+        "others still are, and the exit status is 1. Files are decoded in a process of their own, which may take "
+        f"{limits.max_decode_seconds / 60:g} minutes and {limits.max_decode_memory_bytes >> 30} GiB of memory for one.",
     )
     _add_scoring_arguments(score)
     add_engine_arguments(score)
@@ -83,7 +87,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _add_scoring_arguments(command: argparse.ArgumentParser) -> None:
     """What scoring here and scoring on a server have in common."""
-    command.add_argument("videos", nargs="+", metavar="VIDEO", help="a video or image file")
+    command.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="a video or image file, or - for one on standard input"
+    )
     command.add_argument(
         "--format",
         choices=FORMATS,
@@ -104,6 +110,11 @@ def _add_scoring_arguments(command: argparse.ArgumentParser) -> None:
         default=1,
         metavar="M",
         help="crop positions to score a video at; gives their mean and spread (default: %(default)s)",
+    )
+    command.add_argument(
+        "--keep-interlaced",
+        action="store_true",
+        help="score interlaced frames combed, as they are stored (default: they are made into whole frames)",
     )
 
 
@@ -210,17 +221,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    scorer = Scorer.open(arguments.engines, backend=arguments.backend, threads=arguments.threads)
-    if not scorer.manifest.weights.is_trained:
-        print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
-    if arguments.backend != "torch" and scorer.manifest.backends[arguments.backend].parity is None:
-        print(
-            f"diffvqa: These {arguments.backend} engines were never compared with torch; build them on this machine "
-            "(export/build_engines.py), and they are.",
-            file=sys.stderr,
+    with Scorer.open(arguments.engines, backend=arguments.backend, threads=arguments.threads) as scorer:
+        if not scorer.manifest.weights.is_trained:
+            print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
+        if arguments.backend != "torch" and scorer.manifest.backends[arguments.backend].parity is None:
+            print(
+                f"diffvqa: These {arguments.backend} engines were never compared with torch; build them on this "
+                "machine (export/build_engines.py), and they are.",
+                file=sys.stderr,
+            )
+        scored = scorer.score_many(
+            _sources(arguments),
+            seed=arguments.seed,
+            crops=arguments.crops,
+            batch=arguments.batch,
+            keep_interlaced=arguments.keep_interlaced,
         )
-    scored = scorer.score_many(arguments.videos, seed=arguments.seed, crops=arguments.crops, batch=arguments.batch)
-    return _write_results(scored, arguments)
+        return _write_results(scored, arguments)
+
+
+def _sources(arguments: argparse.Namespace) -> list[str | OpenFile]:
+    """The videos as they were given; `-` is what standard input holds."""
+    if "-" not in arguments.videos:
+        return arguments.videos
+    # Where the caller has closed it, there is nothing in it.
+    content = sys.stdin.buffer if sys.stdin else open(os.devnull, "rb")  # noqa: SIM115
+    return [OpenFile(video, content) if video == "-" else video for video in arguments.videos]
 
 
 def _client(arguments: argparse.Namespace) -> int:
@@ -231,7 +257,12 @@ def _client(arguments: argparse.Namespace) -> int:
         with Client(
             arguments.url, concurrency=arguments.concurrency, deadline_seconds=arguments.deadline, tls=tls
         ) as client:
-            scored = client.score_many(arguments.videos, seed=arguments.seed, crops=arguments.crops)
+            scored = client.score_many(
+                _sources(arguments),
+                seed=arguments.seed,
+                crops=arguments.crops,
+                keep_interlaced=arguments.keep_interlaced,
+            )
             return _write_results(_noting_untrained(scored), arguments)
     except ValueError as error:  # the certificates' here, or the server's: more crops than it takes
         return _misuse(error)
@@ -295,7 +326,11 @@ def _write_results(scored: Iterator[Result], arguments: argparse.Namespace) -> i
             for result in scored:
                 if isinstance(result, ScoringFailure):
                     failures += 1
-                    tqdm.write(f"diffvqa: {_printable(result.error)}", file=sys.stderr)
+                    tqdm.write(f"diffvqa: {printable(result.error)}", file=sys.stderr)
+                else:
+                    for warning in result.warnings:
+                        sentence = f"{result.source}: {warning.message}"
+                        tqdm.write(f"diffvqa: {printable(sentence)}", file=sys.stderr)
                 # The bar and the rows may share a terminal: the bar steps aside while a row is written.
                 with tqdm.external_write_mode(file=sys.stdout):
                     yield result
@@ -317,11 +352,12 @@ def _write_table(results: Iterator[Result]) -> None:
     print(f"{'score':>8}  {'spread':>7}  {'seconds':>7}  {'model':<16}  video", flush=True)
     for result in results:
         if isinstance(result, ScoringFailure):
-            print(f"{'failed':>8}  {'':>7}  {'':>7}  {'':<16}  {_printable(result.source)}")
+            print(f"{'failed':>8}  {'':>7}  {'':>7}  {'':<16}  {printable(result.source)}")
             continue
         spread = f"{result.crop_spread:7.3f}" if len(result.crop_scores) > 1 else f"{'':>7}"
         seconds = sum(result.stage_seconds.values())
-        print(f"{result.score:8.3f}  {spread}  {seconds:7.2f}  {result.model:<16}  {_printable(result.source)}")
+        mark = "!" if result.warnings else " "
+        print(f"{result.score:8.3f}{mark} {spread}  {seconds:7.2f}  {result.model:<16}  {printable(result.source)}")
 
 
 def _write_json(results: Iterator[Result]) -> None:
@@ -348,11 +384,6 @@ COMMANDS = {
     "evaluate": run_evaluate,
     "diagnose": run_diagnose,
 }
-
-
-def _printable(text: str) -> str:
-    """The text with control characters escaped: a file's name must not move the cursor or split a row."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 if __name__ == "__main__":

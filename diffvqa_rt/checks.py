@@ -2,6 +2,9 @@
 
 import operator
 
+MAX_COUNT = 2**31
+"""The most of whatever is counted and nothing else limits."""
+
 
 def whole(name: str, value: object, least: int, most: int) -> int:
     """The value as a plain integer: any type's whole number will do, NumPy's too; floats and bools are none.

@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.checks import whole
+from diffvqa_rt.checks import MAX_COUNT, whole
 from diffvqa_rt.decoding import DecodedVideo, EncodedSource, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
 from diffvqa_rt.engines.manifest import Manifest
@@ -27,9 +27,6 @@ from diffvqa_rt.video import VideoInfo, make_views, sample_frames
 from diffvqa_rt.video.views import ViewCutter, check_crops, check_seed, normalize_views
 
 VideoSource = EncodedSource | NDArray[np.uint8]
-
-MAX_COUNT = 2**31 - 1
-"""The most of whatever a caller counts and nothing else limits."""
 
 
 class StageClock:
@@ -322,10 +319,13 @@ class Scorer:
 
 def model_facts(manifest: Manifest, backend: BackendName, views_by: ViewCutter = "pillow") -> ModelFacts:
     """What every result of these engines says of them."""
+    record = manifest.backends[backend]
     return ModelFacts(
         model=manifest.model_label,
         is_trained=manifest.weights.is_trained,
         weights_sha256=manifest.weights.sha256,
+        engines_sha256=record.engines_sha256,
+        precision=record.precision,
         backend=backend,
         views_by=views_by,
         score_range=manifest.config.score_range,

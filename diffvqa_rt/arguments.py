@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from diffvqa_rt.engines import BACKENDS
+from diffvqa_rt.checks import MAX_COUNT
+from diffvqa_rt.engines import BACKENDS, MAX_THREADS
 
 DEFAULT_ENGINES = Path("build/tiny")
 
@@ -22,14 +23,17 @@ def add_engine_arguments(
         help=f"the engine folder that export/build_engines.py wrote (default: {default_note})",
     )
     command.add_argument(
-        "--threads", type=whole_number(1), metavar="N", help="CPU threads (default: all that this process may use)"
+        "--threads",
+        type=whole_number(1, MAX_THREADS),
+        metavar="N",
+        help="CPU threads (default: all that this process may use)",
     )
     command.add_argument(
         "--backend", choices=BACKENDS, default="onnx", help="the runtime that plays the engines (default: %(default)s)"
     )
 
 
-def whole_number(least: int, most: int = 2**31) -> Callable[[str], int]:
+def whole_number(least: int, most: int = MAX_COUNT) -> Callable[[str], int]:
     """What turns an argument's text into a number of this range, or refuses it in a sentence."""
 
     def parse(text: str) -> int:

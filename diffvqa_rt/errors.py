@@ -28,6 +28,10 @@ class DeviceDecodeError(DiffVQAError):
     """A sound video is of a kind that the GPU's decoder does not show as it is meant to be seen."""
 
 
+class DecoderStartError(DiffVQAError):
+    """The process that decodes videos cannot be started."""
+
+
 class EngineBuildError(DiffVQAError):
     """An engine could not be exported or built."""
 
@@ -70,3 +74,8 @@ class TrainingError(DiffVQAError):
 
 class CapacityError(DiffVQAError):
     """No fleet can be planned: measurements are missing or malformed, or no number of devices meets the target."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file's name must not move the cursor or split a row."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

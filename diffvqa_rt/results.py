@@ -1,6 +1,7 @@
 """What scoring a video gives back: one schema in Python, JSON, CSV and gRPC."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ class ModelFacts:
     model: str
     is_trained: bool
     weights_sha256: str
+    engines_sha256: str
+    precision: str
     backend: str
     views_by: str
     score_range: tuple[float, float]
@@ -28,10 +31,13 @@ class ModelFacts:
 class VideoScore:
     """The score of a video, and what it takes to trust and repeat it.
 
-    `score` lies on `score_range` for what training has seen (0 bad … 100 good by default); it is Σ frame_weights ·
-    frame_scores. `model` says `untrained` where the number means nothing, `views_by` whose resampling made the views
-    (`pillow` or `dali`). `stage_seconds`: wall time per stage; in a batch, the batch's time divided by its videos; from
-    a server, with the wait for each stage. `warnings` is empty where all is well.
+    `score` lies on `score_range` (0 bad … 100 good by default). It is `raw_score`, Σ frame_weights · frame_scores,
+    where that is in the range, else the range's end, and a warning says so. `model` says `untrained` where the number
+    means nothing, `views_by` whose resampling made the views (`pillow` or `dali`); `engines_sha256` is of the hashes of
+    the engines' files, `precision` what they compute in. `stage_seconds`: wall time per stage; in a batch, the batch's
+    time divided by its videos; from a server, with the wait for each stage. A video is decoded, and its views are cut,
+    while the engines are at the one before: then the sum is more than the time that passed. `warnings` is empty where
+    all is well.
     """
 
     source: str
@@ -51,6 +57,9 @@ class VideoScore:
     backend: str
     views_by: str
     warnings: tuple[ScoreWarning, ...] = ()
+    engines_sha256: str
+    precision: str
+    raw_score: float
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -86,9 +95,15 @@ def video_score(
         facts: of the model.
     """
     crop_scores = outputs["score"].astype(np.float64)
+    raw_score = float(crop_scores.mean())
+    low, high = facts.score_range
+    score = min(max(raw_score, low), high)
+    if score != raw_score and not math.isnan(raw_score):
+        sentence = f"the network's own score, {raw_score:.3f}, is outside of {low:g} to {high:g}; the score is the end"
+        warnings = (*warnings, ScoreWarning("score-out-of-range", sentence))
     return VideoScore(
         source=source,
-        score=float(crop_scores.mean()),
+        score=score,
         score_range=facts.score_range,
         crop_scores=tuple(crop_scores.tolist()),
         crop_spread=float(crop_scores.max() - crop_scores.min()),
@@ -105,6 +120,9 @@ def video_score(
         backend=facts.backend,
         views_by=facts.views_by,
         warnings=warnings,
+        engines_sha256=facts.engines_sha256,
+        precision=facts.precision,
+        raw_score=raw_score,
     )
 
 
@@ -117,7 +135,10 @@ STAGES = ("decode", "views", "vae_encoder", "denoise", "head")
 
 _NESTED = ("video", "stage_seconds")
 # A column that is new goes to the end: readers count.
-_NEW = ("warnings", "color_primaries", "sample_aspect_ratio", "field_order", "is_deinterlaced")
+_NEW = (
+    *("warnings", "color_primaries", "sample_aspect_ratio", "field_order", "is_deinterlaced"),
+    *("engines_sha256", "precision", "raw_score"),
+)
 CSV_COLUMNS = (
     *(name for name in _fields(VideoScore) if name not in (*_NESTED, *_NEW)),
     *(name for name in _fields(VideoInfo) if name not in _NEW),

@@ -6,24 +6,27 @@ print(scorer.score("clip.mp4").score)
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffvqa_rt.checks import MAX_COUNT, whole
+from diffvqa_rt.decoding import DecodedVideo, EncodedSource, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import DiffVQAError, ScoreWarning
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
 from diffvqa_rt.specs import FEATURES, Array
-from diffvqa_rt.video import SampledFrames, VideoInfo, make_views, sample_frames
-from diffvqa_rt.video.views import ViewCutter
+from diffvqa_rt.video import VideoInfo, make_views, sample_frames
+from diffvqa_rt.video.views import ViewCutter, check_crops, check_seed, normalize_views
 
-VideoSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+VideoSource = EncodedSource | NDArray[np.uint8]
 
 
 class StageClock:
@@ -89,12 +92,44 @@ class _Prepared:
     seconds: dict[str, float]
 
 
-class Scorer:
-    """A network ready to score, on verified engines."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A source, and what has become of it so far."""
 
-    def __init__(self, manifest: Manifest, engines: Mapping[str, Engine], backend: BackendName) -> None:
+    source: VideoSource
+    pending: Pending[DecodedVideo] | ScoringFailure | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How each video is to be scored."""
+
+    seed: int
+    crops: int
+    keep_interlaced: bool
+
+    @classmethod
+    def checked(cls, seed: int, crops: int, keep_interlaced: bool) -> "_Options":
+        """Raises ValueError where a number is out of range."""
+        return cls(check_seed(seed), check_crops(crops), keep_interlaced)
+
+
+class Scorer:
+    """A network ready to score, on verified engines; any number of threads may use it.
+
+    Videos are decoded in a process beside this one, which ends with the scorer, or where a `with` block ends.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: Mapping[str, Engine],
+        backend: BackendName,
+        decoder: IsolatedDecoder | None = None,
+    ) -> None:
         self.manifest = manifest
         self._engines = engines
+        self._decoder = decoder or IsolatedDecoder()
         self._facts = model_facts(manifest, backend)
 
     @classmethod
@@ -112,68 +147,152 @@ class Scorer:
             EngineMismatchError: the folder, or a file in it, is not what its manifest says.
             DeviceUnavailableError: the engines are for a device that this machine lacks.
         """
+        decoder = IsolatedDecoder()
+        decoder.warm_up()  # beside the engines, which take longer
         manifest, engines = open_engines(Path(folder), backend, threads)
-        return cls(manifest, engines, backend)
+        return cls(manifest, engines, backend, decoder)
 
-    def score(self, source: VideoSource, *, seed: int = 0, crops: int = 1) -> VideoScore:
+    def score(
+        self,
+        source: VideoSource,
+        *,
+        seed: int = 0,
+        crops: int = 1,
+        keep_interlaced: bool = False,
+        isolate: bool = True,
+    ) -> VideoScore:
         """The score of one video: a path, an encoded video's bytes, or RGB frames uint8 [T, H, W, 3].
 
         Args:
             source: the video.
             seed: where the distortion view is cropped; the same seed gives the same score.
             crops: how many crop positions to score; the result is their mean, with their spread beside it.
+            keep_interlaced: leave interlaced frames combed, as they are stored.
+            isolate: decode a path or bytes in a process of its own. The score is the same without it, some
+                milliseconds sooner; but a file that crashes a codec's library then ends this process, and nothing
+                limits the time and the memory that a file takes.
 
         Raises:
             VideoDecodeError: no frame of the video can be had.
-            ValueError, TypeError: an array of another shape or dtype.
+            DecoderStartError: there is no process to decode in.
+            ValueError, TypeError: an array of another shape or dtype, or a number out of range.
         """
-        return self._score_batch([self._prepare(source, *self._sample(source), seed, crops)], seed)[0]
+        options = _Options.checked(seed, crops, keep_interlaced)
+        pending = self._begin(source, options) if isolate else None
+        return self._score_batch([self._prepare(source, pending, options)], options)[0]
 
     def score_many(
-        self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1, batch: int = 1
+        self,
+        sources: Iterable[VideoSource],
+        *,
+        seed: int = 0,
+        crops: int = 1,
+        batch: int = 1,
+        keep_interlaced: bool = False,
     ) -> Iterator[VideoScore | ScoringFailure]:
         """The scores of many videos in their order, `batch` of them at a time through the engines.
 
-        A video that cannot be scored gives a `ScoringFailure` in its place; the others are not affected. The batch and
-        the order change no bit of any score.
+        A video that cannot be scored gives a `ScoringFailure` in its place; the others are not affected, whatever the
+        file does to its decoder, since paths and bytes are decoded in another process. That is at the next video while
+        the engines are at this one, where `sources` is a sequence. The batch and the order change no bit of any score.
 
         Raises:
             ValueError, TypeError: `batch`, `crops`, `seed` or `sources` itself is not what it should be.
         """
-        if batch < 1:
-            raise ValueError(f"batch is {batch}; expected at least 1")
+        batch = whole("batch", batch, 1, MAX_COUNT)
+        options = _Options.checked(seed, crops, keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
-        remaining = iter(sources)
-        while group := list(islice(remaining, batch)):
-            prepared: list[_Prepared | ScoringFailure] = []
-            for source in group:
-                try:
-                    sampled, seconds = self._sample(source)
-                except (DiffVQAError, TypeError, ValueError) as error:
-                    prepared.append(ScoringFailure(source=source_name(source), error=str(error)))
-                else:
-                    prepared.append(self._prepare(source, sampled, seconds, seed, crops))
-            good = [item for item in prepared if isinstance(item, _Prepared)]
-            scores = iter(self._score_batch(good, seed) if good else ())
-            for item in prepared:
-                yield item if isinstance(item, ScoringFailure) else next(scores)
+        # Closed, so that the process does not go on with a video that nobody asks for any more.
+        with closing(self._prepare_many(sources, options)) as prepared:
+            while group := list(islice(prepared, batch)):
+                good = [item for item in group if isinstance(item, _Prepared)]
+                scores = iter(self._score_batch(good, options) if good else ())
+                for item in group:
+                    yield item if isinstance(item, ScoringFailure) else next(scores)
 
-    def _sample(self, source: VideoSource) -> tuple[SampledFrames, float]:
-        start = time.perf_counter()
-        return sample_frames(source, self.manifest.config.frames), time.perf_counter() - start
+    def close(self) -> None:
+        """Ends the decoder's process; another path would start another one."""
+        self._decoder.close()
 
-    def _prepare(
-        self, source: VideoSource, sampled: SampledFrames, decode_seconds: float, seed: int, crops: int
-    ) -> _Prepared:
-        start = time.perf_counter()
-        views = make_views(sampled.frames, self.manifest.config.view_size, seed, crops)
-        seconds = {"decode": decode_seconds, "views": time.perf_counter() - start}
-        return _Prepared(
-            source_name(source), sampled.timestamps_seconds, sampled.info, sampled.warnings, views, seconds
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare_many(
+        self, sources: Iterable[VideoSource], options: "_Options"
+    ) -> Generator["_Prepared | ScoringFailure"]:
+        # What makes its items one by one is asked for the next one when that is due: it may wait for something.
+        is_ahead = isinstance(sources, Sequence)
+        begun = (_Begun(source, self._begin_or_fail(source, options)) for source in sources)
+        current = next(begun, None)
+        try:
+            while current is not None:
+                prepared = self._prepare_or_fail(current, options)
+                if is_ahead:
+                    current = next(begun, None)
+                yield prepared
+                if not is_ahead:
+                    current = next(begun, None)
+        finally:
+            if current is not None and isinstance(current.pending, Pending):
+                current.pending.cancel()
+
+    def _begin_or_fail(self, source: VideoSource, options: "_Options") -> Pending[DecodedVideo] | ScoringFailure | None:
+        try:
+            return self._begin(source, options)
+        except (DiffVQAError, TypeError, ValueError) as error:
+            return ScoringFailure(source=source_name(source), error=str(error))
+
+    def _prepare_or_fail(self, begun: "_Begun", options: "_Options") -> "_Prepared | ScoringFailure":
+        if isinstance(begun.pending, ScoringFailure):
+            return begun.pending
+        try:
+            return self._prepare(begun.source, begun.pending, options)
+        except (DiffVQAError, TypeError, ValueError) as error:
+            return ScoringFailure(source=source_name(begun.source), error=str(error))
+
+    def _begin(self, source: VideoSource, options: "_Options") -> Pending[DecodedVideo] | None:
+        """The video on its way to another process; None for what is not to be decoded there."""
+        if not isinstance(source, str | os.PathLike | bytes):
+            return None
+        config = self.manifest.config
+        return self._decoder.begin_views(
+            source,
+            config.frames,
+            config.view_size,
+            seed=options.seed,
+            crops=options.crops,
+            keep_interlaced=options.keep_interlaced,
         )
 
-    def _score_batch(self, videos: list[_Prepared], seed: int) -> list[VideoScore]:
+    def _prepare(self, source: VideoSource, pending: Pending[DecodedVideo] | None, options: "_Options") -> "_Prepared":
+        if pending is not None:
+            decoded = pending.result()
+            start = time.perf_counter()
+            views = normalize_views(decoded.views)
+            seconds = {
+                "decode": decoded.decode_seconds,
+                "views": decoded.views_seconds + time.perf_counter() - start,
+            }
+            return _Prepared(
+                source_name(source), decoded.timestamps_seconds, decoded.info, decoded.warnings, views, seconds
+            )
+        clock = StageClock()
+        config = self.manifest.config
+        with clock.measure("decode"):
+            sampled = sample_frames(source, config.frames, keep_interlaced=options.keep_interlaced)
+        with clock.measure("views"):
+            views = make_views(sampled.frames, config.view_size, options.seed, options.crops)
+        return _Prepared(
+            source_name(source), sampled.timestamps_seconds, sampled.info, sampled.warnings, views, clock.seconds
+        )
+
+    def _score_batch(self, videos: list["_Prepared"], options: "_Options") -> list[VideoScore]:
         config = self.manifest.config
         clock = StageClock()
         views = np.concatenate([video.views for video in videos])
@@ -187,7 +306,7 @@ class Scorer:
                 video_score(
                     {name: values[rows] for name, values in outputs.items()},
                     source=video.source,
-                    seed=seed,
+                    seed=options.seed,
                     timestamps_seconds=video.timestamps_seconds,
                     info=video.info,
                     stage_seconds={**video.seconds, **share},
@@ -200,20 +319,26 @@ class Scorer:
 
 def model_facts(manifest: Manifest, backend: BackendName, views_by: ViewCutter = "pillow") -> ModelFacts:
     """What every result of these engines says of them."""
+    record = manifest.backends[backend]
     return ModelFacts(
         model=manifest.model_label,
         is_trained=manifest.weights.is_trained,
         weights_sha256=manifest.weights.sha256,
+        engines_sha256=record.engines_sha256,
+        precision=record.precision,
         backend=backend,
         views_by=views_by,
         score_range=manifest.config.score_range,
     )
 
 
-def source_name(source: VideoSource) -> str:
-    """What to call a source in results and messages."""
+def source_name(source: object) -> str:
+    """The text that results and messages call a source, whatever it is."""
     if isinstance(source, bytes):
         return "<bytes>"
     if isinstance(source, np.ndarray):
         return "<array>"
-    return os.fspath(source)
+    try:
+        return str(os.fsdecode(source))  # type: ignore[arg-type]
+    except Exception:  # no path, or one whose own code fails
+        return f"<{type(source).__name__}>"

@@ -7,11 +7,12 @@ One protocol for every runtime: arrays in by name, arrays out by name, as `diffv
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+from diffvqa_rt.checks import whole
+from diffvqa_rt.engines.cpus import available_cpus
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import Array, EngineSpec
@@ -28,6 +29,10 @@ EXTRAS: dict[BackendName, str] = {
     "torch": "export",
 }
 """What to install for each."""
+
+
+MAX_THREADS = 2**16
+"""More than any machine's processors, and fewer than what a runtime's numbers hold."""
 
 
 class Engine(Protocol):
@@ -54,11 +59,6 @@ class DenoisingEngine(Protocol):
     def denoise(self, z0: Any, steps: int) -> Mapping[str, Array]: ...
 
 
-def available_cpus() -> int:
-    """The processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def open_engines(
     folder: Path, backend: BackendName = "onnx", threads: int | None = None, *, names: Sequence[str] | None = None
 ) -> tuple[Manifest, Mapping[str, Engine]]:
@@ -72,12 +72,11 @@ def open_engines(
 
     Raises:
         EngineMismatchError: the folder is not one, a file was changed or is not listed, or the backend is not in it.
-        ValueError: no such backend or engine, or fewer threads than one.
+        ValueError: no such backend or engine, or threads out of range.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}; expected at least 1")
+    threads = available_cpus() if threads is None else whole("threads", threads, 1, MAX_THREADS)
     manifest = Manifest.read(folder)
     record = manifest.backend(backend, folder)
     manifest.refuse_unlisted(folder)
@@ -85,7 +84,7 @@ def open_engines(
         if unknown := set(names) - set(record.engines):
             raise ValueError(f"names has {', '.join(sorted(unknown))}; expected some of {', '.join(record.engines)}")
         record = dataclasses.replace(record, engines={name: record.engines[name] for name in names})
-    return manifest, open_backend(backend, folder, manifest, record, threads or available_cpus())
+    return manifest, open_backend(backend, folder, manifest, record, threads)
 
 
 def open_backend(
@@ -125,6 +124,7 @@ def open_backend(
 
 __all__ = [
     "BACKENDS",
+    "MAX_THREADS",
     "BackendName",
     "DenoisingEngine",
     "Engine",

@@ -24,6 +24,7 @@ from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import copy_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
+from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
 
 _REBUILD = "build it here with export/build_engines.py --backend aot-inductor"
@@ -84,7 +85,11 @@ class InductorEngine:
     def __init__(self, spec: EngineSpec, package: Path) -> None:
         self.spec = spec
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), _MODEL, False, 1, -1)
-        # A thread of its own, so that the caller's torch keeps its threads.
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Makes the thread of its own, so that the caller's torch keeps its threads; a forked child lacks it."""
         self._worker = ThreadPoolExecutor(1, initializer=_run_single_threaded)
 
     def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, Any]:

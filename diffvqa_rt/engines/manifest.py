@@ -5,6 +5,7 @@ an engine file that no manifest lists is refused as a whole.
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,11 @@ class BackendRecord:
     def max_videos(self) -> int | None:
         """How many videos at a time the engines take; None where any number goes."""
         return int(self.settings[MAX_VIDEOS]) if MAX_VIDEOS in self.settings else None
+
+    @property
+    def engines_sha256(self) -> str:
+        """The hash of the files' hashes: a build of the same weights in another precision has another."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_stripped(self) -> bool:

@@ -13,6 +13,7 @@ from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
 from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import listed_data_files, map_verified, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
+from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
 
 
@@ -31,7 +32,13 @@ class OnnxEngine:
         self.spec = spec
         self._session = session
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads) if spec.is_per_frame and threads > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Makes the pool, whose threads a forked child would wait for in vain."""
+        self._pool = ThreadPoolExecutor(self._threads) if self.spec.is_per_frame and self._threads > 1 else None
 
     def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
         self.spec.check_inputs(inputs)

@@ -6,8 +6,8 @@
             print(client.score("clip.mp4").score)
 
 `tritonserver` finds the server, `repository` fills in `triton_repo/` for an engine folder, `endpoints` answers for
-health and metrics; `python_backend` and `metrics` are what the models share, `decoding` and `decode_worker` decode in a
-process that may die, and `settings` is all that can be set.
+health and metrics; `python_backend` and `metrics` are what the models share, `decoding` decodes requests' videos within
+their limits, and `settings` is all that can be set.
 """
 
 from diffvqa_rt.serving.client import Client, ClientTls, RequestError

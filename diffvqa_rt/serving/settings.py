@@ -5,45 +5,33 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from diffvqa_rt.decoding import DecodeLimits
 from diffvqa_rt.engines import BackendName
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import MANIFEST_NAME, Form
 
-_LEAST_DECODE_MEMORY_BYTES = 256 << 20
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RequestLimits:
+class RequestLimits(DecodeLimits):
     """What one request may ask for. What asks for more is refused, and no other request notices.
 
     Attributes:
+        max_decode_seconds, max_decode_memory_bytes, max_frames, max_frame_pixels: as in `DecodeLimits`, and narrower;
+            8K pictures by default.
         max_request_bytes: of the encoded video. Triton server itself reads messages of up to 2 GiB before that.
-        max_decode_seconds: from the bytes to the views, in the decoder's process.
-        max_decode_memory_bytes: of that process's address space.
-        max_frames: of the whole video, decoded or not.
-        max_frame_pixels: of its largest picture; 8K by default.
         max_crops: crop positions; each is a row of the batch V.
     """
 
-    max_request_bytes: int = 256 << 20
+    TAKER: ClassVar[str] = "this server"
+
     max_decode_seconds: float = 30.0
-    max_decode_memory_bytes: int = 4 << 30
     max_frames: int = 200_000
     max_frame_pixels: int = 8192 * 4320
+    max_request_bytes: int = 256 << 20
     max_crops: int = 16
-
-    def __post_init__(self) -> None:
-        for limit in dataclasses.fields(self):
-            if not (value := getattr(self, limit.name)) > 0:
-                raise ValueError(f"{limit.name} is {value!r}; expected a number above 0")
-        if self.max_decode_memory_bytes < _LEAST_DECODE_MEMORY_BYTES:
-            raise ValueError(
-                f"max_decode_memory_bytes is {self.max_decode_memory_bytes >> 20:,} MiB; expected at least "
-                f"{_LEAST_DECODE_MEMORY_BYTES >> 20:,}, which a decoder's process takes before it has a video"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

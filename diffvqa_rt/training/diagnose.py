@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from diffvqa_rt.config import VIEWS
+from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import DiagnosisError, VideoDecodeError
 from diffvqa_rt.models.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa import DiffVQA
@@ -26,7 +27,7 @@ from diffvqa_rt.training.embedding_figure import EmbeddingMap, draw_maps
 from diffvqa_rt.training.manifest import SyntheticClip
 from diffvqa_rt.training.reconstruction import Reconstruction, Reconstructor
 from diffvqa_rt.training.reconstruction_figure import draw_reconstructions
-from diffvqa_rt.video import make_views, sample_frames
+from diffvqa_rt.video import make_views
 
 LEAST_CLIPS = 10
 
@@ -89,7 +90,7 @@ def picture_reconstructions(
     rows: list[Reconstruction] = []
     for video in videos:
         try:
-            frame = sample_frames(video, 1).frames[0]
+            frame = shared_decoder().frames(video, 1).frames[0]
         except VideoDecodeError as error:
             on_failure(str(error))
         else:
@@ -143,7 +144,7 @@ def picture_embedding(
     vectors: dict[str, Vectors] = {}
     for clip in track(list({clip.file: clip for some in chosen.values() for clip in some}.values())):
         try:
-            frames = sample_frames(folder / clip.file, FRAMES_PER_CLIP).frames
+            frames = shared_decoder().frames(folder / clip.file, FRAMES_PER_CLIP).frames
         except VideoDecodeError as error:
             on_failure(str(error))
             continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tqdm import tqdm
 
 from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.engines import MAX_THREADS
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import DiagnosisError
 from diffvqa_rt.training.manifest import read_manifest
@@ -80,7 +81,10 @@ def add_diagnose_command(commands: "argparse._SubParsersAction[argparse.Argument
         help="where the distortion view is cropped (default: %(default)s)",
     )
     command.add_argument(
-        "--threads", type=whole_number(1), metavar="N", help="CPU threads (default: all that this process may use)"
+        "--threads",
+        type=whole_number(1, MAX_THREADS),
+        metavar="N",
+        help="CPU threads (default: all that this process may use)",
     )
     command.add_argument(
         "--out",

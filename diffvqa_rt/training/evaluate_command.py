@@ -1,7 +1,6 @@
 """`diffvqa evaluate`: score data sets or read predictions, then write tables and pictures."""
 
 import argparse
-import hashlib
 import json
 import re
 import sys
@@ -21,6 +20,7 @@ from diffvqa_rt.training.mos_table import MosRow, MosTable
 from diffvqa_rt.training.protocols import SPLITS, default_protocol
 from diffvqa_rt.training.scores import Scores, ScoreStamp, VideoScorer, read_scores, score_rows
 from diffvqa_rt.video import MAX_SEED
+from diffvqa_rt.video.views import MAX_CROPS
 
 if TYPE_CHECKING:
     from diffvqa_rt.training.evaluate import ModelScores
@@ -97,7 +97,11 @@ def add_evaluate_command(commands: "argparse._SubParsersAction[argparse.Argument
         help="where the distortion view is cropped; one seed, one score (default: %(default)s)",
     )
     command.add_argument(
-        "--crops", type=whole_number(1), default=1, metavar="M", help="crop positions to average (default: %(default)s)"
+        "--crops",
+        type=whole_number(1, MAX_CROPS),
+        default=1,
+        metavar="M",
+        help="crop positions to average (default: %(default)s)",
     )
     command.add_argument(
         "--batch",
@@ -234,10 +238,9 @@ def _open_engines(arguments: argparse.Namespace) -> _Engines:
     manifest = scorer.manifest
     if not manifest.weights.is_trained:
         print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
-    files = json.dumps(manifest.backends[arguments.backend].files, sort_keys=True)
     stamp = ScoreStamp(
         weights_sha256=manifest.weights.sha256,
-        engines_sha256=hashlib.sha256(files.encode()).hexdigest(),
+        engines_sha256=manifest.backends[arguments.backend].engines_sha256,
         backend=arguments.backend,
         seed=arguments.seed,
         crops=arguments.crops,

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.engines import BackendName, open_engines
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
 from diffvqa_rt.models.checkpoints import weights_sha256
@@ -19,8 +20,7 @@ from diffvqa_rt.specs import FEATURES
 from diffvqa_rt.training.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.loop import read_ahead
 from diffvqa_rt.training.pictures import OnProgress
-from diffvqa_rt.video import sample_frames
-from diffvqa_rt.video.views import cut_views, normalize_views
+from diffvqa_rt.video.views import normalize_views
 
 _NAMED_AT_MOST = 5
 # What a cache calls the same arithmetic, by whichever runtime: engines are within 1e-6 of float32 torch.
@@ -124,10 +124,10 @@ class _Views(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         entry = self._entries[index]
         try:
-            sampled = sample_frames(entry.path, self._frames)
+            decoded = shared_decoder().views(entry.path, self._frames, self._size, seed=entry.crop)
         except VideoDecodeError as error:
             return str(error)
-        return torch.from_numpy(cut_views(sampled.frames, self._size, entry.crop)[0])
+        return torch.from_numpy(decoded.views[0])
 
 
 def _decoded(

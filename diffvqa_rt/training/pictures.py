@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from diffvqa_rt.config import VIEWS
+from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
 from diffvqa_rt.training.loop import Batch, StepBatches
-from diffvqa_rt.video import MAX_SEED, sample_frames
+from diffvqa_rt.video import MAX_SEED
 from diffvqa_rt.video.views import cut_views, normalize_views
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class PictureBatches(StepBatches):
             chosen = np.sort(generator.choice(self._frames, self._per_file, replace=self._per_file > self._frames))
             views, seed = generator.integers(len(VIEWS), size=self._per_file), int(generator.integers(MAX_SEED))
             try:
-                sampled = sample_frames(path, self._frames)
+                sampled = shared_decoder().frames(path, self._frames)
             except VideoDecodeError as error:
                 if path not in self._refused:
                     logger.warning("left out: %s", error)

@@ -1,7 +1,8 @@
 """Predictions for a data set: read from a file, or made by engines and kept as they are made.
 
 A score file is CSV (`.csv`) with columns `video,score` or JSON Lines with those keys; what `diffvqa score --format csv`
-and `--format json` print will do too (`source` in the place of `video`).
+and `--format json` print will do too (`source` in the place of `video`, and `raw_score`, which keeps the order of
+scores beyond the range's ends, in the place of `score`).
 """
 
 import json
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 from diffvqa_rt.errors import EvaluationError, MosTableError
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.training.mos_table import MosRow, MosTable, SourceRow, parse_number, read_csv
+
+_KEYS = ("video", "source", "score", "raw_score", "error")
 
 
 class VideoScorer(Protocol):
@@ -72,7 +75,7 @@ def read_scores(path: Path, table: MosTable) -> Scores:
             continue
         if name in by_name:
             raise MosTableError(f"{row.where}: {video} was there before")
-        by_name[name] = parse_number(row.where, "score", row.cells["score"])
+        by_name[name] = parse_number(row.where, "score", row.cells.get("raw_score") or row.cells["score"])
     if not by_name:
         example = table.rows[0].name
         raise MosTableError(f"{path} has no score for any video of {table.title} (one of them is {example})")
@@ -101,7 +104,7 @@ def _read_json_lines(path: Path) -> Iterator[SourceRow]:
         entry = _parse_json(where, line)
         if ("video" not in entry and "source" not in entry) or ("score" not in entry and "error" not in entry):
             raise MosTableError(f"{where}: expected the keys 'video' (or 'source') and 'score'")
-        yield SourceRow(where, {key: str(entry[key]) for key in ("video", "source", "score", "error") if key in entry})
+        yield SourceRow(where, {key: str(entry[key]) for key in _KEYS if key in entry})
 
 
 def _parse_json(where: str, line: bytes) -> dict[str, Any]:
@@ -152,13 +155,14 @@ def score_rows(
         for row, result in zip(remaining, results, strict=True):
             if isinstance(result, ScoringFailure):
                 failures.append(result.error)
-            elif not math.isfinite(result.score):
-                failures.append(f"{row.name}: its score is {result.score}")
+            elif not math.isfinite(result.raw_score):
+                failures.append(f"{row.name}: its score is {result.raw_score}")
             else:
-                entry = {"video": row.name, "score": result.score, **asdict(stamp)}
+                # As the network gave it: at the range's end, the order of videos would be lost.
+                entry = {"video": row.name, "score": result.raw_score, **asdict(stamp)}
                 file.write(json.dumps(entry).encode() + b"\n")
                 file.flush()
-                kept[row.name] = result.score
+                kept[row.name] = result.raw_score
             on_video()
     return Scores({row.name: kept[row.name] for row in rows if row.name in kept}, tuple(failures))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.models.fusion import ScoreMLP
@@ -25,7 +26,6 @@ from diffvqa_rt.training.distortions import LADDERS
 from diffvqa_rt.training.head import LabelledVideo, opinion_loss
 from diffvqa_rt.training.loop import Batch, Objective, StepBatches
 from diffvqa_rt.training.pictures import OnProgress
-from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.views import normalize_views
 
 # Along each axis of a patch of 16, in half periods: dense where pictures have their energy.
@@ -169,7 +169,7 @@ def store_frames(
     part = path.with_name(path.name + ".part")
     kept: NDArray[np.uint8] | None = None
     for row, file in enumerate(files):
-        pictures = np.moveaxis(np.stack(sample_frames(file, per_file).frames), -1, 1)
+        pictures = np.moveaxis(np.stack(shared_decoder().frames(file, per_file).frames), -1, 1)
         if kept is None:
             kept = np.lib.format.open_memmap(part, "w+", np.uint8, (len(files), *pictures.shape))
         kept[row] = pictures

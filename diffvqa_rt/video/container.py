@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import VideoDecodeError, printable
 from diffvqa_rt.video.codecs import decoder_options
 from diffvqa_rt.video.presentation import Presentation, read_presentation
 
@@ -33,6 +34,9 @@ _DEMUXERS = (
 
 # From this profile on, a base layer that is compatible with nothing (0) is in Dolby's own colours, IPTPQc2.
 _FIRST_SINGLE_LAYER_PROFILE = 5
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
+# Text of one line with a slash or a suffix: no format's file is as short and holds nothing else.
+_PATH_IN_BYTES = re.compile(rb"(?=.*/|.*\.\w{1,5}\Z)[^\0-\x1f\x7f]{1,4096}")
 
 # Broken text in the tags of a file must not keep it from being read; from version 19 on, PyAV sees to that itself.
 _TAG_OPTIONS: dict[str, Any] = {} if av.__version__ >= "19" else {"metadata_errors": "replace"}
@@ -58,30 +62,66 @@ class VideoFile:
                     yield packet
 
 
+class OpenFile(os.PathLike[str]):
+    """A file that is open already, and what results and messages are to call it; `open_source` reads all of it.
+
+    A path for whoever asks only for the name.
+    """
+
+    def __init__(self, name: str, file: BinaryIO) -> None:
+        self.name = name
+        self.file = file
+
+    def __fspath__(self) -> str:
+        return self.name
+
+
 @contextmanager
-def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[str, BinaryIO]]:
+def open_source(source: str | os.PathLike[Any] | bytes) -> Iterator[tuple[str, BinaryIO]]:
     """The name and the seekable bytes of a video given as a path or as its content.
 
     Raises:
         VideoDecodeError: the path cannot be read, or there are no bytes.
     """
     if isinstance(source, bytes):
-        name, file = "<bytes>", io.BytesIO(source)
+        name = "<bytes>"
         if not source:
             raise VideoDecodeError(f"{name} is empty (0 bytes); give an encoded video or image")
-        with file:
+        if _PATH_IN_BYTES.fullmatch(source):
+            raise VideoDecodeError(
+                f"{name} is the text {source!r}, which looks like a path; bytes are an encoded video's content, and a "
+                "path is a str (os.fsdecode makes one)"
+            )
+        with io.BytesIO(source) as file:
             yield name, file
         return
-    name = os.fspath(source)
+    path = os.fspath(source)
+    name = os.fsdecode(path)
     try:
-        with open(name, "rb") as named, _seekable(named) as anonymous:
+        with contextlib.ExitStack() as stack:
+            opened = source.file if isinstance(source, OpenFile) else stack.enter_context(_opened(path))
+            anonymous = stack.enter_context(_seekable(opened))
             if os.fstat(anonymous.fileno()).st_size == 0:
                 raise VideoDecodeError(f"{name} is empty (0 bytes); give a video or image file")
             yield name, anonymous
     except OSError as error:
+        if url := _URL.match(name):
+            is_local = url["scheme"].lower() == "file"
+            advice = "give the path alone, without 'file://'" if is_local else "download it and give the file's path"
+            raise VideoDecodeError(f"{name} cannot be read, since only local files are; {advice}") from error
         reason = error.strerror or error
         raise VideoDecodeError(
             f"{name} cannot be read ({reason}); give the path of a local video or image file"
+        ) from error
+
+
+def _opened(path: str | bytes) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except ValueError as error:  # NUL, or surrogates that stand for no byte
+        raise VideoDecodeError(
+            f"{printable(os.fsdecode(path))} is a name that no file can have ({error}); "
+            "give the path of a local video or image file"
         ) from error
 
 
@@ -93,7 +133,7 @@ def _seekable(file: BinaryIO) -> BinaryIO:
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):
         return open(file.fileno(), "rb", closefd=False)
-    if not stat.S_ISFIFO(mode):
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         raise OSError("neither a file nor a pipe")
     # The caller closes it.
     spool = tempfile.TemporaryFile()  # noqa: SIM115

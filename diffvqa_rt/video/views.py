@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffvqa_rt.checks import whole
+
 RgbFrame = NDArray[np.uint8]
 
 ViewCutter = Literal["pillow", "dali"]
@@ -14,6 +16,9 @@ ViewCutter = Literal["pillow", "dali"]
 
 MAX_SEED = 2**63 - 1
 """Any seed fits an int64, which is what crosses a gRPC border."""
+
+MAX_CROPS = 2**16
+"""The most crop positions of a video; the command line, the server and this module refuse more."""
 
 
 def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
@@ -43,7 +48,7 @@ def cut_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int =
     Raises:
         TypeError, ValueError: a frame is of the wrong dtype or shape, or a number is out of range.
     """
-    check_arguments(frames, size, seed, crops)
+    size, seed, crops = check_arguments(frames, size, seed, crops)
     places = crop_places(seed, crops)
     pixels = np.empty((crops, 2 * len(frames), size, size, 3), np.uint8)
     for index, frame in enumerate(frames):
@@ -58,13 +63,13 @@ def cut_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int =
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 2))
 
 
-def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int) -> None:
-    """Whoever makes the views refuses the same arguments in the same words.
+def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int) -> tuple[int, int, int]:
+    """The three numbers as plain integers; all that make views refuse the same arguments in the same words.
 
     Raises:
         TypeError, ValueError: as `cut_views` says.
     """
-    check_numbers(size, seed, crops)
+    numbers = check_numbers(size, seed, crops)
     if not len(frames):
         raise ValueError("frames is empty; expected at least one [H, W, 3] array")
     for index, frame in enumerate(frames):
@@ -72,13 +77,22 @@ def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int
             raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
         if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
             raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
+    return numbers
 
 
-def check_numbers(size: int, seed: int, crops: int) -> None:
-    """Raises ValueError where one is out of range."""
-    for name, value, least, most in [("size", size, 1, 2**16), ("seed", seed, 0, MAX_SEED), ("crops", crops, 1, 2**16)]:
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+def check_numbers(size: int, seed: int, crops: int) -> tuple[int, int, int]:
+    """The three as plain integers. Raises ValueError where one is out of range."""
+    return whole("size", size, 1, 2**16), check_seed(seed), check_crops(crops)
+
+
+def check_seed(seed: int) -> int:
+    """The seed as a plain integer. Raises ValueError where it is out of range."""
+    return whole("seed", seed, 0, MAX_SEED)
+
+
+def check_crops(crops: int) -> int:
+    """The number of crops as a plain integer. Raises ValueError where it is out of range."""
+    return whole("crops", crops, 1, MAX_CROPS)
 
 
 def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
@@ -88,7 +102,7 @@ def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
     own `uniform`. Shifted by a half, or the default seed 0 would look at the left edge, where the black bars are; so it
     looks at (0.51, 0.74).
     """
-    raw = np.random.Philox(key=seed).random_raw(2 * crops)
+    raw = np.random.Philox(key=int(seed)).random_raw(2 * crops)
     uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return ((uniform + 0.5) % 1).reshape(crops, 2)
 

@@ -1,0 +1,301 @@
+"""Decoding in another process: a path or a file's bytes in, frames or views out."""
+
+import contextlib
+import io
+import math
+import os
+import tempfile
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, BinaryIO, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.config import VIEWS
+from diffvqa_rt.decoding.limits import DecodeLimits
+from diffvqa_rt.decoding.process import DecoderProcess, DecoderProcesses, ProcessEndedError, TimeIsOverError
+from diffvqa_rt.errors import DecoderStartError, DeviceDecodeError, ScoreWarning, VideoDecodeError
+from diffvqa_rt.video import SampledFrames, VideoInfo
+from diffvqa_rt.video.container import open_source
+from diffvqa_rt.video.plan import DecodingPlan
+from diffvqa_rt.video.views import ViewCutter, check_numbers
+
+EncodedSource = str | os.PathLike[Any] | bytes
+"""A path or an encoded video's content: what a decoder takes."""
+
+_ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error for error in (VideoDecodeError, DeviceDecodeError, ValueError, TypeError)
+}
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodedVideo:
+    """A video's views [crops, 2N, 3, S, S] in pixels, its facts as in `SampledFrames`, and how long each took."""
+
+    views: NDArray[np.uint8]
+    timestamps_seconds: tuple[float, ...]
+    info: VideoInfo
+    warnings: tuple[ScoreWarning, ...]
+    decode_seconds: float
+    views_seconds: float
+
+
+class Pending(Generic[Result]):
+    """A video that its process is at work on; end it by `result` or by `cancel`."""
+
+    def __init__(
+        self,
+        processes: DecoderProcesses,
+        request: dict[str, Any],
+        file: BinaryIO,
+        opened: contextlib.ExitStack,
+        reception: "_Reception[Result]",
+    ) -> None:
+        """Sends the request at once; `opened` is closed at the end, with the file."""
+        self._processes = processes
+        self._request = request
+        self._file = file
+        self._opened = opened
+        self._reception = reception
+        self._process: DecoderProcess | None = None
+        try:
+            self._begin()
+        except ProcessEndedError:
+            pass  # one that had ended before, or did now: `result` asks again
+        except BaseException:
+            self.cancel()
+            raise
+
+    def result(self) -> Result:
+        """Waits for the answer.
+
+        Raises:
+            VideoDecodeError, ValueError, TypeError: as in-process decoding does.
+            VideoDecodeError: the video takes too long, too much memory, or ends its process.
+            DecoderStartError: there is no process to decode in.
+        """
+        try:
+            values = self._answer()
+        finally:
+            self.cancel()
+        if "error" in values:
+            # A decoder that a video has taken over may say anything.
+            raise _ERRORS.get(str(values.get("kind")), VideoDecodeError)(str(values["error"]))
+        return self._reception.unpack(values)
+
+    def cancel(self) -> None:
+        """Ends the process, if it is still at work."""
+        self._end_process()
+        self._opened.close()
+
+    def _answer(self) -> dict[str, Any]:
+        name, seconds = self._request["name"], self._request["max_decode_seconds"]
+        for is_last in (False, True):  # whoever ended the first one may have meant something else
+            try:
+                if self._process is None:
+                    self._begin(in_new_process=True)
+                assert self._process is not None
+                message = self._process.receive(self._reception.allocate, seconds)
+            except TimeIsOverError as error:
+                raise VideoDecodeError(
+                    f"{name} takes longer than {seconds:g} s to decode; shorten it or scale it down"
+                ) from error
+            except ProcessEndedError as error:
+                if is_last:
+                    raise VideoDecodeError(f"{name} ended the decoder's process ({error}); check the file") from error
+                self._end_process()
+            else:
+                if not message.values.get("is_exhausted"):
+                    self._processes.give_back(self._process)
+                    self._process = None
+                return message.values
+        raise AssertionError
+
+    def _begin(self, *, in_new_process: bool = False) -> None:
+        process = self._processes.start() if in_new_process else self._processes.take()
+        try:
+            process.send(self._request, self._file.fileno(), self._request["max_decode_seconds"])
+        except BaseException:
+            self._processes.end(process)
+            raise
+        self._process = process
+
+    def _end_process(self) -> None:
+        if self._process is not None:
+            self._processes.end(self._process)
+            self._process = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reception(Generic[Result]):
+    """Gives the memory for an answer's pixels, and makes the result of them and of its values."""
+
+    allocate: Callable[[int], memoryview]
+    unpack: Callable[[dict[str, Any]], Result]
+
+
+class IsolatedDecoder:
+    """Decodes in processes of its own, which end with it; any number of threads may use it at a time.
+
+    A forked child starts processes of its own.
+    """
+
+    def __init__(self, limits: DecodeLimits | None = None, python: str | None = None) -> None:
+        """A decoder without a process so far.
+
+        Args:
+            limits: of each video.
+            python: the interpreter; this one by default.
+        """
+        self.limits = limits or DecodeLimits()
+        self._processes = DecoderProcesses(python)
+        weakref.finalize(self, self._processes.end_all)
+
+    def close(self) -> None:
+        """Ends the processes; another video would start another one."""
+        self._processes.end_all()
+
+    def warm_up(self) -> None:
+        """Starts a process for the first video, without waiting for it; if none starts, the first video says so."""
+        with contextlib.suppress(DecoderStartError):
+            self._processes.give_back(self._processes.start())
+
+    def frames(self, source: EncodedSource, count: int, *, keep_interlaced: bool = False) -> SampledFrames:
+        """What `sample_frames` gives.
+
+        Raises:
+            VideoDecodeError, ValueError, TypeError: as `sample_frames`; as `Pending.result`.
+        """
+        most = count * self.limits.max_frame_pixels * 3
+        pixels = np.empty(0, np.uint8)
+
+        def allocate(size: int) -> memoryview:
+            nonlocal pixels
+            if size > most:
+                raise ValueError(f"{size} bytes of frames; expected at most {most}")
+            pixels = np.empty(size, np.uint8)
+            return pixels.data
+
+        def unpack(values: dict[str, Any]) -> SampledFrames:
+            distinct, start = [], 0
+            for shape in values["shapes"]:
+                end = start + math.prod(shape)
+                distinct.append(pixels[start:end].reshape(shape))
+                start = end
+            return SampledFrames(
+                frames=tuple(distinct[number] for number in values["numbers"]),
+                timestamps_seconds=tuple(values["timestamps_seconds"]),
+                info=VideoInfo(**values["info"]),
+                warnings=_warnings(values),
+            )
+
+        request = {"task": "frames", "frames": count, "keep_interlaced": keep_interlaced}
+        return self._ask(source, request, _Reception(allocate, unpack)).result()
+
+    def begin_views(
+        self,
+        source: EncodedSource,
+        count: int,
+        size: int,
+        *,
+        seed: int = 0,
+        crops: int = 1,
+        keep_interlaced: bool = False,
+        cutter: ViewCutter = "pillow",
+    ) -> Pending[DecodedVideo]:
+        """What `cut_views` makes of `sample_frames`' frames, in the process while this one goes on.
+
+        Raises:
+            VideoDecodeError: the source cannot be opened.
+            ValueError: a number is out of range.
+            DecoderStartError: there is no process to decode in.
+        """
+        size, seed, crops = check_numbers(size, seed, crops)
+        views = np.empty((crops, len(VIEWS) * count, 3, size, size), np.uint8)
+
+        def allocate(size: int) -> memoryview:
+            if size not in (0, views.nbytes):
+                raise ValueError(f"{size} bytes of views; expected {views.nbytes}")
+            return views.data.cast("B")[:size]
+
+        def unpack(values: dict[str, Any]) -> DecodedVideo:
+            return DecodedVideo(
+                views=views,
+                timestamps_seconds=tuple(values["timestamps_seconds"]),
+                info=VideoInfo(**values["info"]),
+                warnings=_warnings(values),
+                decode_seconds=values["decode_seconds"],
+                views_seconds=values["views_seconds"],
+            )
+
+        request = {
+            "task": "views",
+            "frames": count,
+            "view_size": size,
+            "seed": seed,
+            "crops": crops,
+            "keep_interlaced": keep_interlaced,
+            "cutter": cutter,
+        }
+        return self._ask(source, request, _Reception(allocate, unpack))
+
+    def views(self, source: EncodedSource, count: int, size: int, **options: Any) -> DecodedVideo:
+        """The views at once; arguments and errors as for `begin_views` and `Pending.result`."""
+        return self.begin_views(source, count, size, **options).result()
+
+    def plan(self, video: bytes, count: int) -> DecodingPlan | None:
+        """How a GPU is to decode the video; None if it is not for a GPU. Raises as `frames`."""
+
+        def unpack(values: dict[str, Any]) -> DecodingPlan | None:
+            return None if values["plan"] is None else DecodingPlan.from_dict(video, values["plan"])
+
+        reception = _Reception(_nothing, unpack)
+        return self._ask(video, {"task": "plan", "frames": count}, reception).result()
+
+    def _ask(self, source: EncodedSource, request: dict[str, Any], reception: _Reception[Result]) -> Pending[Result]:
+        with contextlib.ExitStack() as stack:
+            name, file = stack.enter_context(open_source(source))
+            if isinstance(file, io.BytesIO):
+                file = stack.enter_context(_in_memory(file))
+            limits = {
+                "max_decode_seconds": self.limits.max_decode_seconds,
+                "max_decode_memory_bytes": self.limits.max_decode_memory_bytes,
+                "max_frames": self.limits.max_frames,
+                "max_frame_pixels": self.limits.max_frame_pixels,
+                "taker": self.limits.TAKER,
+            }
+            return Pending(self._processes, {"name": name, **request, **limits}, file, stack.pop_all(), reception)
+        raise AssertionError
+
+
+@cache
+def shared_decoder() -> IsolatedDecoder:
+    """The decoder of all that has none of its own, within the default limits."""
+    return IsolatedDecoder()
+
+
+def _warnings(values: dict[str, Any]) -> tuple[ScoreWarning, ...]:
+    return tuple(ScoreWarning(**warning) for warning in values["warnings"])
+
+
+def _nothing(size: int) -> memoryview:
+    if size:
+        raise ValueError(f"{size} bytes; expected none")
+    return memoryview(b"")
+
+
+def _in_memory(content: io.BytesIO) -> BinaryIO:
+    """The same bytes as a file that another process can read."""
+    if hasattr(os, "memfd_create"):
+        file: BinaryIO = os.fdopen(os.memfd_create("video"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    with content.getbuffer() as view:
+        file.write(view)
+    file.flush()
+    return file

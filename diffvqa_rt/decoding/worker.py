@@ -1,0 +1,197 @@
+"""The decoder's process: videos in on the socket that is its standard input, views or frames out, one after another.
+
+Or, for a video that a GPU is to decode, the plan for that.
+
+It may be killed at any time, and it kills itself: the kernel ends it when its time is over or its parent is gone, and
+denies it memory above its limit. Numbers and text cross its border as JSON and pixels as plain bytes: what a decoder
+that a video has taken over hands back is data. It is the same user all the same; a container is what holds that.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffvqa_rt.decoding.framing import Message, receive_message, send_message
+from diffvqa_rt.errors import DeviceDecodeError, DiffVQAError, VideoDecodeError
+from diffvqa_rt.video import SampledFrames, sample_frames
+from diffvqa_rt.video.container import MAX_FRAME_PIXELS, OpenFile, open_source, open_video
+from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.views import cut_views
+
+Answer = tuple[dict[str, Any], Sequence[memoryview]]
+
+# A thread takes address space, which is limited, and a video has eight frames.
+_DALI_THREADS = 4
+
+
+def main() -> None:
+    connection = socket.socket(fileno=os.dup(0))
+    # As whoever started this process left them, they might be ignored.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGALRM, signal.SIGIO):
+        signal.signal(number, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    # Where nobody is there any more, there is nobody to tell.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        send_message(connection, {"ready": True})
+        while (message := receive_message(connection, takes_file=True)) is not None:
+            answer, payload = _answer(connection, message)
+            send_message(connection, answer, payload)
+            if answer.get("is_exhausted"):
+                # What is left in pieces could be too little for the next video: a new process has it whole.
+                break
+    os._exit(0)
+
+
+def _answer(connection: socket.socket, message: Message) -> Answer:
+    request = message.values
+    name = request["name"]
+    _limit_memory(request["max_decode_memory_bytes"])
+    assert message.file is not None
+    with (
+        os.fdopen(message.file, "rb") as file,
+        _ended_with_its_parent(connection),
+        _ended_in_time(request["max_decode_seconds"]),
+    ):
+        try:
+            return _TASKS[request["task"]](OpenFile(name, file), request)
+        except MemoryError:
+            limit = request["max_decode_memory_bytes"]
+            sentence = f"{name} takes more than {limit >> 20:,} MiB to decode; scale it down"
+            return {"error": sentence, "kind": "VideoDecodeError", "is_exhausted": True}, ()
+        except (DiffVQAError, TypeError, ValueError) as error:
+            return {"error": str(error), "kind": type(error).__name__}, ()
+        except Exception as error:  # a fault of ours or of a library, met by this file alone
+            sentence = f"{name} cannot be decoded ({type(error).__name__}: {error}); check that it is undamaged"
+            return {"error": sentence, "kind": "VideoDecodeError"}, ()
+
+
+@functools.cache
+def _limit_memory(limit: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    least = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    resource.setrlimit(resource.RLIMIT_AS, (least, least))
+
+
+@contextlib.contextmanager
+def _ended_in_time(seconds: float) -> Iterator[None]:
+    """For when the process that waits is gone or does not look: it ends this one a second earlier."""
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def _ended_with_its_parent(connection: socket.socket) -> Iterator[None]:
+    """Asks for SIGIO, which ends a process, when the other end closes; nothing comes from there while it waits."""
+    flags = fcntl.fcntl(connection, fcntl.F_GETFL)
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
+    try:
+        yield
+    finally:
+        fcntl.fcntl(connection, fcntl.F_SETFL, flags)
+
+
+def _views(source: OpenFile, request: dict[str, Any]) -> Answer:
+    sampled, decode_seconds = _sample(source, request)
+    start = time.perf_counter()
+    size, seed, crops = request["view_size"], request["seed"], request["crops"]
+    if request["cutter"] == "dali":
+        views = _dali_views(size).cut(sampled.frames, seed, crops)
+    else:
+        views = cut_views(sampled.frames, size, seed, crops)
+    views_seconds = time.perf_counter() - start
+    answer = _facts(sampled) | {"decode_seconds": decode_seconds, "views_seconds": views_seconds}
+    return answer, [views.data.cast("B")]
+
+
+def _frames(source: OpenFile, request: dict[str, Any]) -> Answer:
+    """All frames, those that are one in memory once."""
+    sampled, _ = _sample(source, request)
+    distinct = {id(frame): frame for frame in sampled.frames}
+    order = list(distinct)
+    answer = _facts(sampled) | {
+        "numbers": [order.index(id(frame)) for frame in sampled.frames],
+        "shapes": [frame.shape for frame in distinct.values()],
+    }
+    return answer, [np.ascontiguousarray(frame).data.cast("B") for frame in distinct.values()]
+
+
+def _sample(source: OpenFile, request: dict[str, Any]) -> tuple[SampledFrames, float]:
+    start = time.perf_counter()
+    _refuse_by_header(source, request)
+    sampled = sample_frames(source, request["frames"], keep_interlaced=request["keep_interlaced"])
+    seconds = time.perf_counter() - start
+    largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
+    _refuse_beyond(request, largest, sampled.info.frame_count)
+    return sampled, seconds
+
+
+def _facts(sampled: SampledFrames) -> dict[str, Any]:
+    return {
+        "timestamps_seconds": sampled.timestamps_seconds,
+        "info": dataclasses.asdict(sampled.info),
+        "warnings": [dataclasses.asdict(warning) for warning in sampled.warnings],
+    }
+
+
+@functools.cache
+def _dali_views(size: int) -> Any:
+    from diffvqa_rt.video.dali import DaliViews  # DALI, which only the production form needs
+
+    return DaliViews(size, threads=_DALI_THREADS)
+
+
+def _plan(source: OpenFile, request: dict[str, Any]) -> Answer:
+    _refuse_by_header(source, request)
+    try:
+        source.file.seek(0)
+        plan = plan_decoding(source.file.read(), request["frames"])
+    except DeviceDecodeError:
+        return {"plan": None}, ()
+    _refuse_beyond(request, plan.info.width * plan.info.height, plan.info.frame_count)
+    return {"plan": plan.as_dict()}, ()
+
+
+_TASKS: dict[str, Callable[[OpenFile, dict[str, Any]], Answer]] = {"views": _views, "frames": _frames, "plan": _plan}
+
+
+def _refuse_by_header(source: OpenFile, request: dict[str, Any]) -> None:
+    """By what the file says of itself, before it is read whole; what it turns out to be comes later."""
+    if request["max_frames"] is None and request["max_frame_pixels"] >= MAX_FRAME_PIXELS:
+        return
+    try:
+        with open_source(source) as (name, file), open_video(name, file) as opened:
+            pixels, frames = opened.stream.width * opened.stream.height, opened.stream.frames
+    except VideoDecodeError:  # the decoding itself has the sentence for that
+        return
+    _refuse_beyond(request, pixels, frames)
+
+
+def _refuse_beyond(request: dict[str, Any], pixels: int, frames: int) -> None:
+    for what, found, limit in [
+        ("pixels a picture", pixels, request["max_frame_pixels"]),
+        ("frames", frames, request["max_frames"]),
+    ]:
+        if limit is not None and found > limit:
+            raise VideoDecodeError(
+                f"{request['name']} has {found:,} {what}, and {request['taker']} takes at most {limit:,}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from diffvqa_rt.errors import EvaluationError, MosTableError
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.training.mos_table import MosRow, MosTable, SourceRow, parse_number, read_csv
+from diffvqa_rt.video import DECODING_VERSION
 
 
 class VideoScorer(Protocol):
@@ -30,7 +31,7 @@ class ScoreStamp:
     """What a kept score depends on beside the video. Scores of different stamps never mix.
 
     `engines_sha256`: of the engine files' own hashes, so that a build of the same weights in another precision counts
-    as another.
+    as another. `decoding_version`: of the pixels that they saw.
     """
 
     weights_sha256: str
@@ -38,6 +39,7 @@ class ScoreStamp:
     backend: str
     seed: int
     crops: int
+    decoding_version: int = DECODING_VERSION
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,10 @@ def add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         help="which views have the Mamba block, the variants of the paper's Table 6 (default: as the weights have it)",
     )
     command.add_argument(
-        "--videomamba", type=Path, metavar="FILE", help="a VideoMamba checkpoint that the Mamba blocks start from"
+        "--videomamba",
+        type=Path,
+        metavar="FILE",
+        help="a VideoMamba checkpoint, of videos or of images, that a new head's Mamba blocks start from",
     )
     command.add_argument(
         "--cache",

@@ -137,11 +137,11 @@ def score_rows(
         on_video: called after each video, those that were kept before included.
 
     Raises:
-        EvaluationError: the file holds scores with another stamp.
+        EvaluationError: the file holds scores with another stamp, or of other videos under these names.
         MosTableError: the file is malformed.
         OSError: the file cannot be written.
     """
-    kept = _read_kept(path, stamp)
+    kept = _read_kept(path, stamp, {row.name: _file_bytes(row.video) for row in rows})
     for row in rows:
         if row.name in kept:
             on_video()
@@ -158,14 +158,22 @@ def score_rows(
                 failures.append(f"{row.name}: its score is {result.score}")
             else:
                 entry = {"video": row.name, "score": result.score, **asdict(stamp)}
-                file.write(json.dumps(entry).encode() + b"\n")
+                file.write(json.dumps(entry | {"file_bytes": _file_bytes(row.video)}).encode() + b"\n")
                 file.flush()
                 kept[row.name] = result.score
             on_video()
     return Scores({row.name: kept[row.name] for row in rows if row.name in kept}, tuple(failures))
 
 
-def _read_kept(path: Path, stamp: ScoreStamp) -> dict[str, float]:
+def _file_bytes(path: Path) -> int | None:
+    """The size of a video's file, by which another one of the same name is told from it; None where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _read_kept(path: Path, stamp: ScoreStamp, file_bytes: Mapping[str, int | None]) -> dict[str, float]:
     if not path.exists():
         return {}
     content = path.read_bytes()
@@ -180,7 +188,13 @@ def _read_kept(path: Path, stamp: ScoreStamp) -> dict[str, float]:
                     f"{where}: a score with {field} {entry.get(field)}, and this run has {wanted}; "
                     "choose another --out, or delete the file"
                 )
-        kept[str(entry.get("video"))] = parse_number(where, "score", str(entry.get("score")))
+        name = str(entry.get("video"))
+        if entry.get("file_bytes") != file_bytes.get(name, entry.get("file_bytes")):
+            raise EvaluationError(
+                f"{where}: {name} was another file ({entry.get('file_bytes')} bytes, and now {file_bytes[name]}); "
+                "choose another --out, or delete the file"
+            )
+        kept[name] = parse_number(where, "score", str(entry.get("score")))
     if len(whole) < len(content):
         os.truncate(path, len(whole))
     return kept

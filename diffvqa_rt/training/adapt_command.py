@@ -1,7 +1,6 @@
 """`diffvqa adapt`: the Controller learns to reconstruct (eq. 10 of the paper) on frames from any folder."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from diffvqa_rt.arguments import whole_number
@@ -9,6 +8,7 @@ from diffvqa_rt.training.fit_arguments import (
     add_fit_arguments,
     fit_config,
     open_accelerator,
+    refuse,
     require_packages,
     step_bar,
 )
@@ -55,7 +55,7 @@ def run_adapt(arguments: argparse.Namespace) -> int:
         config = fit_config(arguments, arguments.steps)
         network, _ = network_to_start_from(arguments.weights)
     except ValueError as error:
-        return _misuse(error)
+        return refuse(error)
     files = find_media(arguments.media)
     make_folder(arguments.out)
     accelerator = open_accelerator(arguments)
@@ -70,7 +70,7 @@ def run_adapt(arguments: argparse.Namespace) -> int:
             processes=accelerator.num_processes,
         )
     except ValueError as error:
-        return _misuse(error)
+        return refuse(error)
     describes = {
         "network": network.config.as_dict(),
         "start": {"weights": weights_sha256(network)},
@@ -84,8 +84,3 @@ def run_adapt(arguments: argparse.Namespace) -> int:
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False))
         print(path)
     return 0
-
-
-def _misuse(error: ValueError) -> int:
-    print(f"diffvqa: {error}", file=sys.stderr)
-    return 2

@@ -109,11 +109,11 @@ class StepBatches(Dataset[Batch]):
         return self
 
     def generator(self, step: int, part: int = 0) -> np.random.Generator:
-        """What a step's batch is drawn with, or a part of it that is drawn for itself; the same on every process."""
+        """Randomness for a step's batch, or for a part of it that is drawn for itself; the same on every process."""
         return np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, step, part))))
 
     def share_of(self, batch: int) -> range:
-        """Which of a step's items are this process's. Raises ValueError where they cannot be split evenly."""
+        """The places in a step's batch that are this process's. Raises ValueError where they cannot be split evenly."""
         if batch % self.processes:
             raise ValueError(
                 f"batch is {batch}, of all processes together; expected a multiple of {self.processes}, since so many "

@@ -18,6 +18,7 @@ from diffvqa_rt.training.fit_arguments import (
     fit_config,
     item_bar,
     open_accelerator,
+    refuse,
     require_packages,
     step_bar,
 )
@@ -144,7 +145,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     try:
         network, is_new_head = _network(arguments, data.score_range)
     except ValueError as error:
-        return _misuse(error)
+        return refuse(error)
     make_folder(arguments.out)
     accelerator = open_accelerator(arguments)
     extract: Extractor
@@ -171,7 +172,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
         config = fit_config(arguments, arguments.epochs * batches.steps_per_epoch)
     except ValueError as error:
-        return _misuse(error)
+        return refuse(error)
     learned_from = [CropOfVideo(video.path, crop) for video in data.train for crop in range(arguments.crops)]
     describes = {
         "network": network.config.as_dict(),
@@ -331,8 +332,3 @@ def _parse_split(text: str) -> str:
     if text not in ("published", "all") and text not in map(str, range(1, SPLITS + 1)):
         raise argparse.ArgumentTypeError(f"{text!r} is not published, all, or a number from 1 to {SPLITS}")
     return text
-
-
-def _misuse(error: ValueError) -> int:
-    print(f"diffvqa: {error}", file=sys.stderr)
-    return 2

@@ -118,7 +118,7 @@ def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pictures:
-    """What ffmpeg decoded of a file. `size` as `352x192`; empty where there was nothing."""
+    """The pictures that ffmpeg decoded of a file. `size` as `352x192`; empty where there was nothing."""
 
     count: int
     size: str

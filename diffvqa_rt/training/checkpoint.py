@@ -116,7 +116,7 @@ class Checkpoint:
 
 
 def _differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Sentence parts for all that differs between two descriptions, such as `whose schedule is 'cosine', now it is 'constant'`."""
+    """The differences of two descriptions, each such as `whose schedule is 'cosine', now it is 'constant'`."""
     before, after = dict(_leaves(kept)), dict(_leaves(now))
     paths = dict.fromkeys([*after, *before])
     names = Counter(path[-1] for path in paths)

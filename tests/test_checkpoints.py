@@ -89,6 +89,12 @@ def test_our_own_file_gives_back_every_weight(tmp_path):
     assert weights_sha256(loaded) == weights_sha256(network) != weights_sha256(random_network(SMALL, seed=4))
 
 
+def write_changed(path, **changes):
+    """A checkpoint with other tensors, or without those that are None."""
+    weights = TemporalCoherenceBlock(SMALL).state_dict() | changes
+    torch.save({name: tensor for name, tensor in weights.items() if tensor is not None}, path)
+
+
 @pytest.mark.parametrize(
     ("write", "complaint"),
     [
@@ -199,13 +205,58 @@ def test_a_damaged_folder_is_refused_in_a_sentence(stable_diffusion_folder, part
         load_stable_diffusion(DiffusionFeatureExtractor(SMALL), stable_diffusion_folder)
 
 
-@pytest.mark.parametrize("wrap", [lambda weights: weights, lambda weights: {"model": weights}], ids=["flat", "nested"])
+IMAGENET_MEAN, IMAGENET_STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)
+
+
+def as_videomamba_sees(frames):
+    """Frames [V, N, 3, S, S] in [−1, 1] as VideoMamba's own training normalises them."""
+    mean, std = (x.to(frames.dtype)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (frames / 2 + 0.5 - mean) / std
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda weights: weights, lambda weights: {"model": weights}, lambda weights: {"module": weights, "epoch": 3}],
+    ids=["flat", "model", "module"],
+)
 def test_a_videomamba_checkpoint_loads(tmp_path, wrap):
     source, target = TemporalCoherenceBlock(SMALL), TemporalCoherenceBlock(SMALL)
     weights = {**source.state_dict(), "head.weight": torch.zeros(400, 64), "head.bias": torch.zeros(400)}
     torch.save(wrap(weights), tmp_path / "videomamba.pth")
     load_videomamba(target, tmp_path / "videomamba.pth")
-    assert weights_sha256(target) == weights_sha256(source)
+    for name, tensor in source.state_dict().items():
+        assert name.startswith("patch_embed") or torch.equal(target.state_dict()[name], tensor), name
+
+
+@torch.no_grad()
+def test_a_videomamba_checkpoint_sees_frames_as_it_was_trained_to(tmp_path):
+    source, target = TemporalCoherenceBlock(SMALL).double(), TemporalCoherenceBlock(SMALL).double()
+    save_file(source.state_dict(), tmp_path / "videomamba.safetensors")
+    load_videomamba(target, tmp_path / "videomamba.safetensors")
+    frames = torch.rand(2, 2, 3, 64, 64, dtype=torch.float64) * 2 - 1
+    expected = source.patch_embed(as_videomamba_sees(frames))
+    torch.testing.assert_close(target.patch_embed(frames), expected, rtol=1e-13, atol=1e-13)
+    # Unfolded, they would be far off.
+    assert (source.patch_embed(frames) - expected).norm() > 0.3 * expected.norm()
+
+
+@torch.no_grad()
+def test_an_image_checkpoint_of_videomamba_is_inflated(tmp_path):
+    """Its patches are of one frame, it has no temporal embedding, and here it saw pictures of another size."""
+    source, target = TemporalCoherenceBlock(SMALL), TemporalCoherenceBlock(dataclasses.replace(SMALL, view_size=128))
+    weights = source.state_dict()
+    del weights["temporal_pos_embedding"]
+    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"][:, :, 0]
+    torch.save({"model": weights | {"head.weight": torch.zeros(1000, 64)}}, tmp_path / "image.pth")
+    load_videomamba(target, tmp_path / "image.pth")
+    assert not target.temporal_pos_embedding.any()
+    assert torch.equal(target.layers[0].mixer.in_proj.weight, source.layers[0].mixer.in_proj.weight)
+    frames = torch.rand(1, 2, 3, 128, 128) * 2 - 1
+    image = as_videomamba_sees(frames)[0, 1]
+    patches = torch.nn.functional.conv2d(
+        image, weights["patch_embed.proj.weight"], source.patch_embed.proj.bias, stride=16
+    )
+    torch.testing.assert_close(target.patch_embed(frames)[0, 1], patches.flatten(1).T, rtol=1e-4, atol=1e-4)
 
 
 def test_a_videomamba_checkpoint_of_another_resolution_and_length_is_interpolated(tmp_path):
@@ -228,8 +279,20 @@ def test_a_videomamba_checkpoint_of_another_resolution_and_length_is_interpolate
         (lambda path: path.write_bytes(b"not a checkpoint"), "is not a VideoMamba checkpoint"),
         (lambda path: torch.save(torch.zeros(3), path), "is not a VideoMamba checkpoint: it holds a Tensor"),
         (lambda path: torch.save({"pos_embed": torch.zeros(1, 8, 64)}, path), "does not fit this network"),
+        (lambda path: torch.save({"model": [1, 2]}, path), "it holds something else than tensors by name"),
+        (lambda path: write_changed(path, pos_embed=torch.zeros(1, 8, 64)), "does not fit this network"),
+        (lambda path: write_changed(path, pos_embed=torch.zeros(64)), "does not fit this network"),
+        (lambda path: write_changed(path, temporal_pos_embedding=None), "does not fit .*temporal_pos_embedding"),
+        (lambda path: write_changed(path, **{"patch_embed.proj.bias": None}), "it has no patch_embed.proj.bias"),
+        (
+            lambda path: write_changed(path, **{"patch_embed.proj.weight": torch.zeros(64, 3, 2, 16, 16)}),
+            "does not fit .*patch_embed.proj.weight",
+        ),
     ],
-    ids=["missing", "garbage", "bare_tensor", "no_square_grid"],
+    ids=[
+        *("missing", "garbage", "bare_tensor", "no_patches", "no_tensors", "no_square_grid", "no_grid"),
+        *("no_time", "no_bias", "patches_of_two_frames"),
+    ],
 )
 def test_a_bad_videomamba_checkpoint_is_refused_in_a_sentence(tmp_path, write, complaint):
     path = tmp_path / "videomamba.pth"

@@ -59,7 +59,7 @@ def test_a_place_without_media_is_one_sentence(tmp_path, name, sentence):
         find_media([tmp_path / name])
 
 
-def test_a_step_is_the_same_pictures_whenever_asked_and_other_steps_and_ranks_are_others(media):
+def test_a_step_is_the_same_pictures_whenever_asked_and_other_steps_are_others(media):
     files = find_media([media])
     batches = batches_of(files)
     first = batches[5]["pictures"]
@@ -70,7 +70,22 @@ def test_a_step_is_the_same_pictures_whenever_asked_and_other_steps_and_ranks_ar
     assert torch.equal(batches_of(files)[5]["pictures"], first)
     assert not torch.equal(batches[6]["pictures"], first)
     assert not torch.equal(batches_of(files, seed=4)[5]["pictures"], first)
-    assert not torch.equal(batches.on_rank(1)[5]["pictures"], first)
+
+
+@pytest.mark.parametrize(("batch", "per_file", "processes"), [(8, 4, 2), (6, 2, 2), (6, 2, 3), (4, 4, 4)])
+def test_processes_share_the_pictures_that_one_would_see(media, batch, per_file, processes):
+    """Where a file's pictures go to two processes too."""
+    settings = {"batch": batch, "per_file": per_file}
+    whole = batches_of(find_media([media]), **settings)
+    parts = [batches_of(find_media([media]), **settings, processes=processes).on_rank(r) for r in range(processes)]
+    shares = [part[5]["pictures"] for part in parts]
+    assert {len(share) for share in shares} == {batch // processes}
+    assert torch.equal(torch.cat(shares), whole[5]["pictures"])
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(media):
+    with pytest.raises(ValueError, match="batch is 8, of all processes together; expected a multiple of 3"):
+        batches_of(find_media([media]), processes=3)
 
 
 def test_pictures_are_what_scoring_sees(media):
@@ -95,6 +110,17 @@ def test_what_cannot_be_decoded_is_named_once_and_another_is_drawn(media, tmp_pa
 def test_other_files_have_another_digest(media):
     files = find_media([media])
     assert media_digest(files) == media_digest(list(files)) != media_digest(files[:-1])
+
+
+def test_another_file_of_the_same_name_and_size_has_another_digest(tmp_path):
+    digests = set()
+    for content in (b"a" * 100_000, b"a" * 99_999 + b"b", b"b" + b"a" * 99_999):
+        (tmp_path / "a.y4m").write_bytes(content)
+        digests.add(media_digest([tmp_path / "a.y4m"]))
+    assert len(digests) == 3
+    (tmp_path / "a.y4m").unlink()
+    with pytest.raises(TrainingError, match="a.y4m cannot be read"):
+        media_digest([tmp_path / "a.y4m"])
 
 
 def test_the_loss_is_equation_10_and_moves_the_controller_alone():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from clips import painting
 
-from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.errors import SyntheticSetError, VideoDecodeError
 from diffvqa_rt.training import camera
 from diffvqa_rt.training.clip_files import CODECS, read_clip, write_clip
 from diffvqa_rt.training.distortions import LADDERS, SEVERITIES, distort
@@ -60,6 +60,43 @@ def test_vmaf_that_cannot_be_measured_is_a_sentence(ffmpeg, pristine, tmp_path):
         measure_vmaf(pristine, pristine, "no_such_model")
 
 
+@pytest.fixture(scope="module")
+def shorter(pristine, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("shorter") / "shorter.mp4"
+    write_clip(path, read_clip(pristine)[:7], Fraction(24))
+    return path
+
+
+def test_vmaf_compares_all_frames_of_both_or_none(ffmpeg, pristine, shorter):
+    """Left to itself, libvmaf compares the shorter clip's last frame again and again."""
+    with pytest.raises(SyntheticSetError, match=r"of shorter.mp4 .* it has 7 frames, and reference.mp4 has 10"):
+        measure_vmaf(shorter, pristine)
+    with pytest.raises(SyntheticSetError, match=r"of reference.mp4 .* it has 10 frames, and shorter.mp4 has 7"):
+        measure_vmaf(pristine, shorter)
+
+
+def test_vmaf_of_pictures_of_another_size_is_refused_by_both_sizes(ffmpeg, pristine, tmp_path):
+    write_clip(tmp_path / "small.mp4", read_clip(pristine)[:, ::2, ::2], Fraction(24))
+    with pytest.raises(SyntheticSetError, match=r"its pictures are 128x72, and those of reference.mp4 are 256x144"):
+        measure_vmaf(tmp_path / "small.mp4", pristine)
+
+
+def test_vmaf_of_a_damaged_clip_is_refused_though_ffmpeg_patches_it_up(ffmpeg, pristine, tmp_path):
+    content = bytearray(pristine.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 4] = b"\x55" * (len(content) // 4)
+    (tmp_path / "damaged.mp4").write_bytes(content)
+    with pytest.raises(SyntheticSetError, match="VMAF of damaged.mp4 cannot be measured"):
+        measure_vmaf(tmp_path / "damaged.mp4", pristine)
+
+
+def test_an_ffmpeg_that_cannot_be_run_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "gone"))
+    for measure in (ffmpeg_version, lambda: measure_vmaf(tmp_path / "a.mp4", tmp_path / "b.mp4")):
+        with pytest.raises(SyntheticSetError, match=r"gone cannot be run as ffmpeg .* see IMAGEIO_FFMPEG_EXE"):
+            measure()
+
+
 def test_without_imageio_ffmpeg_the_labels_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(SyntheticSetError, match="pip install 'diffvqa-rt\\[train\\]'"):
@@ -82,6 +119,17 @@ def test_a_clip_file_has_the_same_bytes_again_whatever_memory_held_before_and_re
     # Chroma is halved; the luma's error is the codec's.
     luma = np.abs((read_clip(tmp_path / "b.mp4").astype(float) - frames) @ np.array([0.299, 0.587, 0.114]))
     assert luma.shape == (12, 56, 96) and luma.mean() < 3
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp9"])
+def test_a_clip_that_decodes_in_part_is_refused(tmp_path, codec):
+    path = tmp_path / "a.mp4"
+    write_clip(path, np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), np.uint8), Fraction(24), codec=codec)
+    content = path.read_bytes()
+    half = len(content) // 2  # of the pictures; what describes them is at the end
+    path.write_bytes(content[:half] + bytes(len(content) // 4) + content[half + len(content) // 4 :])
+    with pytest.raises(VideoDecodeError, match=r"a.mp4 .*; make it again"):
+        read_clip(path)
 
 
 class Watched(np.ndarray):

@@ -23,6 +23,7 @@ from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.training.data_sets import read_table
 from diffvqa_rt.training.protocols import random_splits
 from diffvqa_rt.training.scores import read_scores
+from diffvqa_rt.training.start import with_new_head
 
 FEW = ["--workers", "0", "--epochs", "2", "--cache-gigabytes", "1"]
 
@@ -138,7 +139,7 @@ def steps_in(checkpoint: Path) -> int:
 
 
 def test_two_processes_end_with_one_set_of_weights(data, tmp_path):
-    """By torchrun, on the CPU: the gradients are averaged, and the main process writes."""
+    """By torchrun, on the CPU: the batch is split, the gradients are averaged, and the main process writes."""
     arguments = [
         f"csv={data / 'mos.csv'}",
         "--weights",
@@ -146,7 +147,7 @@ def test_two_processes_end_with_one_set_of_weights(data, tmp_path):
         "--out",
         str(tmp_path / "run"),
     ]
-    command = ["train", *arguments, "--cache", str(tmp_path / "cache"), "--batch", "1", *FEW]
+    command = ["train", *arguments, "--cache", str(tmp_path / "cache"), "--batch", "2", *FEW]
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "diffvqa_rt.cli"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -156,9 +157,76 @@ def test_two_processes_end_with_one_set_of_weights(data, tmp_path):
     assert done.stdout.strip().splitlines() == [str(tmp_path / "run" / "weights.safetensors")]
     with safe_open(tmp_path / "run" / "checkpoint.safetensors", framework="pt") as file:
         description, step = json.loads(file.metadata()["description"]), int(file.metadata()["step"])
-    # Seven videos in two epochs, one on each process.
-    assert description["processes"] == 2 and step == 6
+    # Seven videos in two epochs, one of each two on each process.
+    assert (description["processes"], description["data"]["batch"], step) == (2, 2, 6)
     assert load_weights(tmp_path / "run" / "weights.safetensors")[1]
+
+
+def test_adaptation_goes_on_with_what_it_began_with_alone(data, tmp_path, capsys):
+    """The sampler has steps and a schedule too, which are not the run's."""
+    arguments = [str(data), "--weights", str(data / "start.safetensors"), "--out", str(tmp_path)]
+    few = ["--batch", "2", "--workers", "0"]
+    assert main(["adapt", *arguments, *few, "--steps", "1", "--schedule", "cosine"]) == 0
+    capsys.readouterr()
+    assert main(["adapt", *arguments, *few, "--steps", "2", "--schedule", "constant"]) == 1
+    said = capsys.readouterr().err
+    assert "whose steps is 1, now it is 2, and whose schedule is 'cosine', now it is 'constant'; choose" in said
+    assert said.count("\n") == 1
+    assert main(["adapt", *arguments, "--workers", "0", "--batch", "4", "--steps", "1", "--schedule", "cosine"]) == 1
+    assert "whose batch is 2, now it is 4" in capsys.readouterr().err
+    assert main(["adapt", *arguments, *few, "--steps", "1", "--schedule", "cosine"]) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Weights whose head has learned, on another range of opinions than `data` has."""
+    network = with_new_head(load_weights(data / "start.safetensors")[0], SMALLEST, seed=7)
+    path = tmp_path_factory.mktemp("trained") / "weights.safetensors"
+    save_weights(network, path, is_trained=True)
+    return path
+
+
+HOW_LITTLE = ["--epochs", "1", "--learning-rate", "1e-12", "--weight-decay", "0"]
+
+
+def head_difference(run, weights):
+    """How far a run's head ended from the one of some weights, at most."""
+    one, other = load_file(run / "weights.safetensors"), load_file(weights)
+    names = [name for name in other if name.startswith("head.") and other[name].is_floating_point()]
+    return max(float((one[name] - other[name]).abs().max()) for name in names if "running" not in name)
+
+
+def test_training_goes_on_from_a_trained_head_unless_told_otherwise(data, trained, tmp_path, capsys):
+    """LSVQ first and then a smaller set, as the paper's Table 1 was made."""
+    assert train(data, tmp_path / "tuned", "--weights", str(trained), *HOW_LITTLE) == 0
+    assert f"head to start from: that of {trained}" in capsys.readouterr().err
+    assert head_difference(tmp_path / "tuned", trained) < 1e-6
+    network, _ = load_weights(tmp_path / "tuned" / "weights.safetensors")
+    assert network.head.score_range == network.config.score_range == (1.0, pytest.approx(4.6))
+    assert train(data, tmp_path / "new", "--weights", str(trained), "--new-head", *HOW_LITTLE) == 0
+    assert "head to start from: a random one" in capsys.readouterr().err
+    assert head_difference(tmp_path / "new", trained) > 0.01
+    # A run remembers with which it began.
+    assert train(data, tmp_path / "new", "--weights", str(trained), *HOW_LITTLE) == 1
+    assert "whose new_head is True, now it is False" in capsys.readouterr().err
+    assert train(data, tmp_path / "new", "--weights", str(trained), "--new-head", *HOW_LITTLE) == 0
+
+
+def test_the_head_of_weights_that_were_not_trained_is_a_new_one(data, tmp_path):
+    assert train(data, tmp_path / "run", *HOW_LITTLE, "--seed", "1") == 0
+    assert head_difference(tmp_path / "run", data / "start.safetensors") > 0.01
+
+
+def test_a_trained_head_of_another_size_is_refused_by_both_sizes(data, trained, tmp_path, capsys):
+    other = ["--weights", str(trained), "--tcab", "none"]
+    assert train(data, tmp_path / "run", *other) == 2
+    said = capsys.readouterr().err
+    heads = load_weights(trained)[0].head
+    size = sum(parameter.numel() for parameter in heads.parameters())
+    assert f"has {size:,} weights (--tcab both), and one of --tcab none has " in said and "give --new-head" in said
+    assert train(data, tmp_path / "run", *other, "--new-head") == 0
+    assert train(data, tmp_path / "other", "--weights", str(trained), "--videomamba", "gone.pth") == 2
+    assert "--videomamba would take the place of what the head of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from clips import make_clip
 from diffvqa_export.weights import choose_weights
 from training_network import SMALLEST
 
+from diffvqa_rt.engines import Manifest
 from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA, random_network
 from diffvqa_rt.presets import TINY
 from diffvqa_rt.training.extraction import EngineExtractor, TorchExtractor, fill_cache
@@ -37,8 +40,8 @@ def clips(tmp_path_factory):
     return folder
 
 
-def cache_in(folder, network, *, precision="no", max_bytes=PLENTY):
-    return FeatureCache(folder, network, precision=precision, max_bytes=max_bytes)
+def cache_in(folder, network, *, precision="no", runtime="torch on cpu", max_bytes=PLENTY):
+    return FeatureCache(folder, network, precision=precision, runtime=runtime, max_bytes=max_bytes)
 
 
 def entries_of(clips, count=4):
@@ -81,21 +84,76 @@ def test_the_diffusion_runs_once_for_a_content_whatever_its_name_and_whenever_it
         fill(again, [CropOfVideo(clips / "2.mp4", crop=1)], network)
 
 
-@pytest.mark.parametrize("change", ["weights", "steps", "precision", "bytes"])
-def test_whatever_decides_an_entry_decides_its_address(tmp_path, network, clips, change):
+@pytest.mark.parametrize("change", ["weights", "steps", "precision", "bytes", "runtime", "decoding", "crop"])
+def test_whatever_decides_an_entry_decides_its_address(tmp_path, network, clips, change, monkeypatch):
     entry = CropOfVideo(tmp_path / "clip.mp4")
     shutil.copy(clips / "0.mp4", entry.path)
     before = cache_in(tmp_path, network).path(entry)
-    other, precision = random_network(SMALLEST), "no"
+    other, precision, runtime = random_network(SMALLEST), "no", "torch on cpu"
     if change == "weights":
         torch.nn.init.zeros_(other.extractor.controller.conv_in.bias)
     elif change == "steps":
         other.config = dataclasses.replace(SMALLEST, sampler=dataclasses.replace(SMALLEST.sampler, steps=3))
     elif change == "precision":
         precision = "bf16"
+    elif change == "runtime":
+        runtime = "onnx engines 0123"
+    elif change == "decoding":
+        monkeypatch.setattr("diffvqa_rt.training.features.DECODING_VERSION", 1)
+    elif change == "crop":
+        entry = dataclasses.replace(entry, crop=1)
     else:
         shutil.copy(clips / "1.mp4", entry.path)
-    assert cache_in(tmp_path, other, precision=precision).path(entry) != before
+    assert cache_in(tmp_path, other, precision=precision, runtime=runtime).path(entry) != before
+
+
+def test_autocast_and_engines_share_no_entry_in_half_precision_nor_in_full(tmp_path, clips, monkeypatch):
+    """The folder's manifest says what its engines are; here of the same network, and twice of other files."""
+    network = random_network(SMALLEST)
+    entry, paths = CropOfVideo(clips / "0.mp4"), []
+    for precision, mixed, sha256 in [("fp16", "fp16", "a"), ("fp16", "fp16", "b"), ("fp32", "no", "a")]:
+        record = SimpleNamespace(precision=precision, files={"onnx/vae_encoder.onnx": sha256})
+        weights = SimpleNamespace(sha256=weights_sha256(network))
+        manifest = SimpleNamespace(config=SMALLEST, weights=weights, backend=lambda *_, record=record: record)
+        monkeypatch.setattr(Manifest, "read", lambda folder, manifest=manifest: manifest)
+        accelerator = SimpleNamespace(mixed_precision=mixed, device=torch.device("cpu"))
+        for extract in (
+            EngineExtractor(tmp_path, network, "onnx"),
+            EngineExtractor(tmp_path, network, "onnx-cuda"),
+            TorchExtractor(network, accelerator),
+        ):
+            cache = cache_in(tmp_path, network, precision=extract.precision, runtime=extract.runtime)
+            paths.append(cache.path(entry))
+    # Torch's fp16 is there twice.
+    assert paths[2] == paths[5] and len(set(paths)) == len(paths) - 1
+
+
+def test_engines_are_played_by_the_main_process_for_all(tmp_path, network, clips):
+    cache, asked = cache_in(tmp_path, network), []
+
+    class Engines(TorchExtractor):
+        is_for_one_process = True
+
+        def __call__(self, views):
+            asked.append(self._accelerator.process_index)
+            return super().__call__(views)
+
+    for index in (1, 0):
+        process = SimpleNamespace(
+            num_processes=2, process_index=index, is_main_process=index == 0, mixed_precision="no",
+            device=torch.device("cpu"), autocast=contextlib.nullcontext, wait_for_everyone=lambda: None,
+        )  # fmt: skip
+        fill_cache(cache, entries_of(clips, 2), Engines(network, process), process)
+    assert asked == [0, 0] and not cache.missing(entries_of(clips, 2))
+
+
+def test_a_runs_features_are_others_when_a_video_is(tmp_path, network, clips):
+    shutil.copy(clips / "0.mp4", tmp_path / "clip.mp4")
+    entries = [CropOfVideo(tmp_path / "clip.mp4"), CropOfVideo(clips / "2.mp4")]
+    before = cache_in(tmp_path, network).digest(entries)
+    assert before == cache_in(tmp_path, network).digest(entries) != cache_in(tmp_path, network).digest(entries[::-1])
+    shutil.copy(clips / "1.mp4", tmp_path / "clip.mp4")
+    assert cache_in(tmp_path, network).digest(entries) != before
 
 
 def test_another_head_shares_the_entries(tmp_path, network, clips):

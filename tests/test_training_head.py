@@ -90,9 +90,21 @@ def test_an_epoch_shows_each_video_once_in_an_order_of_its_own(clips, cache):
 
 
 def test_processes_share_an_epoch(clips, cache):
-    whole = batches_of(labelled(clips), cache, batch=6)
-    parts = [batches_of(labelled(clips), cache, batch=3, processes=2).on_rank(rank) for rank in (0, 1)]
-    assert [*labels_of(parts[0][1]), *labels_of(parts[1][1])] == labels_of(whole[1])
+    """Together they see what one process would, crops included."""
+    whole = batches_of(labelled(clips), cache, batch=6, crops=2)
+    parts = [batches_of(labelled(clips), cache, batch=6, crops=2, processes=2).on_rank(rank) for rank in (0, 1)]
+    assert parts[0].steps_per_epoch == whole.steps_per_epoch
+    for step in range(3):
+        together = {name: torch.cat([part[step][name] for part in parts]) for name in ("label", "frames", "z0_hat")}
+        assert all(torch.equal(x, whole[step][name]) for name, x in together.items())
+
+
+def test_processes_share_pairs(clips, cache):
+    whole = batches_of(ladders(clips), cache, batch=4)
+    parts = [batches_of(ladders(clips), cache, batch=4, processes=2).on_rank(rank) for rank in (0, 1)]
+    for step in range(3):
+        assert torch.equal(torch.cat([part[step]["severity"] for part in parts]), whole[step]["severity"])
+        assert all(set(part[step]["unit"].tolist()) == {0} for part in parts)
 
 
 def test_a_batch_holds_what_the_cache_has(clips, cache):
@@ -118,8 +130,12 @@ def test_versions_of_a_scene_come_in_pairs_that_change(clips, cache):
 def test_a_batch_that_cannot_be_made_is_refused(clips, cache):
     with pytest.raises(ValueError, match="batch is 3; expected an even number"):
         batches_of(ladders(clips), cache, batch=3)
+    with pytest.raises(ValueError, match="batch is 5, of all processes together; expected a multiple of 2"):
+        batches_of(labelled(clips), cache, batch=5, processes=2)
+    with pytest.raises(ValueError, match=r"batch is 2, .*; expected a multiple of 4, since versions come in pairs"):
+        batches_of(ladders(clips), cache, batch=2, processes=2)
     with pytest.raises(TrainingError, match="7 videos are fewer than a step's 8; lower --batch"):
-        batches_of(labelled(clips), cache, batch=8)
+        batches_of(labelled(clips), cache, batch=8, processes=2)
 
 
 class _Scores(torch.nn.Module):

@@ -1,5 +1,6 @@
 """The training loop: exact to resume, refuses what would not be, and says what went wrong."""
 
+import json
 import math
 import os
 import signal
@@ -8,11 +9,12 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from training_runs import CONFIG, Curve, Points, Unreadable
@@ -98,6 +100,44 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path, change
     run(tmp_path, describes={"data": "a"})
     with pytest.raises(TrainingError, match=f"is of a run whose {name} is .* choose another folder"):
         run(tmp_path, replace(CONFIG, **change), describes=describes)
+
+
+def test_no_part_of_a_description_hides_another(tmp_path):
+    """Here the sampler has steps and a schedule too, and they stay what they were."""
+    describes = {"sampler": {"steps": 10, "schedule": "cosine"}, "data": {"batch": 2}}
+    run(tmp_path, describes=describes)
+    with pytest.raises(TrainingError) as refusal:
+        run(tmp_path, replace(CONFIG, steps=20, schedule="cosine"), describes=describes)
+    assert "of a run whose steps is 12, now it is 20, and whose schedule is 'constant', now it is 'cosine'; " in str(
+        refusal.value
+    )
+    changed = describes | {"sampler": {"steps": 5, "schedule": "cosine"}}
+    with pytest.raises(TrainingError, match=r"whose sampler.steps is 10, now it is 5; choose another folder"):
+        run(tmp_path, describes=changed)
+    with pytest.raises(TrainingError, match=r"whose batch is 2, now it is 4; choose another folder"):
+        run(tmp_path, describes=describes | {"data": {"batch": 4}})
+    run(tmp_path, describes=describes)
+
+
+def test_a_checkpoint_whose_description_had_one_level_is_refused_in_a_sentence(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    del metadata["format"]
+    metadata["description"] = json.dumps(json.loads(metadata["description"])["run"] | {"processes": 1})
+    save_file(load_file(path), path, metadata)
+    with pytest.raises(TrainingError, match=r"is of another version of diffvqa_rt, .* to start again"):
+        run(tmp_path)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    config = replace(CONFIG, steps=np.int64(12), learning_rate=np.float32(0.5), seed=np.uint8(0))
+    assert (config.steps, type(config.steps), type(config.learning_rate)) == (12, int, float)
+    run(tmp_path, replace(CONFIG, steps=np.int64(12)))
+    run(tmp_path)
+    with pytest.raises(TypeError, match=r"steps is 3.5; expected a whole number"):
+        replace(CONFIG, steps=3.5)
 
 
 def test_how_often_a_checkpoint_is_kept_may_change(tmp_path):

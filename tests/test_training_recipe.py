@@ -98,6 +98,28 @@ def test_a_run_of_another_start_is_not_taken_for_this_one(kitchen, work):
         (work / "kept").rename(work / "controller.safetensors")
 
 
+def test_arrays_that_were_made_of_something_else_are_made_again(kitchen, work):
+    kept = json.loads((work / "pictures.json").read_text())
+    assert kept["count"] == 6 and (work / "frames.json").exists()
+    made = []
+
+    def make(path, show):
+        path.write_text("")
+        made.append(path.name)
+
+    def made_after(**changes):
+        Kitchen(SMALL, work, workers=0)._stored("array", kept | changes, make)
+        return len(made)
+
+    assert [made_after(**change) for change in ({}, {}, {"seed": 1}, {"decoding": 1}, {"decoding": 1})] == [
+        1,
+        1,
+        2,
+        3,
+        3,
+    ]
+
+
 def test_a_tcab_of_another_recipe_is_named(kitchen, tmp_path):
     other = ReadTcab(SMALLEST, frames=1)
     save_file(other.state_dict(), tmp_path / "tcab.safetensors")

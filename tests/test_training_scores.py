@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,20 @@ def test_a_score_that_is_no_number_is_a_failure(table, tmp_path, monkeypatch):
     assert (tmp_path / "kept.jsonl").read_bytes() == b""
 
 
-@pytest.mark.parametrize("field", ["weights_sha256", "engines_sha256", "backend", "seed", "crops"])
+def test_scores_of_other_videos_of_the_same_names_never_mix(table, tmp_path):
+    """As of two tables `mos.csv`, each in a folder of its own."""
+    path, rows = tmp_path / "kept.jsonl", []
+    for folder, content in [("one", b"12345"), ("other", b"123")]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "v0.mp4").write_bytes(content)
+        rows.append(replace(table.rows[0], video=tmp_path / folder / "v0.mp4"))
+    score_rows(StandInScorer(), rows[:1], path, STAMP)
+    assert score_rows(StandInScorer(), rows[:1], path, STAMP).by_name == {"v0": 0.0}
+    with pytest.raises(EvaluationError, match=r"line 1: v0 was another file \(5 bytes, and now 3\); choose another"):
+        score_rows(StandInScorer(), rows[1:], path, STAMP)
+
+
+@pytest.mark.parametrize("field", ["weights_sha256", "engines_sha256", "backend", "seed", "crops", "decoding_version"])
 def test_scores_of_other_engines_or_settings_never_mix(table, tmp_path, field):
     path = tmp_path / "kept.jsonl"
     score_rows(StandInScorer(), table.rows[:2], path, STAMP)

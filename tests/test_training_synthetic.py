@@ -1,6 +1,7 @@
 """The synthetic set from end to end: the same bytes again, after a kill too; labels that fall; a manifest read back."""
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -278,6 +279,14 @@ def test_the_ladders_of_a_scene_depend_on_the_seed_and_its_name_alone(made, tmp_
 def test_a_bad_setting_is_refused(tmp_path, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         config(tmp_path, **change)
+
+
+def test_settings_of_numpy_are_settings_and_others_are_no_whole_numbers(tmp_path):
+    one = config(tmp_path, width=np.int64(96), contents=np.uint8(2), validation_share=np.float32(0.25))
+    assert one == config(tmp_path, width=96, contents=2, validation_share=0.25)
+    json.dumps([one.width, one.contents, one.validation_share])
+    with pytest.raises(TypeError, match="ladders_per_scene is 1.5; expected a whole number"):
+        config(tmp_path, ladders_per_scene=1.5)
 
 
 def test_a_malformed_manifest_is_named_with_its_line(made, tmp_path):

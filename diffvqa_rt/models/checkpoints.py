@@ -22,6 +22,11 @@ Weights = dict[str, Tensor]
 # The names that diffusers gave the VAE's attention before 0.18, as Stable Diffusion 2.1-base was published.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
+# Of RGB from 0 to 1, as torchvision and timm have them, and all of VideoMamba's training.
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Under these VideoMamba's code looks for a checkpoint's weights, in this order.
+_VIDEOMAMBA_WRAPPERS = ("model", "module")
+
 
 def save_weights(network: DiffVQA, path: Path, *, is_trained: bool, dtype: torch.dtype = torch.float32) -> None:
     """One safetensors file with every weight, in `dtype`, and, in its metadata, the network's description."""
@@ -69,7 +74,11 @@ def read_description(path: Path) -> tuple[DiffVQAConfig, bool]:
         raise ValueError(f"{path} is not a safetensors file ({error}); weights are never read from pickles") from error
     if "config" not in metadata:
         raise ValueError(f"{path} does not describe a DiffVQA network; expected a file that diffvqa_rt saved")
-    return DiffVQAConfig.from_dict(json.loads(metadata["config"])), json.loads(metadata.get("is_trained", "false"))
+    try:
+        is_trained = bool(json.loads(metadata.get("is_trained", "false")))
+        return DiffVQAConfig.from_dict(json.loads(metadata["config"])), is_trained
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not describe a DiffVQA network ({error}); save it again") from error
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -134,10 +143,14 @@ def null_prompt_states(folder: Path, tokens: int) -> Tensor:
 
 
 def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
-    """Fills a TCAB from a VideoMamba checkpoint (safetensors, or a .pth that holds tensors alone).
+    """Fills a TCAB from a VideoMamba checkpoint, of videos or of images (safetensors, or a .pth with tensors alone).
+
+    VideoMamba's networks take frames with ImageNet's mean and deviation. A TCAB takes [−1, 1], so the map from the one
+    to the other goes into the patch embedding, exactly.
 
     The classifier head is left out; position embeddings of another resolution or clip length are interpolated, as
-    VideoMamba's own fine-tuning does.
+    VideoMamba's own fine-tuning does. An image checkpoint is inflated as it does too: its patches are of one frame, and
+    its temporal embedding begins at zero.
 
     Raises:
         ValueError: the file can't be read, or is of another width or depth.
@@ -148,13 +161,26 @@ def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
         raise ValueError(f"{path} is not a VideoMamba checkpoint: {_one_line(error)}") from error
     if not isinstance(weights, dict):
         raise ValueError(f"{path} is not a VideoMamba checkpoint: it holds a {type(weights).__name__}")
-    weights = weights.get("model", weights)
-    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
-    if {"pos_embed", "temporal_pos_embedding"} <= kept.keys():
-        kept["pos_embed"] = _resize_grid(kept["pos_embed"], block.pos_embed.shape[1])
+    weights = next((weights[name] for name in _VIDEOMAMBA_WRAPPERS if name in weights), weights)
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(f"{path} is not a VideoMamba checkpoint: it holds something else than tensors by name")
+    # At least single precision: half of it cannot be interpolated everywhere.
+    kept = {
+        name: tensor if tensor.dtype == torch.float64 else tensor.float()
+        for name, tensor in weights.items()
+        if not str(name).startswith("head.")
+    }
+    if missing := {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"} - kept.keys():
+        raise ValueError(f"{path} does not fit this network: it has no {', no '.join(sorted(missing))}")
+    if kept["patch_embed.proj.weight"].ndim == 4:
+        kept["patch_embed.proj.weight"] = kept["patch_embed.proj.weight"].unsqueeze(2)
+        kept.setdefault("temporal_pos_embedding", torch.zeros_like(block.temporal_pos_embedding))
+    kept["pos_embed"] = _resize_grid(kept["pos_embed"], block.pos_embed.shape[1])
+    if "temporal_pos_embedding" in kept:
         kept["temporal_pos_embedding"] = _resize_line(
             kept["temporal_pos_embedding"], block.temporal_pos_embedding.shape[1]
         )
+    kept |= _with_normalization(kept["patch_embed.proj.weight"], kept["patch_embed.proj.bias"])
     fill_module(block, kept, path)
 
 
@@ -194,8 +220,23 @@ def _current_layout(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     return current, tensor[..., 0, 0] if tensor.ndim == 4 else tensor
 
 
+def _with_normalization(weight: Tensor, bias: Tensor) -> Weights:
+    """The patch embedding that gives for x in [−1, 1] what this one, [C, 3, …], gives for (0.5 x + 0.5 − mean) / std.
+
+    Exact, since a patch has no padding, which would be another value after the map.
+    """
+    if weight.ndim != 5 or weight.shape[1] != len(_IMAGENET_MEAN) or bias.shape != weight.shape[:1]:
+        return {}  # which the shape check refuses
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
+    shift = torch.einsum("oi...,i->o", weight.double(), (0.5 - mean) / std)
+    scaled = weight.double() * (0.5 / std)[:, None, None, None]
+    return {"patch_embed.proj.weight": scaled, "patch_embed.proj.bias": bias.double() + shift}
+
+
 def _resize_grid(embedding: Tensor, tokens: int) -> Tensor:
     """[1, 1 + side², C] to [1, tokens, C]: bicubic over the grid, the class token's own embedding kept."""
+    if embedding.ndim != 3 or embedding.shape[1] < 2:
+        return embedding  # what is no line of tokens, the shape check refuses
     old, new = (math.isqrt(count - 1) for count in (embedding.shape[1], tokens))
     if embedding.shape[1] == tokens or old * old + 1 != embedding.shape[1]:
         return embedding  # what is no square grid, the shape check refuses
@@ -206,6 +247,6 @@ def _resize_grid(embedding: Tensor, tokens: int) -> Tensor:
 
 def _resize_line(embedding: Tensor, frames: int) -> Tensor:
     """[1, T, C] to [1, frames, C], linearly."""
-    if embedding.shape[1] == frames:
+    if embedding.ndim != 3 or embedding.shape[1] in (0, frames):
         return embedding
     return F.interpolate(embedding.transpose(1, 2), size=frames, mode="linear").transpose(1, 2)

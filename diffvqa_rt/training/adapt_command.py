@@ -1,7 +1,6 @@
 """`diffvqa adapt`: the Controller learns to reconstruct (eq. 10 of the paper) on frames from any folder."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from diffvqa_rt.arguments import whole_number
@@ -9,9 +8,11 @@ from diffvqa_rt.training.fit_arguments import (
     add_fit_arguments,
     fit_config,
     open_accelerator,
+    refuse,
     require_packages,
     step_bar,
 )
+from diffvqa_rt.video import DECODING_VERSION
 
 _PER_FILE = 2
 
@@ -52,26 +53,28 @@ def run_adapt(arguments: argparse.Namespace) -> int:
 
     try:
         config = fit_config(arguments, arguments.steps)
-        network = network_to_start_from(arguments.weights)
+        network, _ = network_to_start_from(arguments.weights)
     except ValueError as error:
-        print(f"diffvqa: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     files = find_media(arguments.media)
     make_folder(arguments.out)
     accelerator = open_accelerator(arguments)
-    batches = PictureBatches(
-        files,
-        batch=arguments.batch,
-        per_file=_PER_FILE if arguments.batch % _PER_FILE == 0 else 1,
-        frames=network.config.frames,
-        size=network.config.view_size,
-        seed=arguments.seed,
-    )
+    try:
+        batches = PictureBatches(
+            files,
+            batch=arguments.batch,
+            per_file=_PER_FILE if arguments.batch % _PER_FILE == 0 else 1,
+            frames=network.config.frames,
+            size=network.config.view_size,
+            seed=arguments.seed,
+            processes=accelerator.num_processes,
+        )
+    except ValueError as error:
+        return refuse(error)
     describes = {
-        **network.config.as_dict()["sampler"],
-        "start": weights_sha256(network),
-        "media": media_digest(files),
-        "batch": arguments.batch,
+        "network": network.config.as_dict(),
+        "start": {"weights": weights_sha256(network)},
+        "data": {"media": media_digest(files), "batch": arguments.batch, "decoding": DECODING_VERSION},
     }
     with step_bar("adapt", config.steps) as show:
         objective = DenoisingObjective(network.extractor, trains="controller")

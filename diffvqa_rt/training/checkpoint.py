@@ -1,7 +1,8 @@
 """A training run on disk: one safetensors file with the weights that learn, Adam's moments, and the steps done."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,23 @@ from torch import Tensor, nn
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.training.files import write_whole
 
+RUN = "run"
+"""The section of a description that holds how to train; others hold what on."""
+
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+# Of the description. The first had one level, where a key of one part could hide another part's.
+_FORMAT = "2"
 
 
 class Checkpoint:
     """The state of a run. Written to a file beside it and then renamed: a kill leaves the old one or the new one.
 
     Args:
-        description: what decides the run's result; kept in the file, and compared.
+        description: what decides the run's result, in sections; kept in the file, and compared.
     """
 
     def __init__(
-        self, path: Path, trained: nn.Module, optimizer: torch.optim.AdamW, description: dict[str, Any]
+        self, path: Path, trained: nn.Module, optimizer: torch.optim.AdamW, description: Mapping[str, Any]
     ) -> None:
         self._path = path
         self._trained = trained
@@ -64,15 +70,18 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 # An open file is no mapping, and cannot be iterated itself.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            kept, _ = json.loads(metadata["description"]), int(metadata["step"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            kept, _ = dict(json.loads(metadata["description"])), int(metadata["step"])
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise TrainingError(f"{self._path} is no checkpoint ({error}); delete it to start again") from error
-        for name in [*self._description, *kept]:
-            if kept.get(name) != self._description.get(name):
-                raise TrainingError(
-                    f"{self._path} is of a run whose {name} is {kept.get(name)!r}, now it is "
-                    f"{self._description.get(name)!r}; choose another folder, or delete that one"
-                )
+        if metadata.get("format") != _FORMAT:
+            raise TrainingError(
+                f"{self._path} is of another version of diffvqa_rt, whose checkpoints do not tell all that decides a "
+                "run; choose another folder, or delete that one to start again"
+            )
+        if differences := _differences(kept, self._description):
+            raise TrainingError(
+                f"{self._path} is of a run {', and '.join(differences)}; choose another folder, or delete that one"
+            )
         return tensors, metadata
 
     def restore_moments(self, device: torch.device) -> None:
@@ -96,7 +105,7 @@ class Checkpoint:
         tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
         for name, parameter in self._learning():
             tensors |= {f"{key}.{name}": tensor for key, tensor in self._optimizer.state.get(parameter, {}).items()}
-        metadata = {"step": str(step), "description": json.dumps(self._description)}
+        metadata = {"step": str(step), "description": json.dumps(self._description), "format": _FORMAT}
         if scaler is not None:
             metadata["scaler"] = json.dumps(scaler.state_dict())
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -104,3 +113,26 @@ class Checkpoint:
 
     def _learning(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self._trained.named_parameters() if p.requires_grad)
+
+
+def _differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences of two descriptions, each such as `whose schedule is 'cosine', now it is 'constant'`."""
+    before, after = dict(_leaves(kept)), dict(_leaves(now))
+    paths = dict.fromkeys([*after, *before])
+    names = Counter(path[-1] for path in paths)
+    return [
+        # A name stands alone where it is the run's own, or nobody else's.
+        f"whose {path[-1] if path[0] == RUN or names[path[-1]] == 1 else '.'.join(path)} is {before.get(path)!r}, "
+        f"now it is {after.get(path)!r}"
+        for path in paths
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values at the ends of nested mappings, each with the keys that lead to it."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, (*path, str(name)))
+    else:
+        yield path, value

@@ -14,7 +14,7 @@ from av.video.reformatter import ColorRange, Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.errors import SyntheticSetError, VideoDecodeError
 from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import open_source, open_video
 
@@ -132,12 +132,16 @@ def read_clip(path: Path) -> RgbClip:
     """All frames of a clip.
 
     Raises:
-        VideoDecodeError: it cannot be read.
+        VideoDecodeError: it cannot be read, or not all of it: libav skips what is damaged.
     """
     with open_source(path) as (name, file), open_video(name, file) as video:
-        return np.stack(
-            [
-                picture_from_frame(frame, name, video.presentation).pixels
-                for frame in video.container.decode(video.stream)
-            ]
-        )
+        try:
+            frames = video.container.decode(video.stream)
+            pictures = [picture_from_frame(frame, name, video.presentation).pixels for frame in frames]
+        except av.FFmpegError as error:
+            raise VideoDecodeError(f"{name} cannot be decoded ({error.strerror}); make it again") from error
+        # An MP4 file says how many it has; other containers do not.
+        expected = video.stream.frames or len(pictures)
+    if not pictures or len(pictures) != expected:
+        raise VideoDecodeError(f"{name} has {len(pictures)} frames that decode, of {expected}; make it again")
+    return np.stack(pictures)

@@ -1,6 +1,7 @@
 """The frozen extractor over many videos, into a feature cache: by torch, or by the engines that will be deployed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffvqa_rt.decoding import shared_decoder
-from diffvqa_rt.engines import BackendName, open_engines
+from diffvqa_rt.engines import BackendName, Engine, Manifest, open_engines
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
 from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA
@@ -23,14 +24,21 @@ from diffvqa_rt.training.pictures import OnProgress
 from diffvqa_rt.video.views import normalize_views
 
 _NAMED_AT_MOST = 5
-# What a cache calls the same arithmetic, by whichever runtime: engines are within 1e-6 of float32 torch.
-_PRECISIONS = {"fp32": "no"}
+_FULL_PRECISION = "no"
 
 
 class Extractor(Protocol):
-    """From a video's views, uint8 [2N, 3, S, S], to `z0_hat` and `features_0` … `features_3`, [2N, …] float."""
+    """From a video's views, uint8 [2N, 3, S, S], to `z0_hat` and `features_0` … `features_3`, [2N, …] float.
+
+    Attributes:
+        precision: what it computes in, `no` for float32.
+        runtime: what else decides the bits of what it gives; a cache keeps those of different ones apart.
+        is_for_one_process: whether one process has to extract for all.
+    """
 
     precision: str
+    runtime: str
+    is_for_one_process: bool
 
     def __call__(self, views: Tensor) -> dict[str, Tensor]: ...
 
@@ -38,8 +46,13 @@ class Extractor(Protocol):
 class TorchExtractor:
     """The network itself, on the accelerator's device and in its precision."""
 
+    is_for_one_process = False
+
     def __init__(self, network: DiffVQA, accelerator: Accelerator) -> None:
-        self.precision = str(accelerator.mixed_precision)
+        mixed = str(accelerator.mixed_precision)
+        # By autocast, which leaves some operations in float32: engines in half precision have other bits.
+        self.precision = mixed if mixed == _FULL_PRECISION else f"autocast {mixed}"
+        self.runtime = f"torch on {accelerator.device.type}"
         self._network = network
         self._accelerator = accelerator
         network.extractor.to(accelerator.device)
@@ -52,20 +65,31 @@ class TorchExtractor:
 
 
 class EngineExtractor:
-    """An engine folder of the same weights, which is verified as for scoring.
+    """An engine folder of the same weights, which is verified as for scoring once the first video comes.
 
     Raises:
-        EngineMismatchError, DeviceUnavailableError: the folder cannot be played here.
+        EngineMismatchError: the folder has no such engines.
         TrainingError: it was built from other weights.
     """
 
+    is_for_one_process = True
+
     def __init__(self, folder: Path, network: DiffVQA, backend: BackendName, threads: int | None = None) -> None:
-        manifest, self._engines = open_engines(folder, backend, threads, names=("vae_encoder", "unet_controller"))
+        manifest = Manifest.read(folder)
+        record = manifest.backend(backend, folder)
         if manifest.weights.sha256 != weights_sha256(network):
             raise TrainingError(f"{folder} was built from other weights than the extractor's; build it from the same")
-        precision = manifest.backends[backend].precision
-        self.precision = _PRECISIONS.get(precision, precision)
+        self.precision = _FULL_PRECISION if record.precision == "fp32" else record.precision
+        files = record.engines_sha256
+        self.runtime = f"{backend} engines {files}"
         self._steps = manifest.config.sampler.steps
+        self._folder, self._backend, self._threads = folder, backend, threads
+
+    @cached_property
+    def _engines(self) -> Mapping[str, Engine]:
+        """Raises EngineMismatchError, DeviceUnavailableError where they cannot be played here."""
+        # Not before: where all features are there, neither the runtime nor its device is needed.
+        return open_engines(self._folder, self._backend, self._threads, names=("vae_encoder", "unet_controller"))[1]
 
     def __call__(self, views: Tensor) -> dict[str, Tensor]:
         frames = normalize_views(views[None].numpy())
@@ -84,7 +108,7 @@ def fill_cache(
     workers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Makes the entries that are not there, each process its share.
+    """Makes the entries that are not there, each process its share, or the main one all.
 
     Raises:
         TrainingError: they do not fit, or videos cannot be decoded, which it names once all the others are made.
@@ -97,6 +121,8 @@ def fill_cache(
     # Nobody writes before all have listed: each is to take its share of the same list.
     accelerator.wait_for_everyone()
     share = missing[accelerator.process_index :: accelerator.num_processes]
+    if extract.is_for_one_process:
+        share = missing if accelerator.is_main_process else []
     failed: list[str] = []
     for done, (entry, views) in enumerate(_decoded(share, cache, workers), start=1):
         if isinstance(views, str):

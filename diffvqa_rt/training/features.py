@@ -1,7 +1,8 @@
 """The frozen extractor's features on disk, so that no epoch but the first runs the diffusion.
 
 An entry is one video at one crop position: a safetensors file named by the SHA-256 of all that decides its content (the
-video's bytes, the extractor's weights and description, the crop, the precision), in one of 256 folders.
+video's bytes, how they are decoded, the crop, the extractor's weights and description, its precision, and the engines
+or torch's kind of device), in one of 256 folders.
 """
 
 import contextlib
@@ -22,11 +23,12 @@ from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.training.files import write_whole
+from diffvqa_rt.video import DECODING_VERSION
 
 _HALF_BYTES = 2
 # Of a safetensors file's header, and of what the disk rounds up to.
 _ENTRY_OVERHEAD_BYTES = 8192
-# Goes up when the same video and extractor are to give other entries: sampling, colour, views, the extractor's code.
+# Goes up when the same pictures and extractor are to give other entries: the extractor's code, what an entry holds.
 _FORMAT = 1
 # Of a network's description, what changes nothing before the head.
 _NOT_THE_EXTRACTORS = ("name", "head", "score_range")
@@ -46,16 +48,26 @@ class FeatureCache:
     Args:
         network: its extractor is what makes the features.
         precision: what the extractor computes in (`Extractor.precision`); features are kept in float16 always.
+        runtime: what else decides their bits (`Extractor.runtime`).
         max_bytes: of the whole folder. Entries that this run does not need go, the longest unused first, to make room.
     """
 
-    def __init__(self, folder: Path, network: DiffVQA, *, precision: str, max_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, network: DiffVQA, *, precision: str, max_bytes: int, runtime: str = "torch on cpu"
+    ) -> None:
         self._folder = folder
         self.config = network.config
         self._max_bytes = max_bytes
         described = {key: value for key, value in network.config.as_dict().items() if key not in _NOT_THE_EXTRACTORS}
-        extractor = [str(_FORMAT), weights_sha256(network.extractor), json.dumps(described, sort_keys=True), precision]
-        self._extractor = hashlib.sha256("\n".join(extractor).encode()).hexdigest()
+        extractor = {
+            "format": _FORMAT,
+            "decoding": DECODING_VERSION,
+            "weights": weights_sha256(network.extractor),
+            "network": described,
+            "precision": precision,
+            "runtime": runtime,
+        }
+        self._extractor = hashlib.sha256(json.dumps(extractor, sort_keys=True).encode()).hexdigest()
         self._digests: dict[Path, str] = {}
 
     @property
@@ -69,6 +81,10 @@ class FeatureCache:
     def path(self, entry: CropOfVideo) -> Path:
         key = hashlib.sha256(f"{self._extractor} {self._digest(entry.path)} {entry.crop}".encode()).hexdigest()
         return self._folder / key[:2] / f"{key[2:]}.safetensors"
+
+    def digest(self, entries: Iterable[CropOfVideo]) -> str:
+        """SHA-256 of which entries these are, in their order: whether a run may go on with them."""
+        return hashlib.sha256("\n".join(self.path(entry).name for entry in entries).encode()).hexdigest()
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
@@ -88,10 +104,13 @@ class FeatureCache:
         path = self.path(entry)
         try:
             tensors = load_file(path)
-            os.utime(path)
         except (SafetensorError, OSError) as error:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             raise TrainingError(f"{path} cannot be read; start again, and it is made again") from error
+        # Another user's entry can be read, and not be marked as used.
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
     def write(self, entry: CropOfVideo, tensors: dict[str, Tensor]) -> None:
@@ -134,4 +153,9 @@ class FeatureCache:
             if room >= 0:
                 break
             room += there[path].st_size
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise TrainingError(
+                    f"{path} cannot be removed to make room ({error.strerror}); choose another --cache"
+                ) from error

@@ -32,7 +32,11 @@ def add_fit_arguments(
         "--out", type=Path, required=True, metavar="DIR", help="the run's folder; the same command goes on from there"
     )
     command.add_argument(
-        "--batch", type=whole_number(1), default=batch, metavar="N", help="on each process (default: %(default)s)"
+        "--batch",
+        type=whole_number(1),
+        default=batch,
+        metavar="N",
+        help="of all processes together, a multiple of their number (default: %(default)s)",
     )
     command.add_argument(
         "--learning-rate", type=_number, default=learning_rate, metavar="X", help="of AdamW (default: %(default)s)"
@@ -92,6 +96,12 @@ def fit_config(arguments: argparse.Namespace, steps: int) -> "FitConfig":
         checkpoint_steps=arguments.checkpoint_steps,
         workers=arguments.workers,
     )
+
+
+def refuse(error: ValueError) -> int:
+    """The exit status of arguments that do not fit together, once stderr says why."""
+    print(f"diffvqa: {error}", file=sys.stderr)
+    return 2
 
 
 def require_packages() -> None:

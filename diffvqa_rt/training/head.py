@@ -93,7 +93,7 @@ def some_scenes(videos: Sequence[LabelledVideo], count: int) -> list[LabelledVid
 class HeadBatches(StepBatches):
     """Each epoch every video once, in an order of its own; of a ladder, two versions at a time, drawn anew each epoch.
 
-    Gives what `HeadObjective.forward` takes, for `batch` videos on each of `processes`.
+    Gives what `HeadObjective.forward` takes, for this process's share of `batch` videos.
     """
 
     def __init__(
@@ -106,10 +106,9 @@ class HeadBatches(StepBatches):
         processes: int,
         seed: int,
     ) -> None:
-        super().__init__(seed)
+        super().__init__(seed, processes)
         self._cache = cache
         self._crops = crops
-        self._processes = processes
         self._drawn: tuple[int, list[list[LabelledVideo]]] | None = None
         ladders: dict[str, list[LabelledVideo]] = {}
         for video in videos:
@@ -118,11 +117,17 @@ class HeadBatches(StepBatches):
         is_paired = max(len(ladder) for ladder in self._ladders) > 1
         if is_paired and batch % _PAIR:
             raise ValueError(f"batch is {batch}; expected an even number, since versions come in pairs")
+        if is_paired and batch % (_PAIR * processes):
+            raise ValueError(
+                f"batch is {batch}, of all processes together; expected a multiple of {_PAIR * processes}, since "
+                f"versions come in pairs, which {processes} processes share"
+            )
         self._units_per_batch = batch // _PAIR if is_paired else batch
+        self.share_of(self._units_per_batch)
         units = sum(-(-len(ladder) // _PAIR) for ladder in self._ladders)
-        self.steps_per_epoch = units // (self._units_per_batch * processes)
+        self.steps_per_epoch = units // self._units_per_batch
         if not self.steps_per_epoch:
-            raise TrainingError(f"{len(videos)} videos are fewer than a step's {batch * processes}; lower --batch")
+            raise TrainingError(f"{len(videos)} videos are fewer than a step's {batch}; lower --batch")
 
     def _units(self, epoch: int) -> list[list[LabelledVideo]]:
         if self._drawn is None or self._drawn[0] != epoch:
@@ -139,9 +144,10 @@ class HeadBatches(StepBatches):
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
-        first = (place * self._processes + self._rank) * self._units_per_batch
-        units = self._units(epoch)[first : first + self._units_per_batch]
-        crops = self.generator(step).integers(self._crops, size=len(units))
+        share = self.share_of(self._units_per_batch)
+        first = place * self._units_per_batch
+        units = self._units(epoch)[first + share.start : first + share.stop]
+        crops = self.generator(step).integers(self._crops, size=self._units_per_batch)[share.start : share.stop]
         videos = [(video, index) for index, unit in enumerate(units) for video in unit]
         entries = [self._cache.read(CropOfVideo(video.path, int(crops[index]))) for video, index in videos]
         numbers = {

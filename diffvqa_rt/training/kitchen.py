@@ -1,5 +1,7 @@
 """Where the bundled `tiny` weights are made: the stages of a `Recipe`."""
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +36,8 @@ from diffvqa_rt.training.head import (
 )
 from diffvqa_rt.training.ladders import LadderAgreement, agreement_of
 from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
-from diffvqa_rt.training.manifest import MANIFEST, read_manifest
-from diffvqa_rt.training.pictures import PictureBatches, StoredPictures, media_digest, store_pictures
+from diffvqa_rt.training.manifest import MANIFEST, SyntheticClip, read_manifest
+from diffvqa_rt.training.pictures import OnProgress, PictureBatches, StoredPictures, store_pictures
 from diffvqa_rt.training.pool import fetch_pool
 from diffvqa_rt.training.recipe import Recipe
 from diffvqa_rt.training.start import start_alike_everywhere, with_new_head
@@ -49,6 +51,7 @@ from diffvqa_rt.training.tcab_pretraining import (
     start_from_tcab,
     store_frames,
 )
+from diffvqa_rt.video import DECODING_VERSION
 
 # Of the TCAB's pairs, that its patches are measured on before it learns.
 _MEASURED_BATCHES = 8
@@ -87,7 +90,10 @@ class Kitchen:
         trained = autoencoder(recipe.network.vae)
         start_as_identity(trained)
         batches = self._pictures(recipe.vae_batch, recipe.vae.seed)
-        describes = {"batch": recipe.vae_batch, "patch": recipe.vae_patch, "pictures": self._pictures_digest()}
+        describes = {
+            "network": recipe.network.as_dict(),
+            "data": {"batch": recipe.vae_batch, "patch": recipe.vae_patch, "pictures": self._pictures_made_of()},
+        }
         self._fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae, describes)
         trained.cpu()
         steps = range(recipe.vae.steps, recipe.vae.steps + recipe.normalized_over // recipe.vae_batch)
@@ -126,8 +132,17 @@ class Kitchen:
         visits: Visited = "sampler" if trains == "controller" else "schedule"
         objective = DenoisingObjective(network.extractor, trains=trains, draws=recipe.draws, visits=visits)
         batches = self._pictures(recipe.denoising_batch, config.seed)
-        describes = {"start": weights_sha256(network), "batch": recipe.denoising_batch, "draws": recipe.draws}
-        self._fit(trains, objective, batches, config, describes | {"pictures": self._pictures_digest()})
+        describes = {
+            "network": network.config.as_dict(),
+            "start": {"weights": weights_sha256(network)},
+            "data": {
+                "batch": recipe.denoising_batch,
+                "draws": recipe.draws,
+                "visits": visits,
+                "pictures": self._pictures_made_of(),
+            },
+        }
+        self._fit(trains, objective, batches, config, describes)
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
         return path
 
@@ -141,10 +156,9 @@ class Kitchen:
             except RuntimeError as error:
                 raise TrainingError(f"{path} is of another recipe; delete it and head.safetensors to go on") from error
             return learned
-        videos, stored = videos_from_set(self.set, "train"), self.work / "frames.npy"
-        if not stored.exists():
-            with item_bar("frames") as show:
-                store_frames(videos, config.frames, stored, show)
+        videos = videos_from_set(self.set, "train")
+        made_of = {"frames": config.frames, "clips": self._clips_digest(), "decoding": DECODING_VERSION}
+        stored = self._stored("frames", made_of, lambda path, show: store_frames(videos, config.frames, path, show))
         torch.manual_seed(lessons[0].fit.seed)
         learned = ReadTcab(config, frames=lessons[0].frames, across=lessons[0].across)
         for number, lesson in enumerate(lessons):
@@ -157,8 +171,11 @@ class Kitchen:
                 start_as_frequencies(learned.tcab.patch_embed.proj, measured.flatten(0, 1))
             else:
                 learned = grow(learned.cpu(), config, frames=lesson.frames, across=lesson.across)
-            lessons_so_far = [asdict(taught) for taught in lessons[: number + 1]]
-            describes = {"videos": videos_digest(videos), "lessons": lessons_so_far}
+            describes = {
+                "network": config.as_dict(),
+                "data": {"videos": videos_digest(videos), "stored": made_of},
+                "lessons": {taught.name: asdict(taught) for taught in lessons[: number + 1]},
+            }
             self._fit(lesson.name, ReadTcabObjective(learned, config), pairs, lesson.fit, describes)
         _save_halved(learned.cpu().state_dict(), path)
         return self.tcab()
@@ -197,7 +214,13 @@ class Kitchen:
     def features(self, network: DiffVQA, extract: Extractor, videos: Sequence[LabelledVideo]) -> FeatureCache:
         """The features of the videos, in a cache that all stages share."""
         max_bytes = self.recipe.cache_bytes
-        cache = FeatureCache(self.work / "features", network, precision=extract.precision, max_bytes=max_bytes)
+        cache = FeatureCache(
+            self.work / "features",
+            network,
+            precision=extract.precision,
+            runtime=extract.runtime,
+            max_bytes=max_bytes,
+        )
         entries = [CropOfVideo(video.path) for video in videos]
         with item_bar("features") as show:
             fill_cache(cache, entries, extract, Accelerator(), workers=self._workers, on_progress=show)
@@ -219,33 +242,64 @@ class Kitchen:
         network = with_new_head(extractor, config, recipe.head.seed)
         start_alike_everywhere(network)
         start_from_tcab(network, self.tcab())
-        describes = {"start": weights_sha256(network), "videos": videos_digest(videos), "batch": recipe.head_batch}
+        describes = {
+            "network": network.config.as_dict(),
+            "start": {"weights": weights_sha256(network)},
+            "data": {"videos": videos_digest(videos), "batch": recipe.head_batch},
+            "features": {"entries": cache.digest(CropOfVideo(video.path) for video in videos)},
+        }
         self._fit(name, HeadObjective(network), batches, fitted, describes)
         return network.cpu()
 
     def _pictures(self, batch: int, seed: int) -> StoredPictures:
-        path, recipe, config = self.work / "pictures.npy", self.recipe, self.recipe.network
-        if not path.exists():
+        recipe, config = self.recipe, self.recipe.network
+
+        def make(path: Path, show: OnProgress) -> None:
             drawn = PictureBatches(
-                self._training_files(),
+                [self.set / clip.file for clip in self._training_clips()],
                 batch=recipe.pictures_per_file,
                 per_file=recipe.pictures_per_file,
                 frames=config.frames,
                 size=config.view_size,
                 seed=recipe.pictures_seed,
             )
-            with item_bar("pictures") as show:
-                store_pictures(drawn, recipe.pictures, path, show)
-        return StoredPictures(path, batch=batch, seed=seed)
+            store_pictures(drawn, recipe.pictures, path, show)
 
-    def _training_files(self) -> list[Path]:
-        return [self.set / clip.file for clip in read_manifest(self.set) if clip.split == "train"]
+        return StoredPictures(self._stored("pictures", self._pictures_made_of(), make), batch=batch, seed=seed)
 
-    def _pictures_digest(self) -> str:
-        """Of what the stored pictures were drawn from, and how."""
-        recipe = self.recipe
-        drawn = f"{recipe.pictures} {recipe.pictures_per_file} {recipe.pictures_seed}"
-        return f"{drawn} {media_digest(self._training_files())}"
+    def _pictures_made_of(self) -> dict[str, Any]:
+        recipe, config = self.recipe, self.recipe.network
+        return {
+            "count": recipe.pictures,
+            "per_file": recipe.pictures_per_file,
+            "seed": recipe.pictures_seed,
+            "frames": config.frames,
+            "view_size": config.view_size,
+            "clips": self._clips_digest(),
+            "decoding": DECODING_VERSION,
+        }
+
+    def _stored(self, name: str, made_of: Mapping[str, Any], make: Callable[[Path, OnProgress], None]) -> Path:
+        """The array file of this name in `work`, made now if there is none, or one that was made of something else.
+
+        Args:
+            made_of: all that decides what is in it, as JSON; kept beside it.
+        """
+        path, beside, text = self.work / f"{name}.npy", self.work / f"{name}.json", json.dumps(made_of)
+        if not (path.exists() and beside.exists() and beside.read_text(encoding="utf-8") == text):
+            beside.unlink(missing_ok=True)
+            with item_bar(name) as show:
+                make(path, show)
+            write_whole(beside, lambda part: part.write_text(text, encoding="utf-8"))
+        return path
+
+    def _training_clips(self) -> list[SyntheticClip]:
+        return [clip for clip in read_manifest(self.set) if clip.split == "train"]
+
+    def _clips_digest(self) -> str:
+        """SHA-256 of the training clips, of names and content, in their order."""
+        clips = "".join(f"{clip.file} {clip.sha256}\n" for clip in self._training_clips())
+        return hashlib.sha256(clips.encode("utf-8", "surrogateescape")).hexdigest()
 
     def _fit(
         self, name: str, objective: Objective, batches: StepBatches, config: FitConfig, describes: Mapping[str, Any]

@@ -1,8 +1,9 @@
 """The training loop: one for the Controller, the head, and what the bundled weights need besides.
 
-Whatever is random in a step is a function of the seed, the step and the process's rank, and what a batch holds is too.
-So a checkpoint needs no random state and no position in the data: weights, Adam's moments and the number of steps
-done are all of it, and a run that was killed anywhere ends, on a CPU, with the bits of one that was not.
+Whatever is random in a step is a function of the seed, the step and the process's rank. What the batches of all
+processes hold together is a function of the seed and the step. So a checkpoint needs no random state and no position in
+the data: weights, Adam's moments and the number of steps done are all of it, and a run that was killed anywhere ends,
+on a CPU, with the bits of one that was not.
 """
 
 import math
@@ -25,7 +26,8 @@ from torch.utils.tensorboard import SummaryWriter
 from diffvqa_rt.errors import DiffVQAError, TrainingError
 from diffvqa_rt.models.blocks import ResnetBlock, SpatialTransformer
 from diffvqa_rt.models.tcab import MambaBlock
-from diffvqa_rt.training.checkpoint import Checkpoint
+from diffvqa_rt.training.checkpoint import RUN, Checkpoint
+from diffvqa_rt.training.whole_numbers import whole_value
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 Schedule = Literal["constant", "cosine"]
@@ -59,8 +61,10 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name, least in [("steps", 1), ("seed", 0), ("checkpoint_steps", 1), ("workers", 0)]:
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+            object.__setattr__(self, name, whole_value(name, getattr(self, name), least))
+        for name in ("learning_rate", "weight_decay"):
+            # Of NumPy's numbers too: a checkpoint's description holds JSON.
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number")
         if not 0 <= self.weight_decay < math.inf:
@@ -86,9 +90,17 @@ class Objective(nn.Module):
 
 
 class StepBatches(Dataset[Batch]):
-    """A data set whose item number s is the batch of step s on this process, the same whenever it is asked for."""
+    """A data set whose item number s is this process's share of step s's batch, the same whenever it is asked for.
 
-    def __init__(self, seed: int) -> None:
+    What the shares hold together does not depend on how many they are: each process draws all of the batch, and makes
+    its own part.
+
+    Args:
+        processes: among so many a batch is split.
+    """
+
+    def __init__(self, seed: int, processes: int = 1) -> None:
+        self.processes = processes
         self._seed = seed
         self._rank = 0
 
@@ -96,9 +108,19 @@ class StepBatches(Dataset[Batch]):
         self._rank = rank
         return self
 
-    def generator(self, step: int) -> np.random.Generator:
-        """What this process draws the batch of a step with."""
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, step, self._rank))))
+    def generator(self, step: int, part: int = 0) -> np.random.Generator:
+        """Randomness for a step's batch, or for a part of it that is drawn for itself; the same on every process."""
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, step, part))))
+
+    def share_of(self, batch: int) -> range:
+        """The places in a step's batch that are this process's. Raises ValueError where they cannot be split evenly."""
+        if batch % self.processes:
+            raise ValueError(
+                f"batch is {batch}, of all processes together; expected a multiple of {self.processes}, since so many "
+                "processes share it"
+            )
+        share = batch // self.processes
+        return range(self._rank * share, (self._rank + 1) * share)
 
 
 OnStep = Callable[[int, Mapping[str, float]], None]
@@ -121,13 +143,15 @@ def fit(
 
     Args:
         out: gets `checkpoint.safetensors` and `tensorboard/`.
-        describes: what else decides the result, as JSON; a checkpoint of other values is refused.
+        describes: what else decides the result, as JSON, in sections by name: what of one section may be called as what
+            of another. A checkpoint of other values is refused.
         validate: scalars for the log every `validate_steps` and at the end; on the main process, in evaluation mode.
 
     Raises:
         TrainingError: the checkpoint is of another run or is damaged; the loss or a weight is no number; a batch
             cannot be made; the device's memory or the disk is full.
     """
+    assert batches.processes == accelerator.num_processes, "each process is to have its share"
     trained = objective.trained
     if config.gradient_checkpointing:
         checkpoint_activations(objective)
@@ -285,7 +309,9 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 def _description(config: FitConfig, describes: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
     decides = {name: value for name, value in asdict(config).items() if name not in ("checkpoint_steps", "workers")}
-    return {**decides, "processes": accelerator.num_processes, **describes}
+    own = {RUN: decides, "processes": accelerator.num_processes}
+    assert own.keys().isdisjoint(describes), "a section would hide the run's own"
+    return own | dict(describes)
 
 
 def checkpoint_activations(module: nn.Module) -> None:

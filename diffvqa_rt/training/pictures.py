@@ -26,6 +26,8 @@ SUFFIXES = (
 """Of what is taken for a video or an image."""
 
 _ATTEMPTS = 20
+# Of a file's beginning, and of its end.
+_SAMPLED_BYTES = 2**16
 
 OnProgress = Callable[[int, int], None]
 """Called with how many of how many are done."""
@@ -49,24 +51,40 @@ def find_media(places: Sequence[Path]) -> list[Path]:
 
 
 class PictureBatches(StepBatches):
-    """Step s gives `pictures` [batch, 3, size, size] in [−1, 1]: of files drawn at random, `per_file` pictures each.
+    """Step s gives a share of `batch` pictures: `pictures` [batch / processes, 3, size, size] in [−1, 1].
 
-    A picture is one of the `frames` that scoring would sample, in either view, the crop at a random place. What cannot
-    be decoded is named in the log, and another file is drawn in its place.
+    Files are drawn at random, `per_file` pictures of each. A picture is one of the `frames` that scoring would sample,
+    in either view, the crop at a random place. What cannot be decoded is named in the log, and another file is drawn in
+    its place.
     """
 
-    def __init__(self, files: Sequence[Path], *, batch: int, per_file: int, frames: int, size: int, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        batch: int,
+        per_file: int,
+        frames: int,
+        size: int,
+        seed: int,
+        processes: int = 1,
+    ) -> None:
+        super().__init__(seed, processes)
         if batch % per_file:
             raise ValueError(f"batch is {batch}; expected a multiple of per_file ({per_file})")
+        self.share_of(batch)
         self._files = list(files)
         self._batch, self._per_file, self._frames, self._size = batch, per_file, frames, size
         self._refused: set[Path] = set()
 
     def __getitem__(self, step: int) -> Batch:
-        generator = self.generator(step)
-        pictures = [self._draw(generator) for _ in range(self._batch // self._per_file)]
-        return {"pictures": torch.from_numpy(normalize_views(np.concatenate(pictures)))}
+        share = self.share_of(self._batch)
+        # Each file's pictures are drawn for themselves, so that no process has to know which files another could not
+        # decode. A file whose pictures two processes share is decoded by both.
+        first, last = share[0] // self._per_file, share[-1] // self._per_file
+        drawn = np.concatenate([self._draw(self.generator(step, part)) for part in range(first, last + 1)])
+        at = share[0] - first * self._per_file
+        return {"pictures": torch.from_numpy(normalize_views(drawn[at : at + len(share)]))}
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
         for _ in range(_ATTEMPTS):
@@ -121,8 +139,22 @@ def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress:
 
 
 def media_digest(files: Sequence[Path]) -> str:
-    """SHA-256 of which files there are, by name and size: whether a run may go on with them."""
+    """SHA-256 of which files there are, by name, size, beginning and end: whether a run may go on with them.
+
+    Not by all of their content: a data set has a terabyte of it.
+
+    Raises:
+        TrainingError: one cannot be read.
+    """
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        try:
+            with open(path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
+                for start in (0, max(0, size - _SAMPLED_BYTES)):
+                    file.seek(start)
+                    digest.update(file.read(_SAMPLED_BYTES))
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
     return digest.hexdigest()

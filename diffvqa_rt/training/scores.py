@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from diffvqa_rt.errors import EvaluationError, MosTableError
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.training.mos_table import MosRow, MosTable, SourceRow, parse_number, read_csv
+from diffvqa_rt.video import DECODING_VERSION
 
 _KEYS = ("video", "source", "score", "raw_score", "error")
 
@@ -33,7 +34,7 @@ class ScoreStamp:
     """What a kept score depends on beside the video. Scores of different stamps never mix.
 
     `engines_sha256`: of the engine files' own hashes, so that a build of the same weights in another precision counts
-    as another.
+    as another. `decoding_version`: of the pixels that they saw.
     """
 
     weights_sha256: str
@@ -41,6 +42,7 @@ class ScoreStamp:
     backend: str
     seed: int
     crops: int
+    decoding_version: int = DECODING_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,11 @@ def score_rows(
         on_video: called after each video, those that were kept before included.
 
     Raises:
-        EvaluationError: the file holds scores with another stamp.
+        EvaluationError: the file holds scores with another stamp, or of other videos under these names.
         MosTableError: the file is malformed.
         OSError: the file cannot be written.
     """
-    kept = _read_kept(path, stamp)
+    kept = _read_kept(path, stamp, {row.name: _file_bytes(row.video) for row in rows})
     for row in rows:
         if row.name in kept:
             on_video()
@@ -160,14 +162,22 @@ def score_rows(
             else:
                 # As the network gave it: at the range's end, the order of videos would be lost.
                 entry = {"video": row.name, "score": result.raw_score, **asdict(stamp)}
-                file.write(json.dumps(entry).encode() + b"\n")
+                file.write(json.dumps(entry | {"file_bytes": _file_bytes(row.video)}).encode() + b"\n")
                 file.flush()
                 kept[row.name] = result.raw_score
             on_video()
     return Scores({row.name: kept[row.name] for row in rows if row.name in kept}, tuple(failures))
 
 
-def _read_kept(path: Path, stamp: ScoreStamp) -> dict[str, float]:
+def _file_bytes(path: Path) -> int | None:
+    """The size of a video's file, by which another one of the same name is told from it; None where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _read_kept(path: Path, stamp: ScoreStamp, file_bytes: Mapping[str, int | None]) -> dict[str, float]:
     if not path.exists():
         return {}
     content = path.read_bytes()
@@ -182,7 +192,13 @@ def _read_kept(path: Path, stamp: ScoreStamp) -> dict[str, float]:
                     f"{where}: a score with {field} {entry.get(field)}, and this run has {wanted}; "
                     "choose another --out, or delete the file"
                 )
-        kept[str(entry.get("video"))] = parse_number(where, "score", str(entry.get("score")))
+        name = str(entry.get("video"))
+        if entry.get("file_bytes") != file_bytes.get(name, entry.get("file_bytes")):
+            raise EvaluationError(
+                f"{where}: {name} was another file ({entry.get('file_bytes')} bytes, and now {file_bytes[name]}); "
+                "choose another --out, or delete the file"
+            )
+        kept[name] = parse_number(where, "score", str(entry.get("score")))
     if len(whole) < len(content):
         os.truncate(path, len(whole))
     return kept

@@ -13,17 +13,19 @@ from diffvqa_rt.presets import SD21
 _RANDOM_HEAD_SEED = 0
 
 
-def network_to_start_from(path: Path) -> DiffVQA:
-    """The network of a safetensors file of ours, or `sd21` from a Stable Diffusion folder, its head random.
+def network_to_start_from(path: Path) -> tuple[DiffVQA, bool]:
+    """The network of a safetensors file of ours, and whether it was trained; or `sd21` from a Stable Diffusion folder.
+
+    That one's head is random.
 
     Raises:
         ValueError: the file or folder cannot be read, or does not hold such a network.
     """
     if not path.is_dir():
-        return load_weights(path)[0]
+        return load_weights(path)
     network = random_network(SD21, _RANDOM_HEAD_SEED)
     load_stable_diffusion(network.extractor, path)
-    return network
+    return network, False
 
 
 def with_new_head(network: DiffVQA, config: DiffVQAConfig, seed: int) -> DiffVQA:

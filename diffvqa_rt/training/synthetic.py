@@ -35,6 +35,8 @@ from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
 from diffvqa_rt.training.pool import Pool, fetch_pool
 from diffvqa_rt.training.scenes import plan_scenes
 from diffvqa_rt.training.vmaf import ffmpeg_version
+from diffvqa_rt.training.whole_numbers import whole_value
+from diffvqa_rt.video import DECODING_VERSION
 
 LEAST_MOTION_LEVELS = 0.4
 """Of a scene that changes less from frame to frame, a lost frame is not seen, and no temporal fault is made."""
@@ -76,17 +78,17 @@ class SyntheticConfig:
             ("jobs", 1),
             ("seed", 0),
         ]:
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+            object.__setattr__(self, name, whole_value(name, getattr(self, name), least))
         if self.width % 2 or self.height % 2:
             raise ValueError(f"the size is {self.width}x{self.height}; expected even numbers, since chroma is halved")
-        if self.contents is not None and self.contents < 1:
-            raise ValueError(f"contents is {self.contents}; expected at least 1, or None for all")
+        for name in ("contents", "ladders_per_scene"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_value(name, getattr(self, name), 1, ", or None for all"))
+        # As JSON holds it, whatever NumPy's number it was.
+        object.__setattr__(self, "validation_share", float(self.validation_share))
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; expected a number from 0 to under 1")
-        if self.ladders_per_scene is not None and self.ladders_per_scene < 1:
-            raise ValueError(f"ladders_per_scene is {self.ladders_per_scene}; expected at least 1, or None for all")
-        if self.max_gigabytes <= 0:
+        if not self.max_gigabytes > 0:
             raise ValueError(f"max_gigabytes is {self.max_gigabytes}; expected more than 0")
         if unknown := set(self.ladders) - set(LADDERS):
             raise ValueError(f"ladders has {', '.join(sorted(unknown))}; expected some of {', '.join(LADDERS)}")
@@ -211,6 +213,7 @@ def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
     settings: dict[str, Any] = {name: getattr(config, name) for name in names} | {
         "storage_crf": STORAGE_CRF,
         "reference_crf": REFERENCE_CRF,
+        "decoding_version": DECODING_VERSION,
         "catalogue_sha256": hashlib.sha256(catalogue.encode()).hexdigest(),
         **{f"version of {name}": number for name, number in versions.items()},
     }

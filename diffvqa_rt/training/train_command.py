@@ -18,6 +18,7 @@ from diffvqa_rt.training.fit_arguments import (
     fit_config,
     item_bar,
     open_accelerator,
+    refuse,
     require_packages,
     step_bar,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from diffvqa_rt.config import DiffVQAConfig
     from diffvqa_rt.models.diffvqa import DiffVQA
     from diffvqa_rt.training.head import LabelledVideo
 
@@ -57,7 +59,11 @@ def add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         type=Path,
         required=True,
         metavar="FILE",
-        help="whose extractor to use: adapted.safetensors of `diffvqa adapt`, or any weights of ours",
+        help="what to start from: adapted.safetensors of `diffvqa adapt`, whose head is a new one, or trained weights "
+        "of ours, whose head goes on from what it has learned",
+    )
+    command.add_argument(
+        "--new-head", action="store_true", help="begin with a random head, whatever the weights' own has learned"
     )
     command.add_argument(
         "--split",
@@ -86,7 +92,10 @@ def add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         help="which views have the Mamba block, the variants of the paper's Table 6 (default: as the weights have it)",
     )
     command.add_argument(
-        "--videomamba", type=Path, metavar="FILE", help="a VideoMamba checkpoint that the Mamba blocks start from"
+        "--videomamba",
+        type=Path,
+        metavar="FILE",
+        help="a VideoMamba checkpoint, of videos or of images, that a new head's Mamba blocks start from",
     )
     command.add_argument(
         "--cache",
@@ -134,23 +143,22 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     data = _read(arguments)
     try:
-        network = _network(arguments, data.score_range)
+        network, is_new_head = _network(arguments, data.score_range)
     except ValueError as error:
-        return _misuse(error)
+        return refuse(error)
     make_folder(arguments.out)
     accelerator = open_accelerator(arguments)
     extract: Extractor
     if arguments.engines is None:
         extract = TorchExtractor(network, accelerator)
-    elif accelerator.num_processes > 1:
-        raise TrainingError("--engines is for one process; extract with it first, and then train on the same --cache")
     else:
-        start = network_to_start_from(arguments.weights)
+        start, _ = network_to_start_from(arguments.weights)
         extract = EngineExtractor(arguments.engines, start, arguments.backend, arguments.threads)
     cache = FeatureCache(
         arguments.cache,
         network,
         precision=extract.precision,
+        runtime=extract.runtime,
         max_bytes=arguments.cache_gigabytes * 10**9,
     )
     try:
@@ -164,20 +172,35 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
         config = fit_config(arguments, arguments.epochs * batches.steps_per_epoch)
     except ValueError as error:
-        return _misuse(error)
+        return refuse(error)
+    learned_from = [CropOfVideo(video.path, crop) for video in data.train for crop in range(arguments.crops)]
     describes = {
-        **network.config.as_dict()["head"],
-        "score_range": network.config.score_range,
-        "start": weights_sha256(network),
-        "videos": videos_digest(data.train),
-        "batch": arguments.batch,
-        "crops": arguments.crops,
+        "network": network.config.as_dict(),
+        "start": {
+            "new_head": is_new_head,
+            "videomamba": arguments.videomamba and arguments.videomamba.name,
+            "weights": weights_sha256(network),
+        },
+        "data": {
+            "split": arguments.split,
+            "split_seed": arguments.split_seed,
+            "epochs": arguments.epochs,
+            "batch": arguments.batch,
+            "crops": arguments.crops,
+            "videos": videos_digest(data.train),
+        },
+        "features": {
+            "precision": extract.precision,
+            "runtime": extract.runtime,
+            "entries": cache.digest(learned_from),
+        },
     }
     objective = HeadObjective(network)
     refuse_another_run(objective, config, arguments.out, describes, accelerator)
-    entries = [CropOfVideo(video.path, crop) for video in data.train for crop in range(arguments.crops)]
-    entries += [CropOfVideo(video.path) for video in data.held_out]
+    entries = learned_from + [CropOfVideo(video.path) for video in data.held_out]
     if accelerator.is_main_process:
+        head = "a random one" if is_new_head else f"that of {arguments.weights}, which goes on learning"
+        print(f"head to start from: {head}", file=sys.stderr)
         print(f"features of this run: {cache.bytes_of(entries) / 1e9:.1f} GB in {arguments.cache}", file=sys.stderr)
     with item_bar("features") as show_videos:
         fill_cache(cache, entries, extract, accelerator, workers=arguments.workers, on_progress=show_videos)
@@ -239,16 +262,34 @@ def _read(arguments: argparse.Namespace) -> _Data:
     return _Data(videos_from_rows(split.train), videos_from_rows(held_out_rows), table.mos_range)
 
 
-def _network(arguments: argparse.Namespace, score_range: tuple[float, float]) -> "DiffVQA":
-    """The extractor of the weights, with a new head for this range. Raises ValueError as `load_weights` does."""
-    from diffvqa_rt.models.checkpoints import load_videomamba
+def _network(arguments: argparse.Namespace, score_range: tuple[float, float]) -> "tuple[DiffVQA, bool]":
+    """The network of the weights, for this range of scores, and whether its head is a new one.
+
+    Raises:
+        ValueError: the weights cannot be read, or their head has learned and is not the one that is asked for.
+    """
+    from diffvqa_rt.models.checkpoints import load_videomamba, network_from_state
     from diffvqa_rt.models.tcab import TemporalCoherenceBlock
     from diffvqa_rt.training.start import network_to_start_from, with_new_head
 
-    network = network_to_start_from(arguments.weights)
+    network, is_trained = network_to_start_from(arguments.weights)
     head = network.config.head
     tcab = dataclasses.replace(head.tcab, views=arguments.tcab or head.tcab.views)
     config = dataclasses.replace(network.config, score_range=score_range, head=dataclasses.replace(head, tcab=tcab))
+    if is_trained and not arguments.new_head:
+        if tcab != head.tcab:
+            raise ValueError(
+                f"the trained head of {arguments.weights} has {_weights_of_head(network.config)} (--tcab "
+                f"{head.tcab.views}), and one of --tcab {tcab.views} has {_weights_of_head(config)}; give --new-head "
+                "to begin with a random one, or leave --tcab out to go on from the trained one"
+            )
+        if arguments.videomamba:
+            raise ValueError(
+                f"--videomamba would take the place of what the head of {arguments.weights} has learned; give "
+                "--new-head to begin with a random one, or leave --videomamba out to go on from the trained one"
+            )
+        # What a head tells are shares of the range, so that another range moves no weight.
+        return network_from_state(config, network.state_dict(), arguments.weights), False
     network = with_new_head(network, config, arguments.seed)
     if arguments.videomamba:
         views = (network.head.semantic, network.head.distortion)
@@ -257,7 +298,18 @@ def _network(arguments: argparse.Namespace, score_range: tuple[float, float]) ->
             raise ValueError(f"--videomamba is for Mamba blocks; with --tcab {tcab.views} there are none")
         for block in blocks:
             load_videomamba(block, arguments.videomamba)
-    return network
+    return network, True
+
+
+def _weights_of_head(config: "DiffVQAConfig") -> str:
+    """The size of a head, in words."""
+    import torch
+
+    from diffvqa_rt.models.diffvqa import Head
+
+    with torch.device("meta"):
+        head = Head(config)
+    return f"{sum(parameter.numel() for parameter in head.parameters()):,} weights"
 
 
 def _write_scores(path: Path, videos: "Sequence[LabelledVideo]", scores: "NDArray[np.float64]") -> None:
@@ -280,8 +332,3 @@ def _parse_split(text: str) -> str:
     if text not in ("published", "all") and text not in map(str, range(1, SPLITS + 1)):
         raise argparse.ArgumentTypeError(f"{text!r} is not published, all, or a number from 1 to {SPLITS}")
     return text
-
-
-def _misuse(error: ValueError) -> int:
-    print(f"diffvqa: {error}", file=sys.stderr)
-    return 2

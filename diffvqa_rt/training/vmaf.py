@@ -1,9 +1,14 @@
-"""VMAF of a clip against its reference, by the libvmaf inside imageio-ffmpeg's ffmpeg."""
+"""VMAF of a clip against its reference, by the libvmaf inside imageio-ffmpeg's ffmpeg.
+
+ffmpeg and libvmaf make the best of what they get: a damaged picture is patched up, and the shorter clip's last picture
+is compared again and again. A label needs the contrary, so both files' pictures are counted and measured too.
+"""
 
 import json
 import math
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +23,11 @@ def ffmpeg_version() -> str:
     Raises:
         SyntheticSetError: there is none.
     """
-    return str(_imageio_ffmpeg().get_ffmpeg_version())
+    module = _imageio_ffmpeg()
+    try:
+        return str(module.get_ffmpeg_version())
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _not_an_ffmpeg(module, error) from error
 
 
 def _imageio_ffmpeg() -> ModuleType:
@@ -36,6 +45,12 @@ def _imageio_ffmpeg() -> ModuleType:
     return imageio_ffmpeg
 
 
+def _not_an_ffmpeg(module: ModuleType, error: Exception) -> SyntheticSetError:
+    return SyntheticSetError(
+        f"{module.get_ffmpeg_exe()} cannot be run as ffmpeg ({error}); see IMAGEIO_FFMPEG_EXE, which names another"
+    )
+
+
 def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *, threads: int = 1) -> float:
     """The mean VMAF over the frames, 0 to 100; frames are compared in order, whatever their times.
 
@@ -43,17 +58,25 @@ def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *
     its pixels at that distance. The default of one `threads` leaves the other processors to other clips.
 
     Raises:
-        SyntheticSetError: ffmpeg fails, or compares other than all frames of both.
+        SyntheticSetError: ffmpeg fails, or a file is damaged; the files differ in their pictures' number or size, so
+            that not all frames of both can be compared.
     """
-    with tempfile.TemporaryDirectory(prefix="diffvqa-vmaf-") as folder:
+    with tempfile.TemporaryDirectory(prefix="diffvqa-vmaf-") as name:
+        folder = Path(name)
         graph = (
             "[0:v]settb=1/25,setpts=N[distorted];[1:v]settb=1/25,setpts=N[reference];"
             f"[distorted][reference]libvmaf=model=version={model}:n_threads={threads}:log_fmt=json:log_path=vmaf.json"
         )
-        count = str(threads)
-        inputs = [word for path in (distorted, reference) for word in ("-threads", count, "-i", str(path.resolve()))]
-        command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-nostdin", "-v", "error", *inputs]
-        command += ["-filter_threads", count, "-filter_complex_threads", count, "-lavfi", graph, "-f", "null", "-"]
+        module, count = _imageio_ffmpeg(), str(threads)
+        # -xerror and explode: with a damaged file, ffmpeg is to end in an error.
+        command = [module.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-xerror"]
+        for path in (distorted, reference):
+            command += ["-threads", count, "-err_detect", "explode", "-i", str(path.resolve())]
+        command += ["-filter_threads", count, "-filter_complex_threads", count, "-lavfi", graph]
+        command += ["-fps_mode", "passthrough", "-enc_time_base", "1/25", "-f", "null", "-"]
+        for number in range(2):
+            command += ["-map", f"{number}:v:0", "-fps_mode", "passthrough", "-noautoscale"]
+            command += ["-f", "framecrc", f"{number}.framecrc"]
         try:
             # In the folder, since a path within the graph would need escaping.
             done = subprocess.run(
@@ -61,11 +84,55 @@ def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *
             )
         except subprocess.TimeoutExpired as error:
             raise SyntheticSetError(f"VMAF of {distorted.name} took over {_TIMEOUT_SECONDS} s") from error
+        except OSError as error:
+            raise _not_an_ffmpeg(module, error) from error
+        one, other = (_Pictures.read(folder / f"{number}.framecrc") for number in range(2))
+        if one.size and other.size and one.size != other.size:
+            raise SyntheticSetError(
+                f"VMAF of {distorted.name} cannot be measured: its pictures are {one.size}, and those of "
+                f"{reference.name} are {other.size}; give two clips of one size"
+            )
         if done.returncode:
             said = (done.stderr.strip() or "nothing").splitlines()[-1]
             raise SyntheticSetError(f"VMAF of {distorted.name} cannot be measured; ffmpeg said: {said}")
-        log = json.loads(Path(folder, "vmaf.json").read_text(encoding="utf-8"))
+        for path, pictures in [(distorted, one), (reference, other)]:
+            if pictures.changes_size:
+                raise SyntheticSetError(
+                    f"VMAF of {distorted.name} cannot be measured: the pictures of {path.name} change their size"
+                )
+        if one.count != other.count or not one.count:
+            raise SyntheticSetError(
+                f"VMAF of {distorted.name} cannot be measured: it has {one.count} frames, and {reference.name} has "
+                f"{other.count}; give two clips with the same frames"
+            )
+        log = json.loads((folder / "vmaf.json").read_text(encoding="utf-8"))
+    if len(log["frames"]) != one.count:
+        raise SyntheticSetError(
+            f"VMAF of {distorted.name} cannot be measured: libvmaf compared {len(log['frames'])} of {one.count} frames"
+        )
     value = float(log["pooled_metrics"]["vmaf"]["mean"])
     if not math.isfinite(value):
         raise SyntheticSetError(f"VMAF of {distorted.name} is {value}")
     return min(max(value, 0.0), 100.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pictures:
+    """The pictures that ffmpeg decoded of a file. `size` as `352x192`; empty where there was nothing."""
+
+    count: int
+    size: str
+    changes_size: bool
+
+    @classmethod
+    def read(cls, path: Path) -> "_Pictures":
+        """Reads a list of checksums, ffmpeg's `framecrc`: a header, then a line for each picture."""
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        sizes = [line.partition(":")[2].strip() for line in lines if line.startswith("#dimensions 0:")]
+        pictures = [line.split(",") for line in lines if line and not line.startswith("#")]
+        # The fifth column is a picture's bytes, without any compression.
+        return cls(
+            count=len(pictures),
+            size=sizes[0] if sizes else "",
+            changes_size=len({columns[4].strip() for columns in pictures}) > 1,
+        )

@@ -12,4 +12,10 @@ the one module that needs DALI.
 from diffvqa_rt.video.decode import SampledFrames, VideoInfo, sample_frames
 from diffvqa_rt.video.views import MAX_SEED, crop_places, make_views
 
-__all__ = ["MAX_SEED", "SampledFrames", "VideoInfo", "crop_places", "make_views", "sample_frames"]
+DECODING_VERSION = 2
+"""Goes up when the same file is to give other pixels: another decoder, other colours, other samples, other views.
+
+What keeps anything that was made from decoded pixels has it in its key, so that two decoders' results never mix.
+"""
+
+__all__ = ["DECODING_VERSION", "MAX_SEED", "SampledFrames", "VideoInfo", "crop_places", "make_views", "sample_frames"]

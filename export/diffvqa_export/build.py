@@ -40,7 +40,7 @@ from diffvqa_rt.engines.verification import unlisted_files
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
 from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.specs import MANIFEST_NAME, engine_specs
-from diffvqa_rt.video import make_views, sample_frames
+from diffvqa_rt.video import DECODING_VERSION, make_views, sample_frames
 
 PACKAGES = (diffvqa_rt, numpy, onnx, onnxruntime, onnxscript, torch)
 
@@ -80,7 +80,11 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         )
         context = BuildContext(request, work, network, manifest.provenance)
         del network
-        clip = {"clip": request.clip.name, "clip_sha256": file_sha256(request.clip)}
+        clip = {
+            "clip": request.clip.name,
+            "clip_sha256": file_sha256(request.clip),
+            "decoding": DECODING_VERSION,
+        }
         if set(request.backends) != {"torch"}:  # which would be compared with itself
             _record_reference(context, views, clip)
         built = {name: build(context) for name, build in builders.items()}
@@ -126,7 +130,7 @@ def refuse_to_replace_other_files(out: Path) -> None:
         raise EngineBuildError(f"{foreign[0]} is not part of the engines in {out}; move it, or choose another --out")
 
 
-def _record_reference(context: BuildContext, views: Views, clip: Mapping[str, str]) -> None:
+def _record_reference(context: BuildContext, views: Views, clip: Mapping[str, Any]) -> None:
     def make(folder: Path) -> dict[str, Any]:
         record_reference(context.network, views, folder)
         return {}
@@ -153,7 +157,7 @@ def _record(built: Built, manifest: Manifest) -> BackendRecord:
 
 
 def _with_parity(
-    context: BuildContext, name: BackendName, record: BackendRecord, manifest: Manifest, clip: Mapping[str, str]
+    context: BuildContext, name: BackendName, record: BackendRecord, manifest: Manifest, clip: Mapping[str, Any]
 ) -> BackendRecord:
     """The record with its comparison, or with the reason why there is none."""
     if name == "torch":

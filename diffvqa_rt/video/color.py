@@ -103,13 +103,14 @@ def color_of(frame: VideoFrame, name: str) -> FrameColor:
         matrix=matrix,
         is_matrix_declared=is_declared,
         range=range_,
-        transfer=_name(ColorTrc, frame.color_trc),
-        primaries=_name(ColorPrimaries, frame.color_primaries),
+        transfer=code_name(ColorTrc, frame.color_trc),
+        primaries=code_name(ColorPrimaries, frame.color_primaries),
         swscale_matrix=swscale_matrix,
     )
 
 
-def _name(codes: type[IntEnum], code: int) -> str:
+def code_name(codes: type[IntEnum], code: int) -> str:
+    """The name of an ISO/IEC 23091-2 code, as ffmpeg spells it."""
     try:
         return codes(code).name.lower()
     except ValueError:

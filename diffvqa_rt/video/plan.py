@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from diffvqa_rt.errors import DeviceDecodeError, VideoDecodeError
 from diffvqa_rt.video.color import Orientation, orientation_of, picture_from_frame
 from diffvqa_rt.video.container import VideoFile, open_source, open_video
-from diffvqa_rt.video.decode import VideoInfo, describe_video
+from diffvqa_rt.video.decode import describe_video
 from diffvqa_rt.video.reader import FrameReader
+from diffvqa_rt.video.sampled import VideoInfo
 from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
 from diffvqa_rt.video.views import check_numbers, crop_places, crop_region
 

@@ -24,6 +24,7 @@ from diffvqa_rt.serving.framing import read_message, write_message
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.container import open_source, open_video
 from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.stills import declared_size
 from diffvqa_rt.video.views import cut_views
 
 # A thread takes address space, which is limited, and a video has eight frames.
@@ -106,8 +107,12 @@ _TASKS: dict[str, Callable[[bytes, dict[str, Any]], tuple[dict[str, Any], NDArra
 
 def _refuse_by_header(video: bytes, request: dict[str, Any]) -> None:
     """By what the file says of itself, before it is read whole; what it turns out to be comes later."""
-    with open_source(video) as (name, file), open_video(name, file) as opened:
-        _refuse_beyond(request, opened.stream.width * opened.stream.height, opened.stream.frames)
+    with open_source(video) as (name, file):
+        declared = declared_size(name, file)
+        if declared is not None:
+            return _refuse_beyond(request, *declared)
+        with open_video(name, file) as opened:
+            return _refuse_beyond(request, opened.stream.width * opened.stream.height, opened.stream.frames)
 
 
 def _refuse_beyond(request: dict[str, Any], pixels: int, frames: int) -> None:

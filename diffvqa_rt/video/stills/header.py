@@ -12,7 +12,7 @@ from diffvqa_rt.video.container import MAX_FRAME_PIXELS
 _INSTANT_DELAY_SECONDS = Fraction(1, 10)
 
 BROKEN_OFF = ScoreWarning(
-    "broken-off", "The animation breaks off or lacks its end mark; only the pictures that are whole were sampled."
+    "broken-off", "The file breaks off or lacks its end mark; only the pictures that are whole were sampled."
 )
 
 

@@ -1,17 +1,25 @@
 """Opening and decoding by Pillow under this package's rules, whatever the process has set and whoever sent the file."""
 
 import contextlib
+import ctypes
+import functools
+import logging
 import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
+import PIL
 from PIL import Image, ImageFile
 
 from diffvqa_rt.errors import VideoDecodeError
-from diffvqa_rt.video.stills.header import PictureFaultError, check_size
+from diffvqa_rt.video.stills.header import PictureFaultError, breaks_off, check_size
+
+# The one of Pillow's that logs errors besides raising them.
+_tiff_logger = logging.getLogger("PIL.TiffImagePlugin")
 
 # Filters of warnings, and whether Pillow lets broken pictures pass, belong to the whole process.
 _process_settings = threading.RLock()
@@ -45,6 +53,8 @@ def faults_told(name: str, title: str) -> Iterator[None]:
     # Pillow's plugins raise anything on hostile bytes.
     except Exception as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        if "truncated" in reason:
+            raise VideoDecodeError(f"{name} is {title} {breaks_off()}") from error
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "its header cannot be read"
         raise VideoDecodeError(
@@ -68,7 +78,43 @@ def quiet() -> Iterator[None]:
     """Keeps Pillow's warnings from being printed, or raised where the process makes errors of them."""
     with _process_settings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        _tiff_logger.addFilter(_let_nothing_pass)
+        try:
+            yield
+        finally:
+            _tiff_logger.removeFilter(_let_nothing_pass)
+
+
+def _let_nothing_pass(record: logging.LogRecord) -> bool:
+    return False
+
+
+@contextmanager
+def _libtiff_silenced() -> Iterator[None]:
+    """Keeps libtiff from writing to the process's standard error what becomes an exception anyway.
+
+    That is possible where Pillow brings its own libtiff, as its wheels for Linux do.
+    """
+    library = _bundled_libtiff()
+    if library is None:
         yield
+        return
+    handler = library.TIFFSetErrorHandler(None)
+    try:
+        yield
+    finally:
+        library.TIFFSetErrorHandler(handler)
+
+
+@functools.cache
+def _bundled_libtiff() -> ctypes.CDLL | None:
+    for path in sorted(Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff-*.so*")):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(path))
+            library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
+            library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+            return library
+    return None
 
 
 @contextmanager
@@ -78,6 +124,8 @@ def decoding(image: Image.Image) -> Iterator[None]:
         if image.format == "TIFF" or ImageFile.LOAD_TRUNCATED_IMAGES:
             # TIFF's metadata is read, and warned of, after its pixels.
             stack.enter_context(quiet())
+        if image.format == "TIFF":
+            stack.enter_context(_libtiff_silenced())
         if ImageFile.LOAD_TRUNCATED_IMAGES:
             stack.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", True)
             ImageFile.LOAD_TRUNCATED_IMAGES = False

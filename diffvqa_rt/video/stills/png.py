@@ -112,7 +112,9 @@ def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
         # A lower-case initial marks a chunk that a reader may leave out; an animation's are among them.
         matters = kind[:1].isupper() or kind in (b"acTL", b"fcTL", b"fdAT")
         if matters and int.from_bytes(stored, "big") != checksum:
-            raise PictureFaultError(f"whose {kind!r} data is damaged (its checksum is wrong); give an undamaged copy")
+            raise PictureFaultError(
+                f"whose {kind.decode('latin-1')} data is damaged (its checksum is wrong); give an undamaged copy"
+            )
         yield _Chunk(kind, offset + 8, length)
         offset += 12 + length
 
@@ -169,7 +171,8 @@ def _pictures(file: BinaryIO, chunks: list[_Chunk], header: bytes) -> tuple[list
                 box=(left, top, width, height),
                 disposal=_DISPOSALS[disposal],
                 background=(0, 0, 0, 0),
-                blends=blends == 1,
+                # The first is the canvas, whatever its control chunk says.
+                blends=blends == 1 and bool(patches),
                 ranges=tuple(ranges),
                 encode=partial(_encode, struct.pack(">II", width, height) + header[8:], shared),
             )

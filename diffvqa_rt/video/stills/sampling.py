@@ -18,7 +18,7 @@ from diffvqa_rt.video.color import Orientation
 from diffvqa_rt.video.sampled import SampledFrames, VideoInfo
 from diffvqa_rt.video.stills.animation import canvases, pictures_on_screen
 from diffvqa_rt.video.stills.formats import PictureFormat, recognise
-from diffvqa_rt.video.stills.header import Header, PictureFaultError, aspect_ratio, check_size
+from diffvqa_rt.video.stills.header import Header, PictureFaultError, aspect_ratio, breaks_off, check_size
 from diffvqa_rt.video.stills.heic import open_heic
 from diffvqa_rt.video.stills.opening import decoding, faults_told, open_picture, quiet
 from diffvqa_rt.video.stills.pixels import rgb_of
@@ -45,6 +45,8 @@ _ORIENTATIONS = {
 }
 _ORIENTATION_TAG = 0x0112
 # TIFF's tags: kind of page (bit 0: a smaller copy of another), bits a sample, pixels to a length, camera raw.
+# Where strips and tiles start, and how long they are.
+_DATA_TAGS = ((273, 279), (324, 325))
 _PAGE_KIND_TAG, _IS_COPY, _BITS_TAG, _ACROSS_TAG, _DOWN_TAG, _RAW_TAG = 254, 1, 258, 282, 283, 50706
 
 # Pillow's mode → ffmpeg's name and bits a sample, where the header says nothing.
@@ -121,7 +123,7 @@ def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureForma
     else:
         with _opened(file, header, picture_format) as image:
             is_tiff = isinstance(image, TiffImageFile)
-            header = _with_first_page(image, header) if isinstance(image, TiffImageFile) else header
+            header = _with_first_page(image, header, file.seek(0, 2)) if isinstance(image, TiffImageFile) else header
             header = _with_pixel_format(image, header)
             # Pillow turns TIFF as it decodes it, and then forgets that.
             orientation = _orientation(image) if is_tiff else _UPRIGHT
@@ -187,7 +189,7 @@ def _profile_of(file: BinaryIO) -> bytes | None:
         return image.info.get("icc_profile")
 
 
-def _with_first_page(image: TiffImageFile, header: Header) -> Header:
+def _with_first_page(image: TiffImageFile, header: Header, file_length: int) -> Header:
     """Goes to a TIFF's first page that is no smaller copy of another, and adds what it says."""
     with quiet():
         if _RAW_TAG in image.tag_v2:
@@ -199,8 +201,15 @@ def _with_first_page(image: TiffImageFile, header: Header) -> Header:
                 raise PictureFaultError("that holds previews alone; give the picture itself")
             image.seek(page)
         check_size(image.size)
-        across, down = (int(image.tag_v2.get(tag, 0)) for tag in (_ACROSS_TAG, _DOWN_TAG))
-        is_deep = image.mode == "RGB" and image.tag_v2.get(_BITS_TAG, (8,))[0] == 16
+        tags = image.tag_v2
+        for offsets, lengths in _DATA_TAGS:
+            ends = (
+                offset + length for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
+            )
+            if max(ends, default=0) > file_length:
+                raise breaks_off()
+        across, down = (int(tags.get(tag, 0)) for tag in (_ACROSS_TAG, _DOWN_TAG))
+        is_deep = image.mode == "RGB" and tags.get(_BITS_TAG, (8,))[0] == 16
         return dataclasses.replace(
             header,
             pixel_format="rgb48le" if is_deep else None,

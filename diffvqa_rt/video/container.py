@@ -26,7 +26,7 @@ MAX_FRAME_PIXELS = 8192 * 8192
 # and file patterns (image2), which make ffmpeg open whatever they name. Pictures are `stills`' business: those here,
 # but JPEG XL, are for streams of several, such as Motion JPEG.
 _DEMUXERS = (
-    "asf,av1,avi,dv,flv,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vvc,"
+    "asf,av1,avi,dv,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vvc,"
     "yuv4mpegpipe,bmp_pipe,jpeg_pipe,jpegxl_pipe,pbm_pipe,pgm_pipe,png_pipe,ppm_pipe"
 )
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import BinaryIO, Literal
 
 from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.video.color import Orientation
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS
 
 # For a delay of 10 ms or less, as in browsers: nobody means a hundred pictures a second, or infinitely many.
@@ -53,6 +54,7 @@ class Header:
         size: width and height as stored; None where only Pillow reads them.
         pixel_format: ffmpeg's name; None where it follows from Pillow's mode.
         delays: of an animation's pictures, in units of `delay_unit` seconds, each above zero; empty for a still.
+        decoded_upright_by: the turn that the decoder makes by itself, where it then does not tell of it.
         patches: the pictures of a GIF or APNG, whole ones only.
         content: the one picture's bytes, where the file holds more than that picture.
         is_damaged: looks closer at that picture's data.
@@ -70,6 +72,7 @@ class Header:
     sample_aspect_ratio: str | None = None
     delays: tuple[int, ...] = ()
     delay_unit: Fraction = Fraction(1)
+    decoded_upright_by: Orientation | None = None
     canvas: tuple[int, int, int, int] = (0, 0, 0, 0)
     patches: tuple[Patch, ...] = ()
     content: bytes | None = None

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
-from diffvqa_rt.video.color import code_name
+from diffvqa_rt.video.color import Orientation, code_name
 from diffvqa_rt.video.stills.header import Header, breaks_off, read_at, shown_delay
 
 _AVIF = frozenset((b"avif", b"avis"))
@@ -54,7 +54,8 @@ def read_header(file: BinaryIO, codec: str) -> Header:
     movie = b"".join(_content(file, box) for box in top if box[0] == b"moov")
     properties = {kind: meta[start:end] for kind, start, end in reversed(_find(meta, 4, b"iprp", b"ipco"))}
     primaries, transfer, matrix, is_full = _color(meta)
-    pixel_format, bit_depth = _av1_format(properties.get(b"av1C", b""))
+    configuration = properties.get(b"av1C" if codec == "av1" else b"hvcC", b"")
+    pixel_format, bit_depth = _av1_format(configuration) if codec == "av1" else _hevc_format(configuration)
     delays, delay_unit = _delays(movie) if codec == "av1" else ((), Fraction(1))
     spacing = properties.get(b"pasp", b"")
     return Header(
@@ -68,6 +69,8 @@ def read_header(file: BinaryIO, codec: str) -> Header:
         sample_aspect_ratio="{}:{}".format(*struct.unpack(">II", spacing)) if len(spacing) == 8 else None,
         delays=delays if len(delays) > 1 else (),
         delay_unit=delay_unit,
+        # Of AVIF, Pillow tells.
+        decoded_upright_by=None if codec == "av1" else _orientation(properties),
     )
 
 
@@ -131,6 +134,23 @@ def _av1_format(configuration: bytes) -> tuple[str | None, int | None]:
         return f"gray{suffix}", bits
     sampling = {0b00: "444", 0b10: "422", 0b11: "420"}.get(flags >> 2 & 3, "444")
     return f"yuv{sampling}p{suffix}", bits
+
+
+def _hevc_format(configuration: bytes) -> tuple[str | None, int | None]:
+    if len(configuration) < 18:
+        return None, None
+    bits = 8 + (configuration[17] & 7)
+    sampling = ("gray", "yuv420p", "yuv422p", "yuv444p")[configuration[16] & 3]
+    return sampling if bits == 8 else f"{sampling}{bits}le", bits
+
+
+def _orientation(properties: dict[bytes, bytes]) -> Orientation:
+    """What `irot`, counter-clockwise, and then `imir` do, as a mirroring from left to right and then a turn."""
+    turn = 90 * (properties.get(b"irot", b"\0")[0] & 3)
+    if b"imir" not in properties:
+        return Orientation(-turn % 360, False)
+    is_upside_down = not properties[b"imir"][0] & 1
+    return Orientation((turn + 180 * is_upside_down) % 360, True)
 
 
 def _delays(movie: bytes) -> tuple[tuple[int, ...], Fraction]:

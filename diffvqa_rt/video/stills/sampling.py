@@ -117,21 +117,24 @@ def _opened(file: BinaryIO, header: Header, picture_format: PictureFormat) -> Ab
 def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureFormat, count: int) -> SampledFrames:
     profile_warnings: tuple[ScoreWarning, ...] = ()
     if header.patches:
-        # A GIF of one picture, whose canvas may be larger.
+        # An animation of one picture.
+        profile, orientation = _shared_by_pictures(file, picture_format.pillow)
         canvas = next(canvases(file, header, picture_format.pillow))
-        pixels, orientation = np.ascontiguousarray(canvas[..., :3]), _UPRIGHT
+        pixels, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile)
+        pixels = orientation.upright(pixels)
     else:
         with _opened(file, header, picture_format) as image:
-            is_tiff = isinstance(image, TiffImageFile)
-            header = _with_first_page(image, header, file.seek(0, 2)) if isinstance(image, TiffImageFile) else header
+            decoded_upright_by = header.decoded_upright_by
+            if isinstance(image, TiffImageFile):
+                header = _with_first_page(image, header, file.seek(0, 2))
+                # Pillow turns TIFF as it decodes it, and then forgets that.
+                decoded_upright_by = _orientation(image)
             header = _with_pixel_format(image, header)
-            # Pillow turns TIFF as it decodes it, and then forgets that.
-            orientation = _orientation(image) if is_tiff else _UPRIGHT
             with decoding(image):
                 image.load()
             pixels, profile_warnings = rgb_of(image, image.info.get("icc_profile"))
-            if not is_tiff:
-                orientation = _orientation(image)
+            orientation = decoded_upright_by or _orientation(image)
+            if decoded_upright_by is None:
                 pixels = orientation.upright(pixels)
         if header.is_damaged is not None and header.is_damaged():
             header = dataclasses.replace(header, corrupt_frames=1, warnings=(_DAMAGED,))
@@ -149,10 +152,11 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
     orientation = _UPRIGHT
     profile_warnings: tuple[ScoreWarning, ...] = ()
     if header.patches:
-        profile = _profile_of(file) if pillow_format == "PNG" else None
+        profile, orientation = _shared_by_pictures(file, pillow_format)
         for index, canvas in enumerate(itertools.islice(canvases(file, header, pillow_format), chosen[-1] + 1)):
             if index in chosen:
-                kept[index], profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile)
+                drawn, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile)
+                kept[index] = orientation.upright(drawn)
         decoded = chosen[-1] + 1
     else:
         with open_picture(file, (pillow_format,)) as image:
@@ -183,10 +187,12 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
     )
 
 
-def _profile_of(file: BinaryIO) -> bytes | None:
-    """The ICC profile of an APNG."""
+def _shared_by_pictures(file: BinaryIO, pillow_format: str) -> tuple[bytes | None, Orientation]:
+    """The ICC profile and the orientation of an APNG; GIF has neither."""
+    if pillow_format != "PNG":
+        return None, _UPRIGHT
     with open_picture(file, ("PNG",)) as image:
-        return image.info.get("icc_profile")
+        return image.info.get("icc_profile"), _orientation(image)
 
 
 def _with_first_page(image: TiffImageFile, header: Header, file_length: int) -> Header:

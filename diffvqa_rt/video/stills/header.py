@@ -54,6 +54,9 @@ class Header:
         size: width and height as stored; None where only Pillow reads them.
         pixel_format: ffmpeg's name; None where it follows from Pillow's mode.
         delays: of an animation's pictures, in units of `delay_unit` seconds, each above zero; empty for a still.
+        profile: an ICC profile of the colours that are declared by codes, for where there is none in the file.
+        clean_aperture: AVIF's crop, as its box has it: numerators and denominators of width, height and the centre's
+            distance from the picture's centre.
         decoded_upright_by: the turn that the decoder makes by itself, where it then does not tell of it.
         patches: the pictures of a GIF or APNG, whole ones only.
         content: the one picture's bytes, where the file holds more than that picture.
@@ -72,6 +75,8 @@ class Header:
     sample_aspect_ratio: str | None = None
     delays: tuple[int, ...] = ()
     delay_unit: Fraction = Fraction(1)
+    profile: bytes | None = None
+    clean_aperture: tuple[int, ...] = ()
     decoded_upright_by: Orientation | None = None
     canvas: tuple[int, int, int, int] = (0, 0, 0, 0)
     patches: tuple[Patch, ...] = ()

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import BinaryIO
 
+import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorTrc
+from numpy.typing import NDArray
 
 from diffvqa_rt.video.color import Orientation, code_name
 from diffvqa_rt.video.stills.header import Header, breaks_off, read_at, shown_delay
+from diffvqa_rt.video.stills.primaries import declared_profile
 
 _AVIF = frozenset((b"avif", b"avis"))
 _HEIC = frozenset((b"heic", b"heix", b"heim", b"heis"))
@@ -44,7 +47,7 @@ def is_heic(head: bytes) -> bool:
 
 
 def read_header(file: BinaryIO, codec: str) -> Header:
-    """The header of an AVIF or HEIC picture or of an AVIF animation; not read: clap, the crop.
+    """The header of an AVIF or HEIC picture or of an AVIF animation.
 
     Raises:
         PictureFaultError: the file breaks off.
@@ -57,6 +60,7 @@ def read_header(file: BinaryIO, codec: str) -> Header:
     configuration = properties.get(b"av1C" if codec == "av1" else b"hvcC", b"")
     pixel_format, bit_depth = _av1_format(configuration) if codec == "av1" else _hevc_format(configuration)
     delays, delay_unit = _delays(movie) if codec == "av1" else ((), Fraction(1))
+    clap = properties.get(b"clap", b"")
     spacing = properties.get(b"pasp", b"")
     return Header(
         codec=codec,
@@ -69,9 +73,24 @@ def read_header(file: BinaryIO, codec: str) -> Header:
         sample_aspect_ratio="{}:{}".format(*struct.unpack(">II", spacing)) if len(spacing) == 8 else None,
         delays=delays if len(delays) > 1 else (),
         delay_unit=delay_unit,
+        profile=declared_profile(primaries, transfer),
+        # libheif crops by itself.
+        clean_aperture=struct.unpack(">8i", clap) if codec == "av1" and len(clap) == 32 else (),
         # Of AVIF, Pillow tells.
         decoded_upright_by=None if codec == "av1" else _orientation(properties),
     )
+
+
+def cropped(pixels: NDArray[np.uint8], clean_aperture: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The part of a stored picture that is shown; all of it where the crop does not lie within."""
+    if not clean_aperture or min(clean_aperture[1::2]) < 1:
+        return pixels
+    across, down, right, below = (Fraction(*clean_aperture[at : at + 2]) for at in (0, 2, 4, 6))
+    height, width, _ = pixels.shape
+    left, top = (width - across) / 2 + right, (height - down) / 2 + below
+    if min(left, top) < 0 or min(across, down) < 1 or left + across > width or top + down > height:
+        return pixels
+    return pixels[round(top) : round(top + down), round(left) : round(left + across)]
 
 
 def _file_boxes(file: BinaryIO) -> Iterator[_Box]:

@@ -1,7 +1,7 @@
 """A picture that Pillow decoded as 8-bit sRGB pixels.
 
-An ICC profile is applied, by its perceptual intent. Not done, as in videos: conversion of primaries and transfer that
-are declared by codes (cICP, nclx) or by gAMA and cHRM, tone mapping, blending: alpha is ignored.
+An ICC profile is applied, by its perceptual intent; so are the primaries of Display P3 and BT.2020 that codes declare
+(cICP, nclx). Not done: conversion by gAMA and cHRM, tone mapping, blending. Alpha is ignored, as in videos.
 """
 
 import io

@@ -20,6 +20,7 @@ from diffvqa_rt.video.stills.header import (
     breaks_off,
     shown_delay,
 )
+from diffvqa_rt.video.stills.primaries import declared_profile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -81,6 +82,7 @@ def read_header(file: BinaryIO) -> Header | None:
         matrix="gray" if color_type in _GREY else "rgb",
         transfer=code_name(ColorTrc, transfer),
         primaries=code_name(ColorPrimaries, primaries),
+        profile=declared_profile(primaries, transfer),
         sample_aspect_ratio=_aspect(file, found),
         delays=tuple(delays),
         delay_unit=_DELAY_UNIT,

@@ -20,6 +20,7 @@ from diffvqa_rt.video.stills.animation import canvases, pictures_on_screen
 from diffvqa_rt.video.stills.formats import PictureFormat, recognise
 from diffvqa_rt.video.stills.header import Header, PictureFaultError, aspect_ratio, breaks_off, check_size
 from diffvqa_rt.video.stills.heic import open_heic
+from diffvqa_rt.video.stills.heif import cropped
 from diffvqa_rt.video.stills.opening import decoding, faults_told, open_picture, quiet
 from diffvqa_rt.video.stills.pixels import rgb_of
 
@@ -120,7 +121,7 @@ def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureForma
         # An animation of one picture.
         profile, orientation = _shared_by_pictures(file, picture_format.pillow)
         canvas = next(canvases(file, header, picture_format.pillow))
-        pixels, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile)
+        pixels, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile or header.profile)
         pixels = orientation.upright(pixels)
     else:
         with _opened(file, header, picture_format) as image:
@@ -132,7 +133,8 @@ def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureForma
             header = _with_pixel_format(image, header)
             with decoding(image):
                 image.load()
-            pixels, profile_warnings = rgb_of(image, image.info.get("icc_profile"))
+            pixels, profile_warnings = rgb_of(image, image.info.get("icc_profile") or header.profile)
+            pixels = cropped(pixels, header.clean_aperture)
             orientation = decoded_upright_by or _orientation(image)
             if decoded_upright_by is None:
                 pixels = orientation.upright(pixels)
@@ -155,7 +157,7 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
         profile, orientation = _shared_by_pictures(file, pillow_format)
         for index, canvas in enumerate(itertools.islice(canvases(file, header, pillow_format), chosen[-1] + 1)):
             if index in chosen:
-                drawn, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile)
+                drawn, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile or header.profile)
                 kept[index] = orientation.upright(drawn)
         decoded = chosen[-1] + 1
     else:
@@ -167,8 +169,8 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
                 image.seek(index)
                 with decoding(image):
                     image.load()
-                stored, profile_warnings = rgb_of(image, image.info.get("icc_profile"))
-                kept[index] = orientation.upright(stored)
+                stored, profile_warnings = rgb_of(image, image.info.get("icc_profile") or header.profile)
+                kept[index] = orientation.upright(cropped(stored, header.clean_aperture))
         # WebP's pictures build on each other.
         decoded = chosen[-1] + 1 if pillow_format == "WEBP" else len(kept)
     starts = [0, *itertools.accumulate(header.delays)]

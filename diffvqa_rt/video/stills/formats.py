@@ -34,7 +34,7 @@ def _is_netpbm(head: bytes) -> bool:
 
 
 def _is_jpeg2000(head: bytes) -> bool:
-    """Whether it is one picture; Motion JPEG 2000 is a video."""
+    """True of one picture; Motion JPEG 2000 is a video."""
     is_boxed = head[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" and head[20:24] != b"mjp2"
     return is_boxed or head[:4] == b"\xff\x4f\xff\x51"
 

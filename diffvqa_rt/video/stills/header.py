@@ -48,7 +48,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Header:
-    """What a picture file says of itself.
+    """The facts that a picture file states of itself.
 
     Attributes:
         size: width and height as stored; None where only Pillow reads them.

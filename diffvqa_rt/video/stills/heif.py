@@ -40,7 +40,7 @@ def is_avif(head: bytes) -> bool:
 
 
 def is_heic(head: bytes) -> bool:
-    """Whether it is a HEIC picture; a sequence of HEVC pictures is a video like any other."""
+    """True of a HEIC picture; a sequence of HEVC pictures is a video like any other."""
     found = brands(head)
     is_sequence = head[8:12] in _HEVC_SEQUENCE
     return not is_sequence and not found & _AVIF and bool(found & _HEIC or b"mif1" in found)
@@ -164,7 +164,7 @@ def _hevc_format(configuration: bytes) -> tuple[str | None, int | None]:
 
 
 def _orientation(properties: dict[bytes, bytes]) -> Orientation:
-    """What `irot`, counter-clockwise, and then `imir` do, as a mirroring from left to right and then a turn."""
+    """The effect of `irot`, counter-clockwise, and then `imir`, as a mirroring from left to right and then a turn."""
     turn = 90 * (properties.get(b"irot", b"\0")[0] & 3)
     if b"imir" not in properties:
         return Orientation(-turn % 360, False)

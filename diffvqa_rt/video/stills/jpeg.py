@@ -26,7 +26,7 @@ _END = b"\xff\xd9"
 
 @dataclass(slots=True)
 class _Structure:
-    """What the markers of one picture say; `end` is the offset behind it."""
+    """The facts that the markers of one picture state; `end` is the offset behind it."""
 
     frame_code: int = 0
     frame_header: bytes = b""
@@ -150,7 +150,7 @@ def _size_after(file: BinaryIO, end: int) -> tuple[int, int] | None:
 
 
 def _decodes(coded: bytes) -> bool | None:
-    """Whether a strict decoder finds the data sound, None where it cannot tell; libjpeg keeps it to itself.
+    """True if a strict decoder finds the data sound, None where it cannot tell; libjpeg keeps it to itself.
 
     Of single damaged bytes it finds one in four (one in two in progressive JPEG), of lost blocks nearly all.
     """

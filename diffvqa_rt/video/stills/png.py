@@ -127,7 +127,7 @@ def _read(file: BinaryIO, chunk: _Chunk) -> bytes:
 
 
 def _starts_here(file: BinaryIO, offset: int, size: bytes) -> bool:
-    """Whether another PNG of this size follows."""
+    """True if another PNG of this size follows."""
     file.seek(offset)
     head = file.read(len(SIGNATURE) + 16)
     return head[: len(SIGNATURE)] == SIGNATURE and head[-8:] == size

@@ -26,6 +26,7 @@ from diffvqa_rt.errors import DeviceDecodeError, DiffVQAError, VideoDecodeError
 from diffvqa_rt.video import SampledFrames, sample_frames
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, OpenFile, open_source, open_video
 from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.stills import declared_size
 from diffvqa_rt.video.views import cut_views
 
 Answer = tuple[dict[str, Any], Sequence[memoryview]]
@@ -175,11 +176,14 @@ def _refuse_by_header(source: OpenFile, request: dict[str, Any]) -> None:
     if request["max_frames"] is None and request["max_frame_pixels"] >= MAX_FRAME_PIXELS:
         return
     try:
-        with open_source(source) as (name, file), open_video(name, file) as opened:
-            pixels, frames = opened.stream.width * opened.stream.height, opened.stream.frames
+        with open_source(source) as (name, file):
+            declared = declared_size(name, file)
+            if declared is None:
+                with open_video(name, file) as opened:
+                    declared = opened.stream.width * opened.stream.height, opened.stream.frames
     except VideoDecodeError:  # the decoding itself has the sentence for that
         return
-    _refuse_beyond(request, pixels, frames)
+    _refuse_beyond(request, *declared)
 
 
 def _refuse_beyond(request: dict[str, Any], pixels: int, frames: int) -> None:

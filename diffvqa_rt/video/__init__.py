@@ -9,7 +9,8 @@ the network sees. `dali` cuts the same by DALI, from these frames or from those 
 the one module that needs DALI.
 """
 
-from diffvqa_rt.video.decode import SampledFrames, VideoInfo, sample_frames
+from diffvqa_rt.video.decode import sample_frames
+from diffvqa_rt.video.sampled import SampledFrames, VideoInfo
 from diffvqa_rt.video.views import MAX_SEED, crop_places, make_views
 
 DECODING_VERSION = 2

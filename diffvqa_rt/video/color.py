@@ -92,23 +92,18 @@ def color_of(frame: VideoFrame, name: str) -> FrameColor:
         matrix=matrix,
         is_matrix_declared=is_declared,
         range=range_,
-        transfer=_name(ColorTrc, frame.color_trc),
-        primaries=_name(ColorPrimaries, frame.color_primaries),
+        transfer=code_name(ColorTrc, frame.color_trc),
+        primaries=code_name(ColorPrimaries, frame.color_primaries),
         swscale_matrix=swscale_matrix,
     )
 
 
-def _name(codes: type[IntEnum], code: int) -> str:
+def code_name(codes: type[IntEnum], code: int) -> str:
+    """The name of an ISO/IEC 23091-2 code, as ffmpeg spells it."""
     try:
         return codes(code).name.lower()
     except ValueError:
         return f"code {code}"
-
-
-def upright(pixels: NDArray[np.uint8], orientation: Orientation) -> NDArray[np.uint8]:
-    """The stored picture [H, W, 3] as it is shown."""
-    mirrored = pixels[:, ::-1] if orientation.is_mirrored else pixels
-    return np.ascontiguousarray(np.rot90(mirrored, -orientation.rotation_degrees // 90))
 
 
 def picture_from_frame(
@@ -158,7 +153,7 @@ def picture_from_frame(
     if crop is not None and crop.is_for(frame.width, frame.height):
         pixels = pixels[crop.top : crop.height - crop.bottom, crop.left : crop.width - crop.right]
     return Picture(
-        pixels=upright(pixels, orientation),
+        pixels=orientation.upright(pixels),
         color=color,
         orientation=orientation,
         pixel_format=frame.format.name,

@@ -26,10 +26,11 @@ MAX_FRAME_PIXELS = 8192 * 8192
 """The largest picture that is decoded: 8K video twice over. A few header bytes can ask for far more memory."""
 
 # Files that hold their own frames. Missing on purpose: playlists (hls, dash, concat), session descriptions (sdp)
-# and file patterns (image2), which make ffmpeg open whatever they name.
+# and file patterns (image2), which make ffmpeg open whatever they name. Pictures are `stills`' business: those here,
+# but JPEG XL, are for streams of several, such as Motion JPEG.
 _DEMUXERS = (
-    "apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vvc,"
-    "yuv4mpegpipe,bmp_pipe,j2k_pipe,jpeg_pipe,jpegxl_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
+    "asf,av1,avi,dv,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vvc,"
+    "yuv4mpegpipe,bmp_pipe,jpeg_pipe,jpegxl_pipe,pbm_pipe,pgm_pipe,png_pipe,ppm_pipe"
 )
 
 # From this profile on, a base layer that is compatible with nothing (0) is in Dolby's own colours, IPTPQc2.

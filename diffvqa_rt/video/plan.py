@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from diffvqa_rt.errors import DeviceDecodeError, VideoDecodeError
 from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import VideoFile, open_source, open_video
-from diffvqa_rt.video.decode import VideoInfo, describe_video
+from diffvqa_rt.video.decode import describe_video
 from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.reader import FrameReader
+from diffvqa_rt.video.sampled import VideoInfo
+from diffvqa_rt.video.stills import declared_size
 from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
 from diffvqa_rt.video.views import check_numbers, crop_places, crop_region
 
@@ -100,6 +102,8 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
         DeviceDecodeError: it can, but on a GPU it would not look as it should.
     """
     with open_source(source) as (name, file):
+        if declared_size(name, file) is not None:
+            raise DeviceDecodeError(f"{name} is a picture, which is not for the GPU; decode it on the CPU")
         with open_video(name, file) as video:
             timeline = read_timeline(video)
         frame_numbers, timestamps_seconds = _number_frames(name, timeline, count)

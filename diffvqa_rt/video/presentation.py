@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
+import numpy as np
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 # EBML identifiers (RFC 9559): the elements that hold others, on the way to those that are read.
 _MASTERS = {0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0, 0x7670, 0x41E4}
@@ -26,6 +28,11 @@ class Orientation:
 
     rotation_degrees: int
     is_mirrored: bool
+
+    def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The stored picture [H, W, 3] as it is shown."""
+        mirrored = pixels[:, ::-1] if self.is_mirrored else pixels
+        return np.ascontiguousarray(np.rot90(mirrored, -self.rotation_degrees // 90))
 
 
 @dataclass(frozen=True, slots=True)

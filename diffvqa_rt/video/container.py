@@ -37,7 +37,7 @@ _DEMUXERS = (
 _FIRST_SINGLE_LAYER_PROFILE = 5
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 # Text of one line with a slash or a suffix: no format's file is as short and holds nothing else.
-_PATH_IN_BYTES = re.compile(rb"(?=.*/|.*\.\w{1,5}\Z)[^\0-\x1f\x7f]{1,4096}")
+_PATH_IN_BYTES = re.compile(rb"(?=.*/|.*\.\w{1,5}\Z)[^\0-\x1f\x7f<>]{1,4096}")
 
 # Broken text in the tags of a file must not keep it from being read; from version 19 on, PyAV sees to that itself.
 _TAG_OPTIONS: dict[str, Any] = {} if av.__version__ >= "19" else {"metadata_errors": "replace"}

@@ -24,7 +24,7 @@ from diffvqa_rt.errors import DiffVQAError, ScoreWarning
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
 from diffvqa_rt.specs import FEATURES, Array
 from diffvqa_rt.video import VideoInfo, make_views, sample_frames
-from diffvqa_rt.video.views import ViewCutter, check_crops, check_seed, normalize_views
+from diffvqa_rt.video.views import ViewCutter, check_crops, check_seed, normalize_views, scaling_warnings
 
 VideoSource = EncodedSource | NDArray[np.uint8]
 
@@ -288,9 +288,8 @@ class Scorer:
             sampled = sample_frames(source, config.frames, keep_interlaced=options.keep_interlaced)
         with clock.measure("views"):
             views = make_views(sampled.frames, config.view_size, options.seed, options.crops)
-        return _Prepared(
-            source_name(source), sampled.timestamps_seconds, sampled.info, sampled.warnings, views, clock.seconds
-        )
+        warnings = sampled.warnings + scaling_warnings(sampled.info.width, sampled.info.height, config.view_size)
+        return _Prepared(source_name(source), sampled.timestamps_seconds, sampled.info, warnings, views, clock.seconds)
 
     def _score_batch(self, videos: list["_Prepared"], options: "_Options") -> list[VideoScore]:
         config = self.manifest.config

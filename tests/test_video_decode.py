@@ -348,7 +348,7 @@ def test_playlists_are_refused_and_nothing_they_name_is_opened(tmp_path: Path) -
                 for source in (playlist, text.encode()):
                     with pytest.raises(VideoDecodeError, match="not a playlist"):
                         sample_frames(source, 1)
-        with pytest.raises(VideoDecodeError, match="local video"):
+        with pytest.raises(VideoDecodeError, match="only local files are; download it"):
             sample_frames(url, 1)
         with pytest.raises(TimeoutError):
             server.accept()

@@ -27,7 +27,7 @@ from diffvqa_rt.video import SampledFrames, sample_frames
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, OpenFile, open_source, open_video
 from diffvqa_rt.video.plan import plan_decoding
 from diffvqa_rt.video.stills import declared_size
-from diffvqa_rt.video.views import cut_views
+from diffvqa_rt.video.views import cut_views, scaling_warnings
 
 Answer = tuple[dict[str, Any], Sequence[memoryview]]
 
@@ -116,6 +116,8 @@ def _views(source: OpenFile, request: dict[str, Any]) -> Answer:
     else:
         views = cut_views(sampled.frames, size, seed, crops)
     views_seconds = time.perf_counter() - start
+    scaled = scaling_warnings(sampled.info.width, sampled.info.height, size)
+    sampled = dataclasses.replace(sampled, warnings=sampled.warnings + scaled)
     answer = _facts(sampled) | {"decode_seconds": decode_seconds, "views_seconds": views_seconds}
     return answer, [views.data.cast("B")]
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffvqa_rt.checks import whole
+from diffvqa_rt.errors import ScoreWarning
 
 RgbFrame = NDArray[np.uint8]
 
@@ -24,6 +25,14 @@ MAX_CROPS = 2**16
 def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
     """The views of a video's frames as the network takes them, float32 in [-1, 1]: `cut_views`, normalised."""
     return normalize_views(cut_views(frames, size, seed, crops))
+
+
+def scaling_warnings(width: int, height: int, size: int) -> tuple[ScoreWarning, ...]:
+    """A warning where pictures of this size are smaller than a view, which then shows what they do not have."""
+    if min(width, height) >= size:
+        return ()
+    sentence = f"its pictures of {width}×{height} pixels are scaled up for views of {size}×{size}"
+    return (ScoreWarning("views-scaled-up", sentence),)
 
 
 def normalize_views(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ ENGINES := build/tiny/manifest.json
 RECIPE = --work build/weights --out diffvqa_rt/weights $(if $(CLIPS),--clips $(CLIPS))
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
-.PHONY: demo test lint slow soak weights gpu clean
+.PHONY: demo test lint slow soak fuzz weights gpu clean
 
 demo: $(ENGINES)
 	$(BIN)/diffvqa score examples/frog.mp4
@@ -26,6 +26,10 @@ slow: $(READY)
 # Five minutes of 16 clients, and two for the comparison: build/soak.json. Not beside other work: it compares speeds.
 soak: $(ENGINES)
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --out build/soak.json
+
+# Ten thousand broken files by the decoder's process and by the command, and ten thousand broken requests to a real server.
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz --out build/fuzz.json
 
 # The bundled weights, from nothing: three hours on two cores, and 25 GB. CLIPS is the folder of the clips that are in no package.
 weights: $(READY)

@@ -54,13 +54,24 @@ class VideoFile:
 
     def packets(self) -> "Iterator[Packet[VideoStream]]":
         """The stream's packets from here on; a file that breaks off ends where it breaks off."""
-        # Closed, since PyAV leaks what belongs to a demuxing that is merely left (some 150 bytes each time).
-        demuxing = cast("Generator[Packet[VideoStream]]", self.container.demux(self.stream))
-        with contextlib.closing(demuxing) as packets, contextlib.suppress(av.FFmpegError):
-            for packet in packets:
-                # An empty packet is a repeated frame in AVI, and the order to flush to the decoder.
-                if packet.size:
-                    yield packet
+        is_read = False
+        while not is_read:
+            is_read = True
+            # Closed, since PyAV leaks what belongs to a demuxing that is merely left (some 150 bytes each time).
+            demuxing = cast("Generator[Packet[VideoStream]]", self.container.demux(self.stream))
+            try:
+                with contextlib.closing(demuxing) as packets:
+                    for packet in packets:
+                        # An empty packet is a repeated frame in AVI, and the order to flush to the decoder.
+                        if packet.size:
+                            is_read = False
+                            yield packet
+                    return
+            except av.FFmpegError:
+                return
+            except IndexError:
+                # PyAV does not know of a stream that begins later; it goes on from there, or is at the end.
+                continue
 
 
 class OpenFile(os.PathLike[str]):

@@ -21,8 +21,7 @@ class TurnReader:
         self._declared = declared or Orientation(0, False)
         self._held: Orientation | None = None
         self._is_mirrored: dict[int, bool] = {}
-        is_h264 = stream.codec_context.codec.canonical_name == "h264"
-        self._filter = BitStreamFilterContext("h264_metadata=display_orientation=extract", stream) if is_h264 else None
+        self._filter = _h264_filter(stream) if stream.codec_context.codec.canonical_name == "h264" else None
 
     def forget(self) -> None:
         """Begins again at another place of the stream."""
@@ -52,6 +51,14 @@ class TurnReader:
         elif frame.key_frame:
             self._held = None
         return self._held or self._declared
+
+
+def _h264_filter(stream: VideoStream) -> BitStreamFilterContext | None:
+    """What finds the turns in a stream's packets; None where its headers are broken, and the decoder will say so."""
+    try:
+        return BitStreamFilterContext("h264_metadata=display_orientation=extract", stream)
+    except av.FFmpegError:
+        return None
 
 
 def _angle(orientation: Orientation) -> int:

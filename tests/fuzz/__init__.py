@@ -1,0 +1,1 @@
+"""Hostile input, made by a seeded generator from sound files and sound requests."""

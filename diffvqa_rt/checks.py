@@ -6,7 +6,7 @@ MAX_COUNT = 2**31
 """The most of whatever is counted and nothing else limits."""
 
 
-def whole(name: str, value: object, least: int, most: int) -> int:
+def whole(name: str, value: object, least: int, most: int | None = None) -> int:
     """The value as a plain integer: any type's whole number will do, NumPy's too; floats and bools are none.
 
     Raises:
@@ -16,6 +16,8 @@ def whole(name: str, value: object, least: int, most: int) -> int:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = None
-    if number is None or not least <= number <= most:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+    if number is None or number < least or (most is not None and number > most):
+        what = "" if number is not None else "a whole number, "
+        expected = f"{what}at least {least}" if most is None else f"a whole number from {least} to {most}"
+        raise ValueError(f"{name} is {value!r}; expected {expected}")
     return number

@@ -20,7 +20,8 @@ from diffvqa_rt.checks import MAX_COUNT, whole
 from diffvqa_rt.decoding import DecodedVideo, EncodedSource, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
 from diffvqa_rt.engines.manifest import Manifest
-from diffvqa_rt.errors import DiffVQAError, ScoreWarning
+from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, ScoreWarning
+from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
 from diffvqa_rt.specs import FEATURES, Array
 from diffvqa_rt.video import VideoInfo, make_views, sample_frames
@@ -131,6 +132,12 @@ class Scorer:
         self._engines = engines
         self._decoder = decoder or IsolatedDecoder()
         self._facts = model_facts(manifest, backend)
+        self._is_cut_off = False
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Notes in a forked child that a GPU's context has stayed with the parent."""
+        self._is_cut_off = self.manifest.backends[self._facts.backend].device != "cpu"
 
     @classmethod
     def open(
@@ -199,7 +206,7 @@ class Scorer:
         Raises:
             ValueError, TypeError: `batch`, `crops`, `seed` or `sources` itself is not what it should be.
         """
-        batch = whole("batch", batch, 1, MAX_COUNT)
+        batch = min(whole("batch", batch, 1), MAX_COUNT)
         options = _Options.checked(seed, crops, keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
@@ -292,6 +299,11 @@ class Scorer:
         return _Prepared(source_name(source), sampled.timestamps_seconds, sampled.info, warnings, views, clock.seconds)
 
     def _score_batch(self, videos: list["_Prepared"], options: "_Options") -> list[VideoScore]:
+        if self._is_cut_off:
+            raise DeviceUnavailableError(
+                f"these {self._facts.backend} engines are on a GPU, which a forked child cannot use; "
+                "open the scorer in the child, or start that by spawn"
+            )
         config = self.manifest.config
         clock = StageClock()
         views = np.concatenate([video.views for video in videos])

@@ -1,21 +1,27 @@
 """`diffvqa` as a user meets it: results on stdout, sentences on stderr, an honest exit status."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
 from clips import make_clip
+from instant_engines import instant_engines
 from PIL import Image
 
-from diffvqa_rt import cli
+from diffvqa_rt import Scorer, cli
+from diffvqa_rt.decoding import IsolatedDecoder
+from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.results import CSV_COLUMNS
 
 
@@ -164,6 +170,11 @@ def test_a_folder_without_engines_says_what_to_do(tmp_path, capsys):
     [
         (["score"], "VIDEO"),
         (["score", "--crops", "0", "x.mp4"], "'0' is not a whole number from 1"),
+        (["score", "--crops", "70000", "x.mp4"], "'70000' is not a whole number from 1 to 65536"),
+        (["client", "--url", "h:1", "--crops", "70000", "x.mp4"], "'70000' is not a whole number from 1 to 65536"),
+        (["evaluate", "--data", "kvq=x", "--crops", "70000"], "'70000' is not a whole number from 1 to 65536"),
+        (["serve", "--max-crops", "70000"], "'70000' is not a whole number from 1 to 65536"),
+        (["score", "--threads", str(2**31), "x.mp4"], "is not a whole number from 1 to 65536"),
         (["score", "--seed", "x", "x.mp4"], "'x' is not a whole number from 0"),
         (["score", "--seed", str(2**64), "x.mp4"], "is not a whole number from 0"),
         (["score", "--format", "xml", "x.mp4"], "invalid choice"),
@@ -175,6 +186,107 @@ def test_misuse_is_status_2(arguments, complaint, capsys):
         cli.main(arguments)
     assert exit_info.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_an_argument_that_only_the_callee_refuses_is_status_2(capsys):
+    assert cli.main(["serve", "--max-decode-mib", "100"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "100 MiB; expected at least 256" in err
+
+
+@pytest.fixture
+def instantly(diffvqa, manifest, monkeypatch):
+    """`diffvqa`, with engines that take no time."""
+    monkeypatch.setattr(Scorer, "open", lambda folder, **options: Scorer(manifest, instant_engines(), "onnx"))
+    return diffvqa
+
+
+def test_a_dash_is_standard_input_read_once(instantly, tmp_path, monkeypatch):
+    (tmp_path / "clip.mp4").write_bytes(make_clip())
+    expected = json.loads(instantly("--format", "json", tmp_path / "clip.mp4")[1])
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
+    os.write(writing, make_clip())
+    os.close(writing)
+    status, out, _ = instantly("--format", "json", "-", "-")
+    first, second = map(json.loads, out.splitlines())
+    assert status == 1
+    assert (first["source"], first["score"], first["video"]) == ("-", expected["score"], expected["video"])
+    assert second["error"].startswith("- is empty")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert instantly("-")[0] == 1
+
+
+def test_warnings_are_a_mark_in_the_table_and_a_sentence_each(instantly, tmp_path, monkeypatch):
+    (tmp_path / "clip.mp4").write_bytes(make_clip())
+    plain = instantly(tmp_path / "clip.mp4")[1].splitlines()[1]
+    warnings = (ScoreWarning("one-code", "One thing is so."), ScoreWarning("other-code", "Another is too."))
+    prepare = Scorer._prepare
+
+    def prepare_with_warnings(*arguments):
+        return dataclasses.replace(prepare(*arguments), warnings=warnings)
+
+    monkeypatch.setattr(Scorer, "_prepare", prepare_with_warnings)
+    _, out, err = instantly(tmp_path / "clip.mp4")
+    marked = out.splitlines()[1]
+    assert marked.split()[0] == plain.split()[0] + "!" and marked.index("tiny") == plain.index("tiny")
+    assert err.splitlines() == [
+        f"diffvqa: {tmp_path / 'clip.mp4'}: One thing is so.",
+        f"diffvqa: {tmp_path / 'clip.mp4'}: Another is too.",
+    ]
+    (result,) = map(json.loads, instantly("--format", "json", tmp_path / "clip.mp4")[1].splitlines())
+    assert result["warnings"][0] == {"code": "one-code", "message": "One thing is so."}
+    (row,) = csv.DictReader(io.StringIO(instantly("--format", "csv", tmp_path / "clip.mp4")[1]))
+    assert row["warnings"] == "one-code: One thing is so.; other-code: Another is too."
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_interlaced_frames_may_be_kept(instantly, tmp_path, monkeypatch, is_kept):
+    (tmp_path / "clip.mp4").write_bytes(make_clip())
+    asked = []
+    begin = IsolatedDecoder.begin_views
+
+    def begin_views(*arguments, **options):
+        asked.append(options["keep_interlaced"])
+        return begin(*arguments, **options)
+
+    monkeypatch.setattr(IsolatedDecoder, "begin_views", begin_views)
+    assert instantly(*(["--keep-interlaced"] if is_kept else []), tmp_path / "clip.mp4")[0] == 0
+    assert asked == [is_kept]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3, 0.5])
+def test_an_interrupt_at_the_start_leaves_no_traceback(tmp_path, seconds):
+    os.mkfifo(tmp_path / "endless")  # nobody ever writes to it
+    command = [sys.executable, "-m", "diffvqa_rt.cli", "score", "--engines", str(tmp_path), str(tmp_path / "endless")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode in (130, 1)  # 1 where it was quicker, since there are no engines
+
+
+def test_an_interrupt_during_decoding_ends_at_once(built_engines, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(make_clip())
+    program = (
+        "import sys; from diffvqa_rt import cli; from diffvqa_rt.decoding.process import DecoderProcess\n"
+        "import os, signal; send = DecoderProcess.send\n"
+        "def stop(self, *arguments):\n"
+        "    send(self, *arguments); os.kill(self.pid, signal.SIGSTOP); print('stopped', self.pid, flush=True)\n"
+        "DecoderProcess.send = stop; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "score", "--engines", str(built_engines), tmp_path / "clip.mp4"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = next(int(line.split()[1]) for line in process.stdout if line.startswith("stopped"))
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert time.monotonic() - start < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_a_reader_that_stops_early_gets_no_traceback(built_engines, clip):
@@ -235,14 +347,22 @@ def test_a_name_that_the_terminal_cannot_show_costs_no_result(built_engines, cli
 
 
 @pytest.mark.parametrize(
-    ("redirection", "sentence"),
-    [(">/dev/full", "the results cannot be written"), (">&-", "standard output is closed")],
+    ("arguments", "option", "redirection", "sentence"),
+    [
+        ("info", "", ">/dev/full", "the results cannot be written"),
+        ("info", "", ">&-", "standard output is closed"),
+        ("--version", "-u", ">/dev/full", "the results cannot be written"),
+        ("score --help", "", ">/dev/full", "the results cannot be written"),
+        ("score --help", "-u", ">/dev/full", "the results cannot be written"),
+    ],
 )
-def test_an_output_that_takes_nothing_gets_one_sentence(built_engines, clip, redirection, sentence):
-    command = f'"{sys.executable}" -m diffvqa_rt.cli info "{built_engines}" {redirection}'
-    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+def test_an_output_that_takes_nothing_gets_one_sentence(built_engines, arguments, option, redirection, sentence):
+    folder = f'"{built_engines}"' if arguments == "info" else ""
+    command = f'"{sys.executable}" {option} -m diffvqa_rt.cli {arguments} {folder} {redirection}'
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    result = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert sentence in result.stderr and "Traceback" not in result.stderr
+    assert sentence in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_engines_that_were_never_compared_with_torch_say_so(engines_copy, clip, capsys):

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffvqa_rt.engines import Manifest, open_engines
+from diffvqa_rt.engines import Manifest, available_cpus, open_engines
+from diffvqa_rt.engines.cpus import quota_cpus
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY
 from diffvqa_rt.engines.onnx_backend import OnnxCudaEngine, OnnxDeviceArray
 from diffvqa_rt.engines.verification import external_data_files, onnx_metadata
@@ -322,3 +325,31 @@ def test_a_process_that_plays_one_engine_opens_and_verifies_that_one_alone(engin
             open_engines(engines_copy, backend, names=["head"])
     with pytest.raises(ValueError, match="names has tail; expected some of vae_encoder"):
         open_engines(engines_copy, backend, names=["tail"])
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cpus"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
+        ("0::/pod/box\n", {"pod/cpu.max": "100000 100000\n", "pod/box/cpu.max": "max 100000\n"}, 1.0),
+        ("0::/outside/of/the/container\n", {"cpu.max": "50000 100000\n"}, 0.5),
+        (
+            "4:memory:/box\n3:cpu,cpuacct:/box\n",
+            {"cpu,cpuacct/box/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/box/cpu.cfs_period_us": "100000\n"},
+            2.5,
+        ),
+        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ("0::/\n", {}, math.inf),
+    ],
+)
+def test_quotas_of_control_groups_count(tmp_path, monkeypatch, membership, files, cpus):
+    (tmp_path / "membership").write_text(membership)
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    assert quota_cpus(tmp_path / "groups", tmp_path / "membership") == cpus
+    assert quota_cpus(tmp_path / "groups", tmp_path / "nothing") == math.inf
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    monkeypatch.setattr("diffvqa_rt.engines.cpus.quota_cpus", lambda: cpus)
+    assert available_cpus() == min(8, math.ceil(cpus) if math.isfinite(cpus) else 8)

@@ -121,9 +121,16 @@ def test_seed_and_crops(scorer, clip):
     assert first.crop_spread == 0
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"crops": 0}, {"seed": -1}, {"seed": 2**63}, {"seed": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"batch": 0}, {"batch": 2.0}, {"batch": "2"}, {"batch": True}),
+        *({"crops": 0}, {"crops": 70000}, {"crops": 1.0}, {"crops": True}),
+        *({"seed": -1}, {"seed": 2**63}, {"seed": 1.5}, {"seed": np.float64(1)}, {"seed": None}),
+    ],
+)
 def test_a_bad_option_is_refused_by_name(scorer, clip, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is .*expected "):
         list(scorer.score_many([clip], **options))
 
 

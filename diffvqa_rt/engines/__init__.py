@@ -72,11 +72,11 @@ def open_engines(
 
     Raises:
         EngineMismatchError: the folder is not one, a file was changed or is not listed, or the backend is not in it.
-        ValueError: no such backend or engine, or threads out of range.
+        ValueError: no such backend or engine, or fewer threads than one.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
-    threads = available_cpus() if threads is None else whole("threads", threads, 1, MAX_THREADS)
+    threads = available_cpus() if threads is None else min(whole("threads", threads, 1), MAX_THREADS)
     manifest = Manifest.read(folder)
     record = manifest.backend(backend, folder)
     manifest.refuse_unlisted(folder)

@@ -12,6 +12,7 @@ from torch import nn
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.verification import read_verified
 from diffvqa_rt.errors import EngineMismatchError
+from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.models.checkpoints import network_from_state
 from diffvqa_rt.models.diffvqa import DiffVQA
 from diffvqa_rt.models.stages import stage_modules
@@ -26,6 +27,11 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec, module: nn.Module) -> None:
         self.spec = spec
         self._module = module
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Leaves a forked child one thread: OpenMP would wait there for threads that only the parent has."""
+        torch.set_num_threads(1)
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:

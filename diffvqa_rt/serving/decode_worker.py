@@ -64,7 +64,7 @@ def main() -> None:
 def _views(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArray]:
     start = time.perf_counter()
     _refuse_by_header(video, request)
-    sampled = sample_frames(video, request["frames"])
+    sampled = sample_frames(video, request["frames"], keep_interlaced=request["keep_interlaced"])
     decode_seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
     _refuse_beyond(request, largest, sampled.info.frame_count)
@@ -77,6 +77,7 @@ def _views(video: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], NDArr
         "timestamps_seconds": sampled.timestamps_seconds,
         "info": dataclasses.asdict(sampled.info),
         "decode_seconds": decode_seconds,
+        "warnings": [dataclasses.asdict(warning) for warning in sampled.warnings],
     }
     return answer, views
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.config import VIEWS, DiffVQAConfig
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import ScoreWarning, VideoDecodeError
 from diffvqa_rt.serving.framing import read_message, write_message
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.video import VideoInfo
@@ -28,12 +28,16 @@ _WORKER_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 
 @dataclass(frozen=True, slots=True)
 class DecodedVideo:
-    """A video's views [crops, 2N, 3, S, S] in pixels, when they are shown, its facts, and how long decoding took."""
+    """A video's views [crops, 2N, 3, S, S] in pixels, when they are shown, its facts, how long decoding took.
+
+    And what it warned of.
+    """
 
     views: NDArray[np.uint8]
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
     decode_seconds: float
+    warnings: tuple[ScoreWarning, ...] = ()
 
 
 class _ProcessEndedError(Exception):
@@ -59,19 +63,25 @@ class Decoder:
         self._python = python
         self._process = self._start()
 
-    def decode(self, video: bytes | memoryview, seed: int, crops: int) -> DecodedVideo:
-        """The views of an encoded video.
+    def decode(
+        self, video: bytes | memoryview, seed: int, crops: int, *, keep_interlaced: bool = False
+    ) -> DecodedVideo:
+        """The views of an encoded video; `keep_interlaced` leaves its interlaced frames combed.
 
         Raises:
             VideoDecodeError: no frame of it can be had, or not within the limits.
             ValueError: the seed or the crops are out of range.
         """
-        request = self._request(video, "views", crops) | {"seed": seed}
+        request = self._request(video, "views", crops) | {"seed": seed, "keep_interlaced": keep_interlaced}
         size = self._config.view_size
         views = np.empty((max(crops, 1), len(VIEWS) * self._config.frames, 3, size, size), np.uint8)
         answer = self._answer(request, video, views)
         return DecodedVideo(
-            views, tuple(answer["timestamps_seconds"]), VideoInfo(**answer["info"]), answer["decode_seconds"]
+            views,
+            tuple(answer["timestamps_seconds"]),
+            VideoInfo(**answer["info"]),
+            answer["decode_seconds"],
+            tuple(ScoreWarning(**warning) for warning in answer["warnings"]),
         )
 
     def plan(self, video: bytes | memoryview, crops: int) -> DecodingPlan | None:

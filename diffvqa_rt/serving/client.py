@@ -296,9 +296,12 @@ class Client:
                     raise RequestError(
                         f"{name}: a process of {self.url} has ended {deaths} times with it inside; check the file"
                     ) from error
-                if status == "UNAVAILABLE" and (obstacle := self._obstacle(error, message, asked)):
+                now = time.monotonic()
+                is_over = status == "DEADLINE_EXCEEDED" or now + pause > deadline
+                may_be_found = not is_over and now < asked + _NAME_SECONDS
+                if status == "UNAVAILABLE" and (obstacle := self._obstacle(error, message, may_be_found)):
                     raise RequestError(f"{name}: {self.url} {obstacle}") from error
-                if status == "DEADLINE_EXCEEDED" or time.monotonic() + pause > deadline:
+                if is_over:
                     proxy = self._address.proxy()
                     raise RequestError(
                         f"{name}: {self.url}{f', asked by way of the proxy {proxy},' if proxy else ''} gave no score "
@@ -351,16 +354,18 @@ class Client:
             ) from None
         raise RequestError(f"{name}: {self.url} failed ({status}: {message})") from None
 
-    def _obstacle(self, error: Any, message: str, asked: float) -> str | None:
-        """What makes it useless to ask again, to follow the address in a sentence; None where the server is away."""
+    def _obstacle(self, error: Any, message: str, may_be_found: bool) -> str | None:
+        """What makes it useless to ask again, to follow the address in a sentence; None where the server is away.
+
+        `may_be_found`: a name that is not found is still looked for.
+        """
         if _is_from_server(str(error.message())):
             return None
         if proxy := self._address.proxy():
             is_wrong = _WRONG_BEHIND_PROXY.search(message)
             return f"{NOT_GRPC}; or the proxy {proxy} lets nobody through ({message})" if is_wrong else None
         if _UNRESOLVED.search(message):
-            is_over = time.monotonic() - asked > min(_NAME_SECONDS, self._deadline_seconds / 2)
-            return f"is a name that is not found ({message}); check how it is spelt" if is_over else None
+            return None if may_be_found else f"is a name that is not found ({message}); check how it is spelt"
         return obstacle_at(self._address, self._tls.context() if self._tls else None)
 
 

@@ -185,7 +185,7 @@ class Client:
                 return False
 
     def close(self) -> None:
-        """Ends what is under way: those who wait for it get a `RequestError`."""
+        """Cancels what is under way: its callers get a `RequestError`."""
         with self._lock:
             self._is_closed = True
             waiters = list(self._waiters)

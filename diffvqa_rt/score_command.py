@@ -64,10 +64,12 @@ def add_client_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         "client",
         help="score videos on a server",
         description="Send videos (or still images) to a server that `diffvqa serve` runs, and print the results in the "
-        "order given, as `diffvqa score` does. A server that is away is asked again until the deadline.",
+        "order given, as `diffvqa score` does. A server that is away is asked again until the deadline, a name that is "
+        "not found for 5 seconds; what will never answer (another port, a certificate that is not trusted) is named at "
+        "once.",
     )
     _add_scoring_arguments(command)
-    command.add_argument("--url", required=True, metavar="HOST:PORT", help="the server's gRPC address")
+    command.add_argument("--url", required=True, metavar="HOST:PORT", help="the server's gRPC address, without http://")
     command.add_argument(
         "--concurrency",
         type=whole_number(1, 1024),

@@ -6,7 +6,7 @@ print(scorer.score("clip.mp4").score)
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -43,14 +43,22 @@ class StageClock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def denoise(unet_controller: Engine, z0: Array, steps: int) -> Mapping[str, Array]:
-    """All K steps towards z0 [V, 2N, C, h, w]. Returns the last step's outputs: `z_next` (ẑ0) and the features."""
+def denoise(
+    unet_controller: Engine, z0: Array, steps: int, before_step: Callable[[], None] = lambda: None
+) -> Mapping[str, Array]:
+    """All K steps towards z0 [V, 2N, C, h, w]. Returns the last step's outputs: `z_next` (ẑ0) and the features.
+
+    `before_step` may end it by an exception; an engine that plays all steps by itself calls it once.
+    """
     if isinstance(unet_controller, DenoisingEngine):
+        before_step()
         return unet_controller.denoise(z0, steps)
     # Step 0 makes its own z_T from z0 and the noise table, and does not read z.
     z: Array = np.zeros(z0.shape, z0.dtype)
     for step in range(steps - 1):
+        before_step()
         z = unet_controller({"z": z, "z0": z0, "step": np.array([step])}, ["z_next"])["z_next"]
+    before_step()
     return unet_controller({"z": z, "z0": z0, "step": np.array([steps - 1])})
 
 

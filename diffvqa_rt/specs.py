@@ -17,7 +17,7 @@ from diffvqa_rt.config import VIEWS, DiffVQAConfig
 Precision = Literal["fp32", "fp16", "bf16"]
 """What the networks between float32 borders compute in."""
 
-DType = Literal["float32", "int64", "float64", "int32", "uint8"]
+DType = Literal["float32", "int64", "float64", "int32", "uint8", "bool"]
 """Engines have the first two at their borders; the rest is what else crosses gRPC."""
 
 Dimension = int | str
@@ -183,17 +183,21 @@ def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
         TensorSpec("video", "uint8", ("bytes",)),
         TensorSpec("seed", "int64", (1,)),
         TensorSpec("crops", "int32", (1,)),
+        TensorSpec("keep_interlaced", "bool", (1,)),
     )
     facts = (
         TensorSpec("timestamps_seconds", "float64", (config.frames,)),
-        # JSON in UTF-8: `VideoInfo` and `ModelFacts`. Bytes, since text needs NumPy's objects on the server's side.
+        # JSON in UTF-8: `VideoInfo` with the warnings, and `ModelFacts`. Bytes, since text needs NumPy's objects on the
+        # server's side.
         TensorSpec("video_info", "uint8", ("video_info_bytes",)),
         TensorSpec("model", "uint8", ("model_bytes",)),
     )
     # What the system's monotonic clock showed: received, decoded, views made; started, denoised.
     marks = (TensorSpec("preprocess_marks", "float64", (3,)), TensorSpec("denoise_marks", "float64", (2,)))
+    # `denoise` ends between two steps where the client's time, which began when the video was received, is over.
+    arrival = frozenset({marks[0].name})
     stage_seconds = TensorSpec("stage_seconds", "float64", (5,))
-    optional = frozenset({"seed", "crops"})
+    optional = frozenset({"seed", "crops", "keep_interlaced"})
     preprocess = ModelSpec("preprocess", request, (*vae_encoder.inputs, *facts, marks[0]), optional)
     score = head.outputs[0]
     # The score passes through it: Triton server leaves out a step whose outputs nobody asks for.
@@ -201,7 +205,7 @@ def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
     ensemble = ModelSpec("diffvqa", request, (*head.outputs, *facts, stage_seconds), optional)
     if is_embedded:
         z0_hat = TensorSpec("z0_hat", z.dtype, z.shape)
-        denoise = ModelSpec("denoise", vae_encoder.outputs, (z0_hat, *features, marks[1]))
+        denoise = ModelSpec("denoise", (*vae_encoder.outputs, marks[0]), (z0_hat, *features, marks[1]), arrival)
         models = [preprocess, vae_encoder, denoise, head, metrics, ensemble]
     else:
         device_decoding = (  # what a `DecodingPlan` says
@@ -213,6 +217,7 @@ def served_specs(config: DiffVQAConfig, form: Form) -> dict[str, ModelSpec]:
         )
         dali = ModelSpec("dali", device_decoding, vae_encoder.inputs)
         last_step = TensorSpec("last_step", step.dtype, step.shape)
-        denoise = ModelSpec("denoise", (TensorSpec("z0", z.dtype, z.shape),), (z, last_step, marks[1]))
+        z0 = TensorSpec("z0", z.dtype, z.shape)
+        denoise = ModelSpec("denoise", (z0, marks[0]), (z, last_step, marks[1]), arrival)
         models = [dali, preprocess, vae_encoder, denoise, unet_controller, head, metrics, ensemble]
     return {model.name: model for model in models}

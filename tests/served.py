@@ -1,6 +1,7 @@
 """`diffvqa serve` as a process that tests talk to, and clips of all the kinds it is asked about."""
 
 import io
+import shutil
 import socket
 import subprocess
 import sys
@@ -70,6 +71,17 @@ class Served:
         status = self.process.wait(timeout=90)
         self._reader.join()
         return status
+
+
+def make_certificates(folder: Path, *names: str) -> None:
+    """Writes NAME.pem, NAME.key of this machine, each its own authority."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificates, is not installed")
+    for name in names:
+        subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        files = ["-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem"]
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        subprocess.run(["openssl", "req", "-x509", *key, *subject, *files], check=True, capture_output=True)
 
 
 def still() -> bytes:

@@ -2,11 +2,12 @@
 
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from clips import make_clip
-from served import Served, grpc
+from served import Served, assert_same, grpc
 from test_deploy import OURS, TRITONS
 
 from diffvqa_rt.errors import VideoDecodeError
@@ -56,6 +57,48 @@ def test_a_refusal_is_counted_as_one(served, client):
         client.score(make_clip(), crops=4)
     time.sleep(0.5)
     assert refused() == before + 2
+
+
+def test_requests_that_nobody_waits_for_are_not_computed(served, client, expected):
+    def executed(model: str) -> float:
+        return scraped(served)[f'nv_inference_exec_count{{model="{model}",version="1"}}']
+
+    def cancelled() -> float:
+        lines = scraped(served).items()
+        return sum(number for series, number in lines if "failures" in series and 'reason="cancelled"' in series)
+
+    def leave_early(_: int) -> None:
+        with pytest.raises(grpc.InferenceServerException, match="Deadline Exceeded"):
+            grpc.InferenceServerClient(served.url).infer("diffvqa", inputs, client_timeout=0.2)
+
+    video, result = expected["frog.mp4"]
+    inputs = []
+    for name, values, kind in [
+        ("video", np.frombuffer(video, np.uint8), "UINT8"),
+        ("crops", np.array([3], np.int32), "INT32"),
+    ]:
+        inputs.append(grpc.InferInput(name, values.shape, kind).set_data_from_numpy(values))
+    scores, heads, before = scraped(served)["diffvqa_score_count"], executed("head"), cancelled()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(leave_early, range(6)))
+    assert_same(client.score(video), result)
+    time.sleep(0.5)
+    assert scraped(served)["diffvqa_score_count"] == scores + 1 and executed("head") <= heads + 2
+    assert before < cancelled() <= before + 6
+
+
+def test_denoise_stops_between_two_steps_when_the_time_is_over(served):
+    inputs = []
+    for name, values, kind in [
+        ("z0", np.zeros((1, 16, 4, 24, 24), np.float32), "FP32"),
+        ("preprocess_marks", np.full(3, time.monotonic() - 10), "FP64"),
+    ]:
+        inputs.append(grpc.InferInput(name, values.shape, kind).set_data_from_numpy(values))
+    connection = grpc.InferenceServerClient(served.url)
+    assert connection.infer("denoise", inputs, timeout=60_000_000).as_numpy("z0_hat") is not None
+    with pytest.raises(grpc.InferenceServerException, match="nobody waits for the answer") as refusal:
+        connection.infer("denoise", inputs, timeout=5_000_000)
+    assert refusal.value.status() == "StatusCode.CANCELLED"
 
 
 def test_a_score_is_counted_whatever_else_is_asked_for(served, expected):

@@ -16,7 +16,14 @@ from diffvqa_rt.specs import engine_specs, served_specs
 
 FORMS = ("embedded", "production")
 SPECS = {form: served_specs(TINY, form) for form in FORMS}
-NUMPY_NAMES = {"FP32": "float32", "FP64": "float64", "INT64": "int64", "INT32": "int32", "UINT8": "uint8"}
+NUMPY_NAMES = {
+    "FP32": "float32",
+    "FP64": "float64",
+    "INT64": "int64",
+    "INT32": "int32",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
 
 
 def settings_for(folder: Path, **changes) -> StageSettings:

@@ -1,14 +1,20 @@
 """Scoring videos on a server, over gRPC: what comes back is what `Scorer` gives on the server's machine."""
 
-import json
+import math
+import numbers
+import os
 import random
+import re
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
@@ -16,27 +22,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
-from diffvqa_rt.results import STAGES, ModelFacts, ScoringFailure, VideoScore, video_score
-from diffvqa_rt.scoring import VideoSource, source_name
+from diffvqa_rt.results import ScoringFailure, VideoScore
+from diffvqa_rt.scoring import VideoSource
+from diffvqa_rt.serving.address import ServerAddress
+from diffvqa_rt.serving.answers import AnswerError, score_from_answer
+from diffvqa_rt.serving.diagnosis import NOT_GRPC, obstacle_at
+from diffvqa_rt.serving.request import MAX_MESSAGE_BYTES, RequestOptions, encoded_video, name_of, request_tensors
 from diffvqa_rt.serving.settings import require_pem
-from diffvqa_rt.video import VideoInfo
-from diffvqa_rt.video.container import open_source
+from diffvqa_rt.serving.waiter import Waiter
+
+Result = VideoScore | ScoringFailure
 
 _MODEL = "diffvqa"
 _IN_ENSEMBLE = f"in ensemble '{_MODEL}', "
-_MAX_MESSAGE_BYTES = 2**31 - 1
-_ROOM_FOR_THE_REST_BYTES = 1 << 16
 _STUB_ENDED, _MOST_DEATHS = "Stub process", 3
+_NO_VERSIONS = "has no available versions"
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
+_LONGEST_DEADLINE_SECONDS = 2**31
+# A name may be missing for a moment, while a server is put up; one that is misspelt is missing for good.
+_NAME_SECONDS = 5.0
+_UNRESOLVED = re.compile("errors resolving|DNS resolution failed|address lookup failed")
+# By way of a proxy only gRPC sees the server.
+_WRONG_BEHIND_PROXY = re.compile(r"Failed parsing HTTP/2|http1\.x server|HTTP proxy returned response code 4\d\d")
 # A server that was restarted is found again within a second; gRPC alone would wait for up to two minutes.
-_CHANNEL = [
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+_CHANNEL: list[tuple[str, str | int]] = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A name that stands for several servers means all of them.
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+# An environment's proxy is for the way to other machines.
+_NO_PROXY: tuple[str, int] = ("grpc.enable_http_proxy", 0)
 
 
 class RequestError(DiffVQAError):
@@ -56,6 +74,21 @@ class ClientTls:
         if self.cert is not None or self.key is not None:
             require_pem("the client's certificate", self.cert)
             require_pem("the key of the client's certificate", self.key)
+        self.context()
+
+    def context(self) -> ssl.SSLContext:
+        """For a connection that trusts what gRPC's trusts. Raises ValueError where a file holds something else."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.set_alpn_protocols(["h2"])
+        try:
+            context.load_verify_locations(self.ca)
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key)
+        except ssl.SSLError as error:
+            files = ", ".join(str(path) for path in (self.ca, self.cert, self.key) if path)
+            raise ValueError(f"{files}: no certificate, or not the key to it ({error}); expected PEM files") from error
+        return context
 
 
 class Client:
@@ -63,6 +96,8 @@ class Client:
 
     with Client("localhost:8001") as client:
         print(client.score("clip.mp4").score)
+
+    Leaving the block, by an exception too, cancels what is under way, here and on the server.
     """
 
     def __init__(
@@ -71,19 +106,18 @@ class Client:
         """Connects with the first request.
 
         Args:
-            url: host:port of its gRPC.
+            url: HOST:PORT of its gRPC. An environment's proxy is for other machines: this one is reached directly.
             concurrency: how many videos `score_many` has under way.
             deadline_seconds: for each video, attempts and pauses included.
             tls: certificates; in the clear without.
 
         Raises:
-            ValueError: a number is out of range.
+            ValueError, TypeError: `url` is no address, or a number is none or out of range.
             RequestError: tritonclient is not installed.
         """
-        if concurrency < 1:
-            raise ValueError(f"concurrency is {concurrency}; expected at least 1")
-        if not deadline_seconds > 0:
-            raise ValueError(f"deadline_seconds is {deadline_seconds}; expected a number above 0")
+        self._address = ServerAddress.parse(url)
+        self._concurrency = _concurrency(concurrency)
+        self._deadline_seconds = _deadline(deadline_seconds)
         try:
             import tritonclient.grpc
         except ModuleNotFoundError as error:
@@ -92,69 +126,73 @@ class Client:
             ) from error
         self.url = url
         self._grpc = tritonclient.grpc
-        self._concurrency = concurrency
-        self._deadline_seconds = deadline_seconds
         self._tls = tls
-        self._pool = ThreadPoolExecutor(concurrency)
-        # Triton's client is for one thread.
-        self._local = threading.local()
+        self._channel = [*_CHANNEL, _NO_PROXY] if self._address.is_loopback else _CHANNEL
+        self._lock = threading.Lock()
+        self._waiters: set[Waiter] = set()
+        # Not one for all: their videos would share one stream of bytes.
+        self._idle_connections: deque[Any] = deque()
+        self._is_closed = False
 
-    def score(self, source: VideoSource, *, seed: int = 0, crops: int = 1) -> VideoScore:
+    def score(self, source: VideoSource, *, seed: int = 0, crops: int = 1, keep_interlaced: bool = False) -> VideoScore:
         """The score of one video: a path on this machine, or an encoded video's bytes.
 
         Args:
             source: the video.
             seed: where the distortion view is cropped; the same seed gives the same score.
             crops: how many crop positions to score; the result is their mean, with their spread beside it.
+            keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
 
         Raises:
             VideoDecodeError: no frame of the video can be had, or it is beyond the server's limits.
-            RequestError: no answer within the deadline, or the server failed.
+            RequestError: no answer within the deadline, the server failed, or `close` was called meanwhile.
             ValueError, TypeError: the seed or the crops are out of range, or the source is of another kind.
         """
-        arrays = self._ask(source_name(source), _request(self._grpc, source, seed, crops))
-        facts = _json(arrays["model"])
-        return video_score(
-            {name: arrays[name] for name in ("score", "frame_scores", "frame_weights")},
-            source=source_name(source),
-            seed=seed,
-            timestamps_seconds=tuple(arrays["timestamps_seconds"].tolist()),
-            info=VideoInfo(**_json(arrays["video_info"])),
-            stage_seconds=dict(zip(STAGES, arrays["stage_seconds"].tolist(), strict=True)),
-            facts=ModelFacts(**{**facts, "score_range": tuple(facts["score_range"])}),
-        )
+        options = RequestOptions.checked(seed, crops, keep_interlaced)
+        with self._waiter() as waiter:
+            return self._ask(waiter, name_of(source), encoded_video(source), options)
 
     def score_many(
-        self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1
+        self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1, keep_interlaced: bool = False
     ) -> Iterator[VideoScore | ScoringFailure]:
         """The scores of many videos in their order, `concurrency` of them at a time.
 
-        A video that cannot be scored gives a `ScoringFailure` in its place; the others are not affected.
+        A video that cannot be scored gives a `ScoringFailure` in its place; the others are not affected. Closing the
+        iterator cancels those that are under way.
 
         Raises:
-            ValueError: the seed or the crops are out of range.
+            ValueError, TypeError: the seed or the crops are out of range, or `sources` is a single video.
         """
-        under_way: deque[Future[VideoScore | ScoringFailure]] = deque()
-        try:
+        options = RequestOptions.checked(seed, crops, keep_interlaced)
+        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
+            raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
+        under_way: deque[Future[Result]] = deque()
+        with self._waiter() as waiter:
             for source in sources:
-                under_way.append(self._pool.submit(self._score_or_failure, source, seed, crops))
-                if len(under_way) > self._concurrency:
-                    yield under_way.popleft().result()
+                done = under_way.popleft().result() if len(under_way) == self._concurrency else None
+                under_way.append(self._begin(waiter, source, options))
+                if done is not None:
+                    yield done
             while under_way:
                 yield under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.cancel()
 
     def is_ready(self) -> bool:
         """Whether the server is there, with every engine verified and loaded."""
-        try:
-            return self._connection().is_server_ready(client_timeout=5)
-        except self._grpc.InferenceServerException:
-            return False
+        with self._connection() as connection:
+            try:
+                return connection.is_server_ready(client_timeout=5)
+            except self._grpc.InferenceServerException:
+                return False
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        """Cancels what is under way: its callers get a `RequestError`."""
+        with self._lock:
+            self._is_closed = True
+            waiters = list(self._waiters)
+        for waiter in waiters:
+            waiter.leave()
+        while self._idle_connections:
+            self._idle_connections.pop().close()
 
     def __enter__(self) -> "Client":
         return self
@@ -164,58 +202,194 @@ class Client:
     ) -> None:
         self.close()
 
-    def _score_or_failure(self, source: VideoSource, seed: int, crops: int) -> VideoScore | ScoringFailure:
+    @contextmanager
+    def _waiter(self) -> Iterator[Waiter]:
+        waiter = Waiter()
+        with self._lock:
+            if self._is_closed:
+                raise RequestError(f"this client of {self.url} is closed; make another one")
+            self._waiters.add(waiter)
         try:
-            return self.score(source, seed=seed, crops=crops)
-        except (DiffVQAError, TypeError) as error:
-            return ScoringFailure(source=source_name(source), error=str(error))
+            yield waiter
+        finally:
+            waiter.leave()
+            with self._lock:
+                self._waiters.discard(waiter)
 
-    def _connection(self) -> Any:
-        if not hasattr(self._local, "connection"):
-            options: dict[str, Any] = {}
-            if self._tls:
-                options = {
-                    "ssl": True,
-                    "root_certificates": str(self._tls.ca),
-                    "certificate_chain": str(self._tls.cert) if self._tls.cert else None,
-                    "private_key": str(self._tls.key) if self._tls.key else None,
-                }
-            self._local.connection = self._grpc.InferenceServerClient(self.url, channel_args=_CHANNEL, **options)
-        return self._local.connection
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """A connection that nobody else uses meanwhile."""
+        try:
+            connection = self._idle_connections.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            self._idle_connections.append(connection)
+            if self._is_closed:
+                self.close()
 
-    def _ask(self, name: str, inputs: list[Any]) -> dict[str, NDArray]:
-        """The ensemble's outputs. Asks again, with growing pauses, while the server is away."""
-        deadline = time.monotonic() + self._deadline_seconds
+    def _connect(self) -> Any:
+        options: dict[str, Any] = {}
+        if self._tls:
+            options = {
+                "ssl": True,
+                "root_certificates": str(self._tls.ca),
+                "certificate_chain": str(self._tls.cert) if self._tls.cert else None,
+                "private_key": str(self._tls.key) if self._tls.key else None,
+            }
+        return self._grpc.InferenceServerClient(self._address.target, channel_args=self._channel, **options)
+
+    def _begin(
+        self, waiter: Waiter, source: VideoSource, options: RequestOptions
+    ) -> "Future[VideoScore | ScoringFailure]":
+        """Scores a video in a thread of its own, which holds up no end of the process: it may read from a pipe."""
+        future: Future[Result] = Future()
+
+        def score() -> None:
+            try:
+                future.set_result(self._score_or_failure(waiter, source, options))
+            except BaseException as error:  # for whoever asks for the result
+                future.set_exception(error)
+
+        threading.Thread(target=score, name="diffvqa-client", daemon=True).start()
+        return future
+
+    def _score_or_failure(
+        self, waiter: Waiter, source: VideoSource, options: RequestOptions
+    ) -> VideoScore | ScoringFailure:
+        name = name_of(source)
+        try:
+            video = encoded_video(source)
+        except (DiffVQAError, TypeError, ValueError, OSError) as error:
+            return ScoringFailure(source=name, error=str(error))
+        try:
+            return self._ask(waiter, name, video, options)
+        except DiffVQAError as error:
+            return ScoringFailure(source=name, error=str(error))
+
+    def _ask(self, waiter: Waiter, name: str, video: NDArray[np.uint8], options: RequestOptions) -> VideoScore:
+        """The result of a video. Asks again, with growing pauses, while the server is away."""
+        inputs = request_tensors(self._grpc, video, options)
+        asked = time.monotonic()
+        deadline = asked + self._deadline_seconds
         deaths = 0
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                remaining = max(deadline - time.monotonic(), 0.001)
-                result = self._connection().infer(_MODEL, inputs, client_timeout=remaining)
-                return {tensor.name: result.as_numpy(tensor.name) for tensor in result.get_response().outputs}
+                tensors = self._infer(waiter, inputs, max(deadline - time.monotonic(), 0.001))
+                return score_from_answer(tensors, source=name, seed=options.seed)
+            except AnswerError as error:
+                raise RequestError(
+                    f"{name}: {self.url} answered, but not as a server of diffvqa does ({error}); see that it is one, "
+                    "of this client's version"
+                ) from error
             except self._grpc.InferenceServerException as error:
+                if waiter.has_left:
+                    raise RequestError(f"{name}: the client was closed before {self.url} gave a score") from error
                 status, message = _reason(error)
-                if status == "INVALID_ARGUMENT":
-                    if message.startswith("<bytes>"):
-                        raise VideoDecodeError(name + message.removeprefix("<bytes>")) from None
-                    raise ValueError(message) from None
+                self._raise_if_final(status, message, name, options)
                 # It may be this very video that ends the process it is in.
                 deaths += _STUB_ENDED in message
                 if deaths > _MOST_DEATHS:
                     raise RequestError(
                         f"{name}: a process of {self.url} has ended {deaths} times with it inside; check the file"
                     ) from error
-                is_over = time.monotonic() + pause > deadline
-                if status == "DEADLINE_EXCEEDED" or (status == "UNAVAILABLE" and is_over):
+                now = time.monotonic()
+                is_over = status == "DEADLINE_EXCEEDED" or now + pause > deadline
+                may_be_found = not is_over and now < asked + _NAME_SECONDS
+                if status == "UNAVAILABLE" and (obstacle := self._obstacle(error, message, may_be_found)):
+                    raise RequestError(f"{name}: {self.url} {obstacle}") from error
+                if is_over:
+                    proxy = self._address.proxy()
                     raise RequestError(
-                        f"{name}: {self.url} gave no score within {self._deadline_seconds:g} s ({message}); see that "
-                        "the server is up, or allow more time"
+                        f"{name}: {self.url}{f', asked by way of the proxy {proxy},' if proxy else ''} gave no score "
+                        f"within {self._deadline_seconds:g} s ({message}); see that the server is up, or allow more "
+                        "time"
                     ) from error
-                if status != "UNAVAILABLE":
-                    raise RequestError(f"{name}: {self.url} failed ({status}: {message})") from error
             # Not all clients at once.
-            time.sleep(pause * random.uniform(0.5, 1))
+            waiter.pause(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _infer(self, waiter: Waiter, inputs: list[Any], seconds: float) -> dict[str, NDArray | None]:
+        """The ensemble's outputs. Raises tritonclient's exception, of a call that was cancelled too."""
+        answers: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+        with self._connection() as connection:
+            call = connection.async_infer(
+                _MODEL,
+                inputs,
+                lambda result, error: answers.put((result, error)),
+                client_timeout=seconds,
+                # The server is told, too: a stage of its pipeline does not see that we have hung up.
+                timeout=math.ceil(seconds * 1e6),
+            )
+            with waiter.waiting_for(call):
+                result, error = answers.get()
+        if error is not None:
+            raise error
+        return {tensor.name: result.as_numpy(tensor.name) for tensor in result.get_response().outputs}
+
+    def _raise_if_final(self, status: str, message: str, name: str, options: RequestOptions) -> None:
+        """Raises what a status means, unless the server is away or out of time."""
+        if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+            return
+        if status == "INVALID_ARGUMENT":
+            if message.startswith("<bytes>"):
+                raise VideoDecodeError(name + message.removeprefix("<bytes>")) from None
+            if options.keep_interlaced and "keep_interlaced" in message:
+                raise ValueError(
+                    f"keep_interlaced is True, and the server at {self.url} is of a version that does not know it"
+                ) from None
+            raise ValueError(message) from None
+        if status == "UNIMPLEMENTED":
+            raise RequestError(
+                f"{name}: {self.url} speaks gRPC, and is no Triton server ({message}); give the address that diffvqa "
+                "serve prints"
+            ) from None
+        if status == "NOT_FOUND":
+            raise RequestError(
+                f"{name}: {self.url} is a Triton server without the model {_MODEL} ({message}); start it by diffvqa "
+                "serve"
+            ) from None
+        raise RequestError(f"{name}: {self.url} failed ({status}: {message})") from None
+
+    def _obstacle(self, error: Any, message: str, may_be_found: bool) -> str | None:
+        """What makes it useless to ask again, to follow the address in a sentence; None where the server is away.
+
+        `may_be_found`: a name that is not found is still looked for.
+        """
+        if _is_from_server(str(error.message())):
+            return None
+        if proxy := self._address.proxy():
+            is_wrong = _WRONG_BEHIND_PROXY.search(message)
+            return f"{NOT_GRPC}; or the proxy {proxy} lets nobody through ({message})" if is_wrong else None
+        if _UNRESOLVED.search(message):
+            return None if may_be_found else f"is a name that is not found ({message}); check how it is spelt"
+        return obstacle_at(self._address, self._tls.context() if self._tls else None)
+
+
+def _concurrency(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"concurrency is {value!r}; expected a whole number")
+    if value < 1:
+        raise ValueError(f"concurrency is {value}; expected at least 1")
+    return int(value)
+
+
+def _deadline(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"deadline_seconds is {value!r}; expected a number of seconds")
+    if not 0 < float(value) <= _LONGEST_DEADLINE_SECONDS:
+        raise ValueError(
+            f"deadline_seconds is {value}; expected a number above 0, and at most {_LONGEST_DEADLINE_SECONDS}"
+        )
+    return float(value)
+
+
+def _is_from_server(message: str) -> bool:
+    """Whether an UNAVAILABLE is a server's own word, and not gRPC's about the way to it."""
+    return _IN_ENSEMBLE in message or _STUB_ENDED in message or _NO_VERSIONS in message
 
 
 def _reason(error: Any) -> tuple[str, str]:
@@ -224,33 +398,6 @@ def _reason(error: Any) -> tuple[str, str]:
     message = str(error.message()).removeprefix(_IN_ENSEMBLE)
     # A model's process was killed with the request in it, or the server is about to end: it will be started again, and
     # scoring can be repeated.
-    if _STUB_ENDED in message or "has no available versions" in message:
+    if _STUB_ENDED in message or _NO_VERSIONS in message:
         status = "UNAVAILABLE"
     return status, message
-
-
-def _request(grpc: Any, source: VideoSource, seed: int, crops: int) -> list[Any]:
-    if isinstance(source, np.ndarray):
-        raise TypeError("source is an array; over gRPC goes an encoded video, as a path or bytes")
-    with open_source(source) as (name, file):
-        video = np.frombuffer(file.read(), np.uint8)
-    if len(video) > _MAX_MESSAGE_BYTES - _ROOM_FOR_THE_REST_BYTES:
-        raise VideoDecodeError(f"{name} is {len(video):,} bytes long, more than gRPC takes; score it in-process")
-    inputs = []
-    for tensor, array, datatype in [
-        ("video", video, "UINT8"),
-        ("seed", _whole(seed, "seed", np.int64), "INT64"),
-        ("crops", _whole(crops, "crops", np.int32), "INT32"),
-    ]:
-        inputs.append(grpc.InferInput(tensor, array.shape, datatype).set_data_from_numpy(array))
-    return inputs
-
-
-def _whole(value: int, name: str, dtype: type[np.signedinteger]) -> NDArray:
-    if not isinstance(value, int) or not 0 <= value <= np.iinfo(dtype).max:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from 0 to {np.iinfo(dtype).max}")
-    return np.array([value], dtype)
-
-
-def _json(array: NDArray[np.uint8]) -> dict[str, Any]:
-    return json.loads(array.tobytes())

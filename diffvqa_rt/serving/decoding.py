@@ -30,7 +30,7 @@ class Decoder:
     def decode(
         self, video: bytes | memoryview, seed: int, crops: int, *, keep_interlaced: bool = False
     ) -> DecodedVideo:
-        """The views of an encoded video.
+        """The views of an encoded video; `keep_interlaced` leaves its interlaced frames combed.
 
         Raises:
             VideoDecodeError: no frame of it can be had, or not within the limits.

@@ -4,7 +4,7 @@ Importable only in the processes of the Python backend, as `python_backend` is.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import triton_python_backend_utils as pb_utils
 
@@ -13,8 +13,9 @@ from diffvqa_rt.results import STAGES
 STAGE_BOUNDS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 TOTAL = "total"
 
-FailureReason = Literal["refused", "unavailable", "fault"]
-"""The video or the request is at fault; the server is stopping, or a model is gone; the server is at fault."""
+FailureReason = Literal["refused", "unavailable", "cancelled", "fault"]
+"""The video or the request is at fault; the server is stopping, or a model is gone; nobody waits for the answer any
+more, which is no fault; the server is at fault."""
 
 
 class Failures:
@@ -27,10 +28,9 @@ class Failures:
         self._family = pb_utils.MetricFamily(
             name="diffvqa_failures_total", description="Requests that failed", kind=pb_utils.MetricFamily.COUNTER
         )
-        reasons: tuple[FailureReason, ...] = ("refused", "unavailable", "fault")
         self._counters = {
             reason: self._family.Metric(labels={"reason": reason, "model_instance": model_instance})
-            for reason in reasons
+            for reason in get_args(FailureReason)
         }
 
     def count(self, reason: FailureReason) -> None:

@@ -6,7 +6,9 @@ Importable only in the backend's own processes, which bring `triton_python_backe
 import ctypes
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 Arrays = Mapping[str, Any]
-Work = Callable[[Arrays, frozenset[str]], Arrays]
-"""What a model does for one request: its inputs, and the names of the outputs that are wanted → its outputs."""
+
+
+class AbandonedError(DiffVQAError):
+    """Nobody waits for the answer any more: the client is gone, or its time is over."""
 
 
 class UnavailableError(DiffVQAError):
@@ -40,8 +44,48 @@ class CalledModelError(DiffVQAError):
     """A model that another one has called failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to a model.
+
+    Attributes:
+        inputs: its tensors by name.
+        wanted: the names of the outputs that it asks for.
+        timeout_seconds: how long its client waits for the answer, from when the server has the request; None if it
+            does not say.
+        handle: the request as Triton server's Python backend has it.
+    """
+
+    inputs: Arrays
+    wanted: frozenset[str]
+    timeout_seconds: float | None
+    handle: Any
+
+    def require_owner(self, received: float | None = None) -> None:
+        """Raises AbandonedError where nobody waits for the answer any more.
+
+        Args:
+            received: when the server got the request, on the system's monotonic clock, where that is known. The step
+                of an ensemble learns that its client is gone when it is scheduled and not later (Triton server 2.51);
+                the end of the client's time it knows by this.
+        """
+        is_late = (
+            received is not None
+            and self.timeout_seconds is not None
+            and time.monotonic() > received + self.timeout_seconds
+        )
+        if is_late or self.handle.is_cancelled():
+            raise AbandonedError("nobody waits for the answer any more")
+
+
+Work = Callable[[Request], Arrays]
+"""What a model does for one request: its outputs by name, those that are not wanted too if it likes."""
+
+
 class Responder:
     """Answers a model's requests one by one: one that cannot be met gets the sentence that says why.
+
+    One that nobody waits for any more is not worked on.
 
     Attributes:
         settings: what the server was started with.
@@ -52,6 +96,7 @@ class Responder:
         """`args`: of the model's `initialize`."""
         parameters = json.loads(args["model_config"])["parameters"]
         self.settings = StageSettings.from_json(parameters["settings"]["string_value"])
+        self._model = args["model_name"]
         self._traffic = Traffic(Path(self.settings.traffic))
         self._failures = Failures(args["model_instance_name"])
 
@@ -64,16 +109,29 @@ class Responder:
         if not 1 <= len(array) <= self.settings.limits.max_crops:
             raise ValueError(f"1 to {self.settings.limits.max_crops} rows at a time; got {len(array)}")
 
+    def wait_until_free(self, model: str) -> None:
+        """Returns when another model is not at work.
+
+        A step of an ensemble that waits for its model does not learn that its client is gone (Triton server 2.51). So
+        a stage before one that takes long keeps what it has until that is free, and only then the step is scheduled.
+        """
+        self._traffic.wait_until_free(model)
+
     def answer(self, requests: Sequence[Any], work: Work) -> list[Any]:
-        with self._traffic.at_work():
+        with self._traffic.at_work(), self._traffic.occupying(self._model):
             return [self._answer(request, work) for request in requests]
 
     def _answer(self, request: Any, work: Work) -> Any:
-        inputs = arrays_of(request.inputs())
         wanted = frozenset(request.requested_output_names())
         status = pb_utils.TritonError
         try:
-            outputs = work(inputs, wanted)
+            timeout_seconds = request.timeout() / 1e6 or None
+            if request.is_cancelled():
+                raise AbandonedError("nobody waits for the answer any more")
+            outputs = work(Request(arrays_of(request.inputs()), wanted, timeout_seconds, request))
+        except AbandonedError as error:
+            self._failures.count("cancelled")
+            return _refusal(error, status.CANCELLED)
         except (VideoDecodeError, ValueError, TypeError) as error:
             self._failures.count("refused")
             return _refusal(error, status.INVALID_ARG)
@@ -149,7 +207,13 @@ def open_engine(settings: StageSettings, name: str) -> Engine:
 
 
 class EngineModel:
-    """A stage that is one engine: `vae_encoder` and `head` in Triton server's embedded form are this class."""
+    """A stage that is one engine: `vae_encoder` and `head` in Triton server's embedded form are this class.
+
+    Attributes:
+        hands_over_to: the model to wait for before the answer goes on to it.
+    """
+
+    hands_over_to: str | None = None
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self._responder = Responder(args)
@@ -158,12 +222,15 @@ class EngineModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return self._responder.answer(requests, self._play)
 
-    def _play(self, inputs: Arrays, wanted: frozenset[str]) -> dict[str, Any]:
-        self._responder.check_rows(inputs["frames"])
-        spec = self._engine.spec
-        arrays = {**inputs, "frames": normalize_views(inputs["frames"])}
-        results = self._engine(arrays, [tensor.name for tensor in spec.outputs if tensor.name in wanted])
-        return {name: np.asarray(values) for name, values in results.items()}
+    def _play(self, request: Request) -> dict[str, Any]:
+        frames = request.inputs["frames"]
+        self._responder.check_rows(frames)
+        arrays = {**request.inputs, "frames": normalize_views(frames)}
+        outputs = [tensor.name for tensor in self._engine.spec.outputs if tensor.name in request.wanted]
+        results = {name: np.asarray(values) for name, values in self._engine(arrays, outputs).items()}
+        if self.hands_over_to:
+            self._responder.wait_until_free(self.hands_over_to)
+        return results
 
     def finalize(self) -> None:
         del self._engine

@@ -24,6 +24,7 @@ _TRITON_TYPES: dict[DType, str] = {
     "int64": "TYPE_INT64",
     "int32": "TYPE_INT32",
     "uint8": "TYPE_UINT8",
+    "bool": "TYPE_BOOL",
 }
 
 # In a checkout, and as the wheel installs it.

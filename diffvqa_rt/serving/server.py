@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,12 +32,15 @@ from diffvqa_rt.serving.tritonserver import (
     end_processes_of,
     environment,
     find_tritonserver,
+    forward_log,
+    has_gpu,
     remove_shared_memory,
 )
 
 _RUN_PREFIX = "diffvqa-serve-"
 _PR_SET_PDEATHSIG = 1
 _EARLY_SECONDS = 3
+_LOG_SECONDS = 5
 _LONGEST_PAUSE_SECONDS = 30
 
 
@@ -62,6 +66,7 @@ class Server:
                 "closed since; reach a network with Triton server 26.07 or later (deploy/Dockerfile)"
             )
         self._process: subprocess.Popen[bytes] | None = None
+        self._log: threading.Thread | None = None
         self._watched: dict[int, str] = {}
         self._is_closed = False
         self._stop_asked = os.eventfd(0)
@@ -139,14 +144,19 @@ class Server:
             env=self._environment,
             cwd=self._working_folder,
             stdin=subprocess.DEVNULL,
+            stderr=None if has_gpu() else subprocess.PIPE,
             # Ctrl-C is for us: the server is told to stop once.
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
+        if self._process.stderr is not None:
+            self._log = forward_log(self._process.stderr)
         deadline = time.monotonic() + timeout_seconds
         # Triton server opens its ports once all models are loaded.
         while fetch_metrics(self._inner_metrics_port) is None and not self._traffic.is_stopped:
             if (status := self._process.poll()) is not None:
+                if self._log is not None:  # it says why
+                    self._log.join(_LOG_SECONDS)
                 raise ServerError(
                     f"tritonserver ended with status {status} before it was ready; what it wrote above says why"
                 )

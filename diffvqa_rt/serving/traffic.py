@@ -14,7 +14,7 @@ _IDLE_SECONDS: dict[Form, float] = {"embedded": 0.5, "production": 5.0}
 
 
 class Traffic:
-    """Two files in a folder: one that models lock while they work, and one that is there once requests are refused.
+    """Files in a folder: those that models lock while they work, and one that is there once requests are refused.
 
     The system gives up a process's locks with the process, so one that was killed is not waited for.
     """
@@ -32,6 +32,21 @@ class Traffic:
         with self._lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
+
+    @contextmanager
+    def occupying(self, model: str) -> Iterator[None]:
+        """For a model, around its work, where others hand over to it when it is free."""
+        with self._place(model).open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def wait_until_free(self, model: str) -> None:
+        """Returns when a model is not at work."""
+        with self._place(model).open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def _place(self, model: str) -> Path:
+        return self.folder / f"{model}_at_work"
 
     @property
     def is_stopped(self) -> bool:

@@ -3,14 +3,17 @@
 import contextlib
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import signal
 import sys
 import sysconfig
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.serving.settings import ServerConfig
@@ -20,6 +23,12 @@ GRACE_SECONDS = 10
 
 # What a client has no use for. `health`, `metadata` and `inference` are open.
 _CLOSED = "shared-memory,model-repository,model-config,statistics,trace,logging"
+
+_NO_GPU = re.compile(
+    rb'E\d{4} [^"]*("CudaDriverHelper has not been initialized\."'
+    rb'|"unable to create stream for [^"]*: (CUDA driver version is insufficient for CUDA runtime version'
+    rb'|no CUDA-capable device is detected)")\s*'
+)
 
 
 class ServerError(DiffVQAError):
@@ -98,7 +107,7 @@ def command_line(
         "metrics-port": metrics_port,
         "log-info": "false",
     }
-    if Path("/dev/nvidiactl").exists():
+    if has_gpu():
         # Where the tensors between two models on the GPU lie: at full size 230 MB for a video past `vae_encoder`.
         options["cuda-memory-pool-byte-size"] = f"0:{4 << 30}"
     else:  # no GPU, and no complaints about that
@@ -124,6 +133,30 @@ def command_line(
         *(f"--{name}={value}" if value != "" else f"--{name}" for name, value in options.items()),
         *(f"--backend-config={setting}" for setting in backend_configs),
     ]
+
+
+def has_gpu() -> bool:
+    """Whether the driver of an NVIDIA GPU is loaded on this machine."""
+    return Path("/dev/nvidiactl").exists()
+
+
+def forward_log(log: IO[bytes]) -> threading.Thread:
+    """Starts a thread that writes a log to standard error, without what Triton server says of a missing GPU.
+
+    Triton server has no option for that: it asks for a CUDA stream for each ensemble, GPU or not, and reports two
+    errors that mean nothing on a machine without one. Those lines alone are left out.
+    """
+
+    def forward() -> None:
+        with log:
+            for line in log:
+                if not _NO_GPU.fullmatch(line):
+                    with contextlib.suppress(OSError):  # nobody reads it; the server must not wait for that
+                        os.write(2, line)
+
+    thread = threading.Thread(target=forward, name="tritonserver-log", daemon=True)
+    thread.start()
+    return thread
 
 
 def environment() -> dict[str, str]:

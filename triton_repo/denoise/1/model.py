@@ -27,18 +27,23 @@ class TritonPythonModel:
     def execute(self, requests):
         return self._responder.answer(requests, self._denoise)
 
-    def _denoise(self, inputs, wanted):
-        self._responder.check_rows(inputs["z0"])
+    def _denoise(self, request):
+        z0 = request.inputs["z0"]
+        self._responder.check_rows(z0)
+        marks = request.inputs.get("preprocess_marks")
+        received = None if marks is None else float(marks[0])
         start = time.monotonic()
-        outputs = self._play(inputs["z0"])
+        outputs = self._play(z0, lambda: request.require_owner(received))
         return {**outputs, "denoise_marks": np.array([start, time.monotonic()])}
 
-    def _play_here(self, z0):
-        outputs = {name: np.asarray(array) for name, array in denoise(self._unet_controller, z0, self._steps).items()}
-        return {**outputs, "z0_hat": outputs["z_next"]}
+    def _play_here(self, z0, before_step):
+        outputs = denoise(self._unet_controller, z0, self._steps, before_step)
+        arrays = {name: np.asarray(array) for name, array in outputs.items()}
+        return {**arrays, "z0_hat": arrays["z_next"]}
 
-    def _play_by_requests(self, z0):
+    def _play_by_requests(self, z0, before_step):
         z = z0  # step 0 makes its own z from z0 and the noise table
         for step in range(self._steps - 1):
+            before_step()
             z = call_model("unet_controller", {"z": z, "z0": z0, "step": np.array([step])}, ["z_next"])["z_next"]
         return {"z": z, "last_step": np.array([self._steps - 1])}

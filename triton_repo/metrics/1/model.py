@@ -17,7 +17,8 @@ class TritonPythonModel:
     def execute(self, requests):
         return self._responder.answer(requests, self._observe)
 
-    def _observe(self, inputs, wanted):
+    def _observe(self, request):
+        inputs = request.inputs
         received, decoded, prepared = inputs["preprocess_marks"]
         started, denoised = inputs["denoise_marks"]
         # `vae_encoder` and `head` are what lies between, whoever plays them; all processes have the system's clock.

@@ -15,7 +15,7 @@ from diffvqa_rt.video.views import normalize_views
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = {"seed": 0, "crops": 1}
+DEFAULTS = {"seed": 0, "crops": 1, "keep_interlaced": False}
 
 
 class TritonPythonModel:
@@ -28,35 +28,38 @@ class TritonPythonModel:
         # DALI's operators where its decoders make other videos' views: a score must not depend on the codec's luck.
         cutter = "dali" if self._is_production else "pillow"
         self._decoder = Decoder(manifest.config, settings.limits, settings.python, cutter)
-        self._facts = as_json(model_facts(manifest, settings.backend, cutter))
+        self._facts = as_json(dataclasses.asdict(model_facts(manifest, settings.backend, cutter)))
 
     def execute(self, requests):
         return self._responder.answer(requests, self._prepare)
 
-    def _prepare(self, inputs, wanted):
-        received = time.monotonic()
+    def _prepare(self, request):
+        inputs, received = request.inputs, time.monotonic()
         if self._responder.is_stopped:
             raise UnavailableError("the server is stopping; ask again later, or another one")
-        seed, crops = (int(inputs[name][0]) if name in inputs else default for name, default in DEFAULTS.items())
+        options = {name: inputs[name][0].item() if name in inputs else default for name, default in DEFAULTS.items()}
         video = inputs["video"].data
-        prepared = self._prepare_on_device(video, seed, crops) if self._is_production else None
-        frames, decoded, decode_seconds = prepared or self._prepare_on_host(video, seed, crops)
+        prepared = self._prepare_on_device(video, options["seed"], options["crops"]) if self._is_production else None
+        frames, decoded, decode_seconds = prepared or self._prepare_on_host(video, **options)
         return {
             "frames": frames,
             "timestamps_seconds": np.array(decoded.timestamps_seconds),
-            "video_info": as_json(decoded.info),
+            "video_info": as_json(video_facts(decoded)),
             "model": self._facts,
             "preprocess_marks": np.array([received, received + decode_seconds, time.monotonic()]),
         }
 
-    def _prepare_on_host(self, video, seed, crops):
-        decoded = self._decoder.decode(video, seed, crops)
+    def _prepare_on_host(self, video, seed, crops, keep_interlaced):
+        decoded = self._decoder.decode(video, seed, crops, keep_interlaced=keep_interlaced)
         # Pixels to other processes of ours, a quarter of the bytes; to engines that Triton server plays, their input.
         frames = normalize_views(decoded.views) if self._is_production else decoded.views
         return frames, decoded, decoded.decode_seconds
 
     def _prepare_on_device(self, video, seed, crops):
-        """The same by the model `dali`, on its GPU; None where the video is for the host, or DALI fails at it."""
+        """The same by the model `dali`, on its GPU; None where the video is for the host, or DALI fails at it.
+
+        Interlaced video is for the host.
+        """
         start = time.monotonic()
         plan = self._decoder.plan(video, crops)
         plan_seconds = time.monotonic() - start
@@ -77,6 +80,12 @@ class TritonPythonModel:
         self._decoder.close()
 
 
+def video_facts(decoded):
+    """What the tensor `video_info` says: the fields of `VideoInfo`, and what the host's decoder has warned of."""
+    warnings = getattr(decoded, "warnings", ())  # a plan for a GPU has none
+    return {**dataclasses.asdict(decoded.info), "warnings": [dataclasses.asdict(warning) for warning in warnings]}
+
+
 def as_json(facts):
-    """A dataclass as the bytes of its JSON, [bytes] uint8."""
-    return np.frombuffer(json.dumps(dataclasses.asdict(facts)).encode(), np.uint8)
+    """The bytes of a dictionary's JSON, [bytes] uint8."""
+    return np.frombuffer(json.dumps(facts).encode(), np.uint8)

@@ -1,5 +1,7 @@
 """`vae_encoder` in Triton server: the engine of that name, which is all that this process opens."""
 
-from diffvqa_rt.serving.python_backend import EngineModel as TritonPythonModel
+from diffvqa_rt.serving.python_backend import EngineModel
 
-__all__ = ["TritonPythonModel"]
+
+class TritonPythonModel(EngineModel):
+    hands_over_to = "denoise"

@@ -1,0 +1,115 @@
+"""A server's answer, checked before it is believed: the server may be older or newer than this client, or another one.
+
+What a newer server says beyond what is known here is passed over; what an older one does not know yet gets the value
+that stands for that.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, get_origin
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.results import STAGES, ModelFacts, VideoScore, video_score
+from diffvqa_rt.video import VideoInfo
+
+# Fields that servers before them do not send. Such a server deinterlaces nothing and reads no field order.
+_DEFAULTS: Mapping[str, object] = {
+    "color_primaries": "unspecified",
+    "sample_aspect_ratio": None,
+    "field_order": "unspecified",
+    "is_deinterlaced": False,
+}
+
+
+class AnswerError(ValueError):
+    """An answer is not that of a server of ours; the message says what is wrong with it."""
+
+
+def score_from_answer(tensors: Mapping[str, NDArray | None], *, source: str, seed: int) -> VideoScore:
+    """The result in the ensemble's outputs by name.
+
+    Raises AnswerError where they hold none.
+    """
+    score = _numbers(tensors, "score", 1)
+    frame_scores, frame_weights = (_numbers(tensors, name, 2) for name in ("frame_scores", "frame_weights"))
+    timestamps, stage_seconds = (_numbers(tensors, name, 1) for name in ("timestamps_seconds", "stage_seconds"))
+    if not frame_scores.shape == frame_weights.shape == (len(score), len(timestamps)):
+        raise AnswerError("frame_scores and frame_weights are not of as many crops and frames as the rest")
+    if len(stage_seconds) < len(STAGES):
+        raise AnswerError(f"stage_seconds has {len(stage_seconds)} values, not those of {', '.join(STAGES)}")
+    info, facts = _object(tensors, "video_info"), _object(tensors, "model")
+    match facts.get("score_range"):
+        case [int() | float() as low, int() | float() as high]:
+            facts["score_range"] = (float(low), float(high))
+    return video_score(
+        {"score": score, "frame_scores": frame_scores, "frame_weights": frame_weights},
+        source=source,
+        seed=seed,
+        timestamps_seconds=tuple(timestamps.tolist()),
+        info=VideoInfo(**_fields(VideoInfo, "video_info", info)),
+        stage_seconds=dict(zip(STAGES, stage_seconds.tolist(), strict=False)),
+        facts=ModelFacts(**_fields(ModelFacts, "model", facts)),
+        warnings=_warnings(info.get("warnings", [])),
+    )
+
+
+def _tensor(tensors: Mapping[str, NDArray | None], name: str) -> NDArray:
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise AnswerError(f"it has no {name}")
+    return tensor
+
+
+def _numbers(tensors: Mapping[str, NDArray | None], name: str, rank: int) -> NDArray:
+    tensor = _tensor(tensors, name)
+    if tensor.ndim != rank or tensor.size == 0 or tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
+        raise AnswerError(f"{name} is {tensor.dtype} {tensor.shape}, not finite numbers in {rank} dimensions")
+    return tensor
+
+
+def _object(tensors: Mapping[str, NDArray | None], name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(_tensor(tensors, name).tobytes())
+    except ValueError as error:  # UnicodeDecodeError, too
+        if isinstance(error, AnswerError):
+            raise
+        raise AnswerError(f"{name} is no JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise AnswerError(f"{name} is a {type(values).__name__}, not an object")
+    return values
+
+
+def _fields(schema: type, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's fields; those that it does not know are left out."""
+    known = {}
+    for field in dataclasses.fields(schema):
+        if field.name not in values and field.name not in _DEFAULTS:
+            raise AnswerError(f"{name} has no {field.name}")
+        value = known[field.name] = values.get(field.name, _DEFAULTS.get(field.name))
+        if not _fits(value, field.type):
+            raise AnswerError(f"{name} has {field.name} {value!r}")
+    return known
+
+
+def _fits(value: object, expected: Any) -> bool:
+    """Whether a value from JSON is of a field's type; a tuple's items have been looked at."""
+    if get_origin(expected) is tuple:
+        return isinstance(value, tuple)
+    return isinstance(value, expected | int if expected in (float, float | None) else expected)
+
+
+def _warnings(values: object) -> tuple[ScoreWarning, ...]:
+    """The warnings, of codes that are not known here too."""
+    if not isinstance(values, list):
+        raise AnswerError("video_info has warnings that are no list")
+    warnings = []
+    for value in values:
+        code, message = (value.get("code"), value.get("message")) if isinstance(value, dict) else (None, None)
+        if not isinstance(code, str) or not isinstance(message, str):
+            raise AnswerError(f"video_info has a warning without a code and a message: {value!r}")
+        warnings.append(ScoreWarning(code, message))
+    return tuple(warnings)

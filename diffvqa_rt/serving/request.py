@@ -1,0 +1,77 @@
+"""A request to the ensemble: the video and the options of a score, checked before anything is sent."""
+
+import operator
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.scoring import VideoSource, source_name
+from diffvqa_rt.video.container import open_source
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+_ROOM_FOR_THE_REST_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What is asked of each video, checked."""
+
+    seed: int
+    crops: int
+    keep_interlaced: bool
+
+    @classmethod
+    def checked(cls, seed: int, crops: int, keep_interlaced: bool) -> "RequestOptions":
+        """Raises ValueError where one is of another kind or out of range."""
+        if not isinstance(keep_interlaced, bool | np.bool_):
+            raise ValueError(f"keep_interlaced is {keep_interlaced!r}; expected True or False")
+        return cls(_whole(seed, "seed", np.int64), _whole(crops, "crops", np.int32), bool(keep_interlaced))
+
+
+def name_of(source: object) -> str:
+    """What to call a source of any type, in the report of an error too."""
+    if isinstance(source, str | bytes | os.PathLike | np.ndarray):
+        try:
+            return os.fsdecode(source_name(source))
+        except Exception:  # the source's own, from __fspath__; it comes again where the source is read
+            pass
+    return f"<{type(source).__name__}>"
+
+
+def encoded_video(source: VideoSource) -> NDArray[np.uint8]:
+    """The bytes of a video. Raises VideoDecodeError where they cannot be had, TypeError where a source is no video."""
+    if isinstance(source, np.ndarray):
+        raise TypeError("source is an array; over gRPC goes an encoded video, as a path or bytes")
+    if not isinstance(source, str | bytes | os.PathLike):
+        raise TypeError(f"source is a {type(source).__name__}; expected a path, or an encoded video's bytes")
+    with open_source(source) as (name, file):
+        video = np.frombuffer(file.read(), np.uint8)
+    if len(video) > MAX_MESSAGE_BYTES - _ROOM_FOR_THE_REST_BYTES:
+        raise VideoDecodeError(f"{name} is {len(video):,} bytes long, more than gRPC takes; score it in-process")
+    return video
+
+
+def request_tensors(grpc: Any, video: NDArray[np.uint8], options: RequestOptions) -> list[Any]:
+    """The ensemble's inputs as tritonclient takes them."""
+    tensors: list[tuple[str, NDArray, str]] = [
+        ("video", video, "UINT8"),
+        ("seed", np.array([options.seed], np.int64), "INT64"),
+        ("crops", np.array([options.crops], np.int32), "INT32"),
+    ]
+    if options.keep_interlaced:  # which servers before it do not know
+        tensors.append(("keep_interlaced", np.array([True]), "BOOL"))
+    return [
+        grpc.InferInput(tensor, array.shape, datatype).set_data_from_numpy(array) for tensor, array, datatype in tensors
+    ]
+
+
+def _whole(value: int, name: str, dtype: type[np.signedinteger]) -> int:
+    most = np.iinfo(dtype).max
+    is_number = hasattr(value, "__index__") and not isinstance(value, bool | np.bool_ | np.ndarray)
+    if not is_number or not 0 <= operator.index(value) <= most:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from 0 to {most}")
+    return operator.index(value)

@@ -222,7 +222,7 @@ def test_a_decoder_leaves_no_process_and_no_open_file(tmp_path):
     del decoder, pending
     gc.collect()
     wait_until_gone(pid)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests have left may be gone by now
 
 
 def test_a_process_ends_with_its_parent_even_in_the_middle_of_a_video(tmp_path):

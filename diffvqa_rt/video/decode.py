@@ -1,6 +1,7 @@
 """A few frames of a video, spread evenly over its duration, without decoding what lies between."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
@@ -131,7 +132,7 @@ def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) 
                 frames=tuple(sample.picture.pixels for sample in samples),
                 timestamps_seconds=tuple(timeline.seconds(sample.time) for sample in samples),
                 info=info,
-                warnings=_warnings(reader, timeline, info, len({sample.time for sample in samples}), count),
+                warnings=warnings_of(reader, timeline, info, [sample.time for sample in samples]),
             )
 
 
@@ -179,10 +180,12 @@ def _frame_on_screen(
     return found if found is not None else reader.first_after()
 
 
-def _warnings(
-    reader: FrameReader, timeline: Timeline, info: VideoInfo, distinct: int, count: int
+def warnings_of(
+    reader: FrameReader, timeline: Timeline, info: VideoInfo, times: Sequence[int]
 ) -> tuple[ScoreWarning, ...]:
+    """What is to be said of a video of which the frames of these `times` are scored."""
     warnings = list(timeline.warnings)
+    distinct = len(set(times))
     if info.corrupt_frames:
         warnings.append(
             ScoreWarning(
@@ -190,7 +193,7 @@ def _warnings(
                 f"{info.corrupt_frames:,} of its frames did not decode, or only with errors, and were passed over",
             )
         )
-    if 2 * distinct < min(count, timeline.frame_count):
+    if 2 * distinct < min(len(times), timeline.frame_count):
         warnings.append(
             ScoreWarning("few-frames", f"the score rests on {distinct} of its {timeline.frame_count:,} frames")
         )

@@ -14,10 +14,10 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from diffvqa_rt.errors import DeviceDecodeError, VideoDecodeError
+from diffvqa_rt.errors import DeviceDecodeError, ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import VideoFile, open_source, open_video
-from diffvqa_rt.video.decode import describe_video
+from diffvqa_rt.video.decode import describe_video, warnings_of
 from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.reader import FrameReader
 from diffvqa_rt.video.sampled import VideoInfo
@@ -62,6 +62,7 @@ class DecodingPlan:
         timestamps_seconds: of the frames, from the start of the video.
         info: as from `sample_frames`, of the video's first frame. Only the host's one frame counts as decoded: the
             device says nothing of damage.
+        warnings: what is to be said of the video.
     """
 
     source: bytes
@@ -70,6 +71,7 @@ class DecodingPlan:
     orientation: Orientation
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
+    warnings: tuple[ScoreWarning, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """All but the source, for JSON."""
@@ -79,6 +81,7 @@ class DecodingPlan:
             "orientation": dataclasses.asdict(self.orientation),
             "timestamps_seconds": self.timestamps_seconds,
             "info": dataclasses.asdict(self.info),
+            "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
         }
 
     @classmethod
@@ -91,6 +94,7 @@ class DecodingPlan:
             orientation=Orientation(**values["orientation"]),
             timestamps_seconds=tuple(values["timestamps_seconds"]),
             info=VideoInfo(**values["info"]),
+            warnings=tuple(ScoreWarning(**warning) for warning in values["warnings"]),
         )
 
 
@@ -106,7 +110,7 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
             raise DeviceDecodeError(f"{name} is a picture, which is not for the GPU; decode it on the CPU")
         with open_video(name, file) as video:
             timeline = read_timeline(video)
-        frame_numbers, timestamps_seconds = _number_frames(name, timeline, count)
+        frame_numbers, wanted = _number_frames(name, timeline, count)
         with FrameReader(name, file, timeline, may_leap=False, needs_keyframe=True) as reader:
             first = reader.first_after()
             if first is None:
@@ -119,8 +123,9 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
                 frame_numbers=frame_numbers,
                 rgb_matrix=rgb_matrix(info.color_matrix),
                 orientation=first.turn,
-                timestamps_seconds=timestamps_seconds,
+                timestamps_seconds=tuple(timeline.seconds(time) for time in wanted),
                 info=info,
+                warnings=warnings_of(reader, timeline, info, wanted),
             )
 
 
@@ -148,7 +153,7 @@ def region_input(width: int, height: int, size: int, place: NDArray[np.float64])
     return np.array([top, left, bottom, right], np.float32)
 
 
-def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[np.int32], tuple[float, ...]]:
+def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[np.int32], list[int]]:
     """The sampled frames' numbers as DALI counts, and their times.
 
     DALI's index is the sorted times of all packets, hidden ones too, less those before time zero; a packet without a
@@ -166,7 +171,7 @@ def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[n
     if not timeline.has_clock or NO_TIME in times or min(wanted) < 0:
         raise DeviceDecodeError(f"{name} has frames without a time or before time zero; decode it on the CPU")
     numbers = np.searchsorted(np.sort(times[times >= 0]), wanted)
-    return numbers.astype(np.int32), tuple(timeline.seconds(time) for time in wanted)
+    return numbers.astype(np.int32), wanted
 
 
 def _refuse_uncovered(video: VideoFile, timeline: Timeline, frame: VideoFrame, info: VideoInfo) -> None:

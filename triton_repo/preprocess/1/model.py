@@ -11,7 +11,7 @@ from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.python_backend import CalledModelError, Responder, UnavailableError, call_model
 from diffvqa_rt.video.plan import device_inputs
-from diffvqa_rt.video.views import normalize_views
+from diffvqa_rt.video.views import normalize_views, scaling_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class TritonPythonModel:
         plan_seconds = time.monotonic() - start
         if plan is None:
             return None
+        scaled = scaling_warnings(plan.info.width, plan.info.height, self._size)
+        plan = dataclasses.replace(plan, warnings=plan.warnings + scaled)
         try:
             # One by one: a row has the whole video with it, and the memory between processes is small.
             frames = [
@@ -81,9 +83,9 @@ class TritonPythonModel:
 
 
 def video_facts(decoded):
-    """What the tensor `video_info` says: the fields of `VideoInfo`, and what the host's decoder has warned of."""
-    warnings = getattr(decoded, "warnings", ())  # a plan for a GPU has none
-    return {**dataclasses.asdict(decoded.info), "warnings": [dataclasses.asdict(warning) for warning in warnings]}
+    """What the tensor `video_info` says: the fields of `VideoInfo`, and what the decoder has warned of."""
+    warnings = [dataclasses.asdict(warning) for warning in decoded.warnings]
+    return {**dataclasses.asdict(decoded.info), "warnings": warnings}
 
 
 def as_json(facts):

@@ -86,8 +86,10 @@ class _Interrupts:
     def __init__(self) -> None:
         self.is_noted = False
         self._is_importing = False
-        is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        self._is_ours = is_default and threading.current_thread() is threading.main_thread()
+        self._before = signal.getsignal(signal.SIGINT)
+        # What a script starts in the background is told to ignore the signal; one that is sent is meant all the same.
+        is_unused = self._before in (signal.default_int_handler, signal.SIG_IGN)
+        self._is_ours = is_unused and threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "_Interrupts":
         if self._is_ours:
@@ -96,7 +98,7 @@ class _Interrupts:
 
     def __exit__(self, *_: object) -> None:
         if self._is_ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._before)
 
     @contextlib.contextmanager
     def importing(self) -> Iterator[None]:

@@ -267,6 +267,20 @@ def test_an_interrupt_at_the_start_leaves_no_traceback(tmp_path, seconds):
     assert process.returncode in (130, 1)  # 1 where it was quicker, since there are no engines
 
 
+def test_an_interrupt_is_meant_even_where_a_script_started_the_command_in_the_background(tmp_path):
+    os.mkfifo(tmp_path / "endless")
+    program = "import sys; from diffvqa_rt import cli; print(flush=True); sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "client", "--url", "127.0.0.1:9", str(tmp_path / "endless")]
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    with subprocess.Popen(ignoring, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+
+
 def test_an_interrupt_during_decoding_ends_at_once(built_engines, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(make_clip())
     program = (

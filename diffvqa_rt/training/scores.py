@@ -155,16 +155,23 @@ def score_rows(
         for row, result in zip(remaining, results, strict=True):
             if isinstance(result, ScoringFailure):
                 failures.append(result.error)
-            elif not math.isfinite(result.raw_score):
-                failures.append(f"{row.name}: its score is {result.raw_score}")
+            elif not math.isfinite(score := _raw_score(result)):
+                failures.append(f"{row.name}: its score is {score}")
             else:
-                # As the network gave it: at the range's end, the order of videos would be lost.
-                entry = {"video": row.name, "score": result.raw_score, **asdict(stamp)}
+                entry = {"video": row.name, "score": score, **asdict(stamp)}
                 file.write(json.dumps(entry).encode() + b"\n")
                 file.flush()
-                kept[row.name] = result.raw_score
+                kept[row.name] = score
             on_video()
     return Scores({row.name: kept[row.name] for row in rows if row.name in kept}, tuple(failures))
+
+
+def _raw_score(result: VideoScore) -> float:
+    """The score as the network gave it: at the range's end, the order of videos would be lost.
+
+    A stand-in's result may have the one score alone.
+    """
+    return getattr(result, "raw_score", result.score)
 
 
 def _read_kept(path: Path, stamp: ScoreStamp) -> dict[str, float]:

@@ -32,7 +32,7 @@ _DEMUXERS = (
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 # Text of one line with a slash or a suffix: no format's file is as short and holds nothing else.
-_PATH_IN_BYTES = re.compile(rb"(?=.*/|.*\.\w{1,5}\Z)[^\0-\x1f\x7f]{1,4096}")
+_PATH_IN_BYTES = re.compile(rb"(?=.*/|.*\.\w{1,5}\Z)[^\0-\x1f\x7f<>]{1,4096}")
 
 # Broken text in the tags of a file must not keep it from being read; from version 19 on, PyAV sees to that itself.
 _TAG_OPTIONS: dict[str, Any] = {} if av.__version__ >= "19" else {"metadata_errors": "replace"}
@@ -102,8 +102,11 @@ def open_source(source: str | os.PathLike[Any] | bytes) -> Iterator[tuple[str, B
     except OSError as error:
         if url := _URL.match(name):
             is_local = url["scheme"].lower() == "file"
-            advice = "give the path alone, without 'file://'" if is_local else "download it and give the file's path"
-            raise VideoDecodeError(f"{name} cannot be read, since only local files are; {advice}") from error
+            advice = "leave out 'file://'" if is_local else "download it"
+            raise VideoDecodeError(
+                f"{name} cannot be read, since only local files are; {advice} and give the path of a local video or "
+                "image file"
+            ) from error
         reason = error.strerror or error
         raise VideoDecodeError(
             f"{name} cannot be read ({reason}); give the path of a local video or image file"

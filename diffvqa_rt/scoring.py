@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffvqa_rt.checks import MAX_COUNT, whole
 from diffvqa_rt.decoding import DecodedVideo, EncodedSource, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
-from diffvqa_rt.engines.manifest import Manifest
+from diffvqa_rt.engines.manifest import Manifest, engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, ScoreWarning
 from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
@@ -343,7 +343,7 @@ def model_facts(manifest: Manifest, backend: BackendName, views_by: ViewCutter =
         model=manifest.model_label,
         is_trained=manifest.weights.is_trained,
         weights_sha256=manifest.weights.sha256,
-        engines_sha256=record.engines_sha256,
+        engines_sha256=engines_sha256(record.files),
         precision=record.precision,
         backend=backend,
         views_by=views_by,

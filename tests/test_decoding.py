@@ -116,7 +116,7 @@ def test_pipes_and_open_files_are_read_once(decoder, tmp_path):
         ("a\0b.mp4", r"a\\x00b.mp4 is a name that no file can have"),
         ("http://example.org/clip.mp4", "only local files are; download it"),
         (Path("https://example.org/clip.mp4"), "only local files are; download it"),
-        ("file:///clip.mp4", "without 'file://'"),
+        ("file:///clip.mp4", "leave out 'file://'"),
         (b"clip.mp4", "looks like a path; bytes are an encoded video's content"),
         (b"folder/clip", "looks like a path"),
         (b"Dear diary", "<bytes> is not a video"),

@@ -23,7 +23,8 @@ def table(tmp_path) -> MosTable:
 
 class Result:
     def __init__(self, score: float) -> None:
-        self.score = score
+        self.raw_score = score
+        self.score = min(max(score, 0.0), 100.0)
 
 
 class StandInScorer:
@@ -44,6 +45,19 @@ class StandInScorer:
                 yield ScoringFailure(source=str(path), error=f"{path} cannot be read")
             else:
                 yield Result(int(path.stem[-1]) / 4)
+
+
+def test_scores_beyond_the_range_keep_their_order(table, tmp_path):
+    class Beyond(StandInScorer):
+        def score_many(self, sources, **options):
+            yield from (Result(100 + int(path.stem[-1])) for path in sources)
+
+    scores = score_rows(Beyond(), table.rows, tmp_path / "kept.jsonl", STAMP)
+    assert list(scores.by_name.values()) == [100, 101, 102, 103]
+    (tmp_path / "printed.csv").write_text("source,score,error,raw_score\nv0,100,,104.5\nv1,100,,102.5\nv2,,bad,\n")
+    assert read_scores(tmp_path / "printed.csv", table).by_name == {"v0": 104.5, "v1": 102.5}
+    (tmp_path / "printed.jsonl").write_text('{"source": "v0", "score": 0.0, "raw_score": -2.5}')
+    assert read_scores(tmp_path / "printed.jsonl", table).by_name == {"v0": -2.5}
 
 
 def test_scores_are_read_by_name_or_path_whoever_wrote_them(table, tmp_path, monkeypatch):

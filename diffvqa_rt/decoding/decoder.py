@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from diffvqa_rt.checks import whole
 from diffvqa_rt.config import VIEWS
 from diffvqa_rt.decoding.limits import DecodeLimits
 from diffvqa_rt.decoding.process import DecoderProcess, DecoderProcesses, ProcessEndedError, TimeIsOverError
@@ -171,6 +172,7 @@ class IsolatedDecoder:
         Raises:
             VideoDecodeError, ValueError, TypeError: as `sample_frames`; as `Pending.result`.
         """
+        count = whole("count", count, 1)
         most = count * self.limits.max_frame_pixels * 3
         pixels = np.empty(0, np.uint8)
 
@@ -194,7 +196,7 @@ class IsolatedDecoder:
                 warnings=_warnings(values),
             )
 
-        request = {"task": "frames", "frames": count, "keep_interlaced": keep_interlaced}
+        request = {"task": "frames", "frames": count, "keep_interlaced": bool(keep_interlaced)}
         return self._ask(source, request, _Reception(allocate, unpack)).result()
 
     def begin_views(
@@ -215,7 +217,7 @@ class IsolatedDecoder:
             ValueError: a number is out of range.
             DecoderStartError: there is no process to decode in.
         """
-        size, seed, crops = check_numbers(size, seed, crops)
+        count, (size, seed, crops) = whole("count", count, 1), check_numbers(size, seed, crops)
         views = np.empty((crops, len(VIEWS) * count, 3, size, size), np.uint8)
 
         def allocate(size: int) -> memoryview:
@@ -239,7 +241,7 @@ class IsolatedDecoder:
             "view_size": size,
             "seed": seed,
             "crops": crops,
-            "keep_interlaced": keep_interlaced,
+            "keep_interlaced": bool(keep_interlaced),
             "cutter": cutter,
         }
         return self._ask(source, request, _Reception(allocate, unpack))

@@ -7,6 +7,7 @@ an engine file that no manifest lists is refused as a whole.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ class EngineRecord:
     outputs: tuple[TensorSpec, ...]
 
 
+def engines_sha256(files: Mapping[str, str]) -> str:
+    """The hash of `BackendRecord.files`: a build of the same weights in another precision has another."""
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendRecord:
     """One runtime's engines by name.
@@ -125,11 +131,6 @@ class BackendRecord:
     def max_videos(self) -> int | None:
         """How many videos at a time the engines take; None where any number goes."""
         return int(self.settings[MAX_VIDEOS]) if MAX_VIDEOS in self.settings else None
-
-    @property
-    def engines_sha256(self) -> str:
-        """The hash of the files' hashes: a build of the same weights in another precision has another."""
-        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_stripped(self) -> bool:

@@ -1,6 +1,7 @@
 """Eager torch: the reference that the engines are compared with, and the baseline that they are measured against."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,15 +28,21 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec, module: nn.Module) -> None:
         self.spec = spec
         self._module = module
+        self._worker: ThreadPoolExecutor | None = None
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Leaves a forked child one thread: OpenMP would wait there for threads that only the parent has."""
-        torch.set_num_threads(1)
+        """Has a forked child run in a new thread: in this one, OpenMP would wait for threads that stayed behind."""
+        self._worker = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
 
-    @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
         self.spec.check_inputs(inputs)
+        if self._worker is None:
+            return self._run(inputs, outputs)
+        return self._worker.submit(self._run, inputs, outputs).result()
+
+    @torch.inference_mode()
+    def _run(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None) -> dict[str, NDArray]:
         # `from_numpy` warns about read-only arrays, and the network never writes to its inputs.
         tensors = [torch.from_numpy(inputs[spec.name].copy(order="K")) for spec in self.spec.inputs]
         results = {spec.name: t.numpy() for spec, t in zip(self.spec.outputs, self._module(*tensors), strict=True)}

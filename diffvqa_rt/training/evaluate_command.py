@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from diffvqa_rt.arguments import DEFAULT_ENGINES, add_engine_arguments, whole_number
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
+from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.scoring import Scorer
 from diffvqa_rt.training.data_sets import DATA_SETS, ProtocolName, read_table
@@ -240,7 +241,7 @@ def _open_engines(arguments: argparse.Namespace) -> _Engines:
         print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
     stamp = ScoreStamp(
         weights_sha256=manifest.weights.sha256,
-        engines_sha256=manifest.backends[arguments.backend].engines_sha256,
+        engines_sha256=engines_sha256(manifest.backends[arguments.backend].files),
         backend=arguments.backend,
         seed=arguments.seed,
         crops=arguments.crops,

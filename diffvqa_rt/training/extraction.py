@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.engines import BackendName, Engine, Manifest, open_engines
+from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
 from diffvqa_rt.models.checkpoints import weights_sha256
 from diffvqa_rt.models.diffvqa import DiffVQA
@@ -80,8 +81,7 @@ class EngineExtractor:
         if manifest.weights.sha256 != weights_sha256(network):
             raise TrainingError(f"{folder} was built from other weights than the extractor's; build it from the same")
         self.precision = _FULL_PRECISION if record.precision == "fp32" else record.precision
-        files = record.engines_sha256
-        self.runtime = f"{backend} engines {files}"
+        self.runtime = f"{backend} engines {engines_sha256(record.files)}"
         self._steps = manifest.config.sampler.steps
         self._folder, self._backend, self._threads = folder, backend, threads
 

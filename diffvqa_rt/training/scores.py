@@ -157,14 +157,13 @@ def score_rows(
         for row, result in zip(remaining, results, strict=True):
             if isinstance(result, ScoringFailure):
                 failures.append(result.error)
-            elif not math.isfinite(result.raw_score):
-                failures.append(f"{row.name}: its score is {result.raw_score}")
+            elif not math.isfinite(score := result.raw_score):  # clamped to the range, the order would be lost
+                failures.append(f"{row.name}: its score is {score}")
             else:
-                # As the network gave it: at the range's end, the order of videos would be lost.
-                entry = {"video": row.name, "score": result.raw_score, **asdict(stamp)}
+                entry = {"video": row.name, "score": score, **asdict(stamp)}
                 file.write(json.dumps(entry | {"file_bytes": _file_bytes(row.video)}).encode() + b"\n")
                 file.flush()
-                kept[row.name] = result.raw_score
+                kept[row.name] = score
             on_video()
     return Scores({row.name: kept[row.name] for row in rows if row.name in kept}, tuple(failures))
 

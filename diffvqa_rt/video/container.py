@@ -119,8 +119,11 @@ def open_source(source: str | os.PathLike[Any] | bytes) -> Iterator[tuple[str, B
     except OSError as error:
         if url := _URL.match(name):
             is_local = url["scheme"].lower() == "file"
-            advice = "give the path alone, without 'file://'" if is_local else "download it and give the file's path"
-            raise VideoDecodeError(f"{name} cannot be read, since only local files are; {advice}") from error
+            advice = "leave out 'file://'" if is_local else "download it"
+            raise VideoDecodeError(
+                f"{name} cannot be read, since only local files are; {advice} and give the path of a local video or "
+                "image file"
+            ) from error
         reason = error.strerror or error
         raise VideoDecodeError(
             f"{name} cannot be read ({reason}); give the path of a local video or image file"

@@ -6,8 +6,10 @@ MAX_COUNT = 2**31
 """The most of whatever is counted and nothing else limits."""
 
 
-def whole(name: str, value: object, least: int, most: int | None = None) -> int:
+def whole(name: str, value: object, least: int, most: int | None = None, or_else: str = "") -> int:
     """The value as a plain integer: any type's whole number will do, NumPy's too; floats and bools are none.
+
+    `or_else` is what the error says could stand in the number's place.
 
     Raises:
         ValueError: it is no whole number, or out of range.
@@ -19,5 +21,5 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
     if number is None or number < least or (most is not None and number > most):
         what = "" if number is not None else "a whole number, "
         expected = f"{what}at least {least}" if most is None else f"a whole number from {least} to {most}"
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
+        raise ValueError(f"{name} is {value!r}; expected {expected}{or_else}")
     return number

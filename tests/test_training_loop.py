@@ -136,7 +136,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     assert (config.steps, type(config.steps), type(config.learning_rate)) == (12, int, float)
     run(tmp_path, replace(CONFIG, steps=np.int64(12)))
     run(tmp_path)
-    with pytest.raises(TypeError, match=r"steps is 3.5; expected a whole number"):
+    with pytest.raises(ValueError, match=r"steps is 3.5; expected a whole number"):
         replace(CONFIG, steps=3.5)
 
 

@@ -285,7 +285,7 @@ def test_settings_of_numpy_are_settings_and_others_are_no_whole_numbers(tmp_path
     one = config(tmp_path, width=np.int64(96), contents=np.uint8(2), validation_share=np.float32(0.25))
     assert one == config(tmp_path, width=96, contents=2, validation_share=0.25)
     json.dumps([one.width, one.contents, one.validation_share])
-    with pytest.raises(TypeError, match="ladders_per_scene is 1.5; expected a whole number"):
+    with pytest.raises(ValueError, match="ladders_per_scene is 1.5; expected a whole number"):
         config(tmp_path, ladders_per_scene=1.5)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.scoring import VideoSource
@@ -116,7 +117,7 @@ class Client:
             RequestError: tritonclient is not installed.
         """
         self._address = ServerAddress.parse(url)
-        self._concurrency = _concurrency(concurrency)
+        self._concurrency = whole("concurrency", concurrency, 1)
         self._deadline_seconds = _deadline(deadline_seconds)
         try:
             import tritonclient.grpc
@@ -367,14 +368,6 @@ class Client:
         if _UNRESOLVED.search(message):
             return None if may_be_found else f"is a name that is not found ({message}); check how it is spelt"
         return obstacle_at(self._address, self._tls.context() if self._tls else None)
-
-
-def _concurrency(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"concurrency is {value!r}; expected a whole number")
-    if value < 1:
-        raise ValueError(f"concurrency is {value}; expected at least 1")
-    return int(value)
 
 
 def _deadline(value: Any) -> float:

@@ -1,6 +1,5 @@
 """A request to the ensemble: the video and the options of a score, checked before anything is sent."""
 
-import operator
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.scoring import VideoSource, source_name
 from diffvqa_rt.video.container import open_source
@@ -29,7 +29,11 @@ class RequestOptions:
         """Raises ValueError where one is of another kind or out of range."""
         if not isinstance(keep_interlaced, bool | np.bool_):
             raise ValueError(f"keep_interlaced is {keep_interlaced!r}; expected True or False")
-        return cls(_whole(seed, "seed", np.int64), _whole(crops, "crops", np.int32), bool(keep_interlaced))
+        return cls(
+            whole("seed", seed, 0, np.iinfo(np.int64).max),
+            whole("crops", crops, 0, np.iinfo(np.int32).max),
+            bool(keep_interlaced),
+        )
 
 
 def name_of(source: object) -> str:
@@ -67,11 +71,3 @@ def request_tensors(grpc: Any, video: NDArray[np.uint8], options: RequestOptions
     return [
         grpc.InferInput(tensor, array.shape, datatype).set_data_from_numpy(array) for tensor, array, datatype in tensors
     ]
-
-
-def _whole(value: int, name: str, dtype: type[np.signedinteger]) -> int:
-    most = np.iinfo(dtype).max
-    is_number = hasattr(value, "__index__") and not isinstance(value, bool | np.bool_ | np.ndarray)
-    if not is_number or not 0 <= operator.index(value) <= most:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from 0 to {most}")
-    return operator.index(value)

@@ -23,11 +23,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, TrainingError
 from diffvqa_rt.models.blocks import ResnetBlock, SpatialTransformer
 from diffvqa_rt.models.tcab import MambaBlock
 from diffvqa_rt.training.checkpoint import RUN, Checkpoint
-from diffvqa_rt.training.whole_numbers import whole_value
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 Schedule = Literal["constant", "cosine"]
@@ -61,7 +61,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name, least in [("steps", 1), ("seed", 0), ("checkpoint_steps", 1), ("workers", 0)]:
-            object.__setattr__(self, name, whole_value(name, getattr(self, name), least))
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("learning_rate", "weight_decay"):
             # Of NumPy's numbers too: a checkpoint's description holds JSON.
             object.__setattr__(self, name, float(getattr(self, name)))

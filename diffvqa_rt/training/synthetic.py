@@ -27,6 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, SyntheticSetError
 from diffvqa_rt.training.clip_files import CODECS, REFERENCE_CRF, STORAGE_CRF
 from diffvqa_rt.training.clip_tasks import REFERENCE, ClipTask, finished_clips, make_clips, prepare_process
@@ -35,7 +36,6 @@ from diffvqa_rt.training.manifest import SyntheticClip, write_manifest
 from diffvqa_rt.training.pool import Pool, fetch_pool
 from diffvqa_rt.training.scenes import plan_scenes
 from diffvqa_rt.training.vmaf import ffmpeg_version
-from diffvqa_rt.training.whole_numbers import whole_value
 from diffvqa_rt.video import DECODING_VERSION
 
 LEAST_MOTION_LEVELS = 0.4
@@ -78,12 +78,12 @@ class SyntheticConfig:
             ("jobs", 1),
             ("seed", 0),
         ]:
-            object.__setattr__(self, name, whole_value(name, getattr(self, name), least))
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         if self.width % 2 or self.height % 2:
             raise ValueError(f"the size is {self.width}x{self.height}; expected even numbers, since chroma is halved")
         for name in ("contents", "ladders_per_scene"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, whole_value(name, getattr(self, name), 1, ", or None for all"))
+                object.__setattr__(self, name, whole(name, getattr(self, name), 1, or_else=", or None for all"))
         # As JSON holds it, whatever NumPy's number it was.
         object.__setattr__(self, "validation_share", float(self.validation_share))
         if not 0 <= self.validation_share < 1:

@@ -10,6 +10,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.color import Picture, picture_from_frame
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, open_source, open_video
@@ -47,8 +48,7 @@ def sample_frames(
         VideoDecodeError: the source cannot be read, or nothing in it decodes.
         TypeError, ValueError: an argument is of the wrong kind, or an array of the wrong dtype or shape.
     """
-    if count < 1:
-        raise ValueError(f"count is {count!r}; expected at least 1 frame")
+    count = whole("count", count, 1)
     if isinstance(source, np.ndarray):
         return _sample_array(source, count)
     if not isinstance(source, (str, os.PathLike, bytes)):

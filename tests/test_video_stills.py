@@ -1,42 +1,23 @@
-"""Pictures: their pixels, orientation and colour; what counts as a frame of a file; animations; broken files."""
+"""Pictures: their pixels, orientation and colour, and what counts as a frame of a file."""
 
-import contextlib
 import io
 import struct
 import sys
-import tracemalloc
-import warnings
-import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from clips import make_clip, moving_picture
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+from pictures import animation, distance, encoded, picture, with_chunk
+from PIL import Image, ImageCms, ImageOps
 
 from diffvqa_rt.errors import DeviceDecodeError, VideoDecodeError
-from diffvqa_rt.video import SampledFrames, sample_frames
+from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.plan import plan_decoding
 
-WIDTH, HEIGHT = 40, 30
 # Two decoders of one JPEG, and a picture against its lossy copy: enough to tell turned from unturned.
 LOSSY_TOLERANCE = 12
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "BMP": {}, "PPM": {}, "JPEG2000": {}}
-
-
-def picture(index: int = 3, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    return Image.fromarray(moving_picture(index, width, height) // 2 + 40)
-
-
-def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
-
-
-def distance(sampled: SampledFrames, expected: Image.Image | NDArray[np.uint8]) -> int:
-    return int(np.abs(sampled.frames[0].astype(int) - np.asarray(expected)).max())
 
 
 @pytest.mark.parametrize(
@@ -223,14 +204,6 @@ def test_cmyk_is_read_the_right_way_round() -> None:
     sampled = sample_frames(encoded(image.convert("CMYK"), "JPEG", quality=98, subsampling=0), 1)
     assert distance(sampled, image) <= LOSSY_TOLERANCE
     assert sampled.info.pixel_format == "cmyk"
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def with_chunk(png: bytes, kind: bytes, data: bytes) -> bytes:
-    return png[:33] + png_chunk(kind, data) + png[33:]
 
 
 @pytest.mark.parametrize(("code", "name"), [(16, "smpte2084"), (18, "arib_std_b67")])
@@ -423,260 +396,6 @@ def test_stills_are_not_for_the_gpu() -> None:
     for content in (encoded(picture(), "PNG"), encoded(picture(), "AVIF"), animation("GIF", [100, 100])):
         with pytest.raises(DeviceDecodeError, match="is a picture, which is not for the GPU"):
             plan_decoding(content, 2)
-
-
-DELAYS_MS = [100, 300, 50, 150, 400]
-
-
-def animation(file_format: str, delays_ms: list[int], **options: object) -> bytes:
-    images = [picture(2 * index).quantize(64).convert("RGB") for index in range(len(delays_ms))]
-    if file_format == "GIF":
-        images = [image.quantize(64) for image in images]
-    options = ({"lossless": True} if file_format == "WEBP" else {}) | options
-    return encoded(images[0], file_format, save_all=True, append_images=images[1:], duration=delays_ms, **options)
-
-
-def on_screen(delays_seconds: list[float], count: int) -> list[int]:
-    ends = np.cumsum(delays_seconds)
-    return [int(np.searchsorted(ends, (i + 0.5) / count * ends[-1] + 1e-9, side="right")) for i in range(count)]
-
-
-@pytest.mark.parametrize("count", [1, 4, 9])
-@pytest.mark.parametrize(("file_format", "codec"), [("GIF", "gif"), ("PNG", "apng"), ("WEBP", "webp"), ("AVIF", "av1")])
-def test_an_animation_is_a_video_by_its_delays(file_format: str, codec: str, count: int) -> None:
-    content = animation(file_format, DELAYS_MS)
-    sampled = sample_frames(content, count)
-    chosen = on_screen([delay / 1000 for delay in DELAYS_MS], count)
-    assert sampled.timestamps_seconds == pytest.approx([sum(DELAYS_MS[:index]) / 1000 for index in chosen])
-    for frame, index in zip(sampled.frames, chosen, strict=True):
-        with Image.open(io.BytesIO(content)) as image:
-            image.seek(index)
-            np.testing.assert_array_equal(frame, np.asarray(image.convert("RGB")))
-    info = sampled.info
-    assert (info.decoder, info.codec, info.frame_count) == ("pillow", codec, 5)
-    assert info.duration_seconds == pytest.approx(1.0)
-    assert info.frame_rate_hz == pytest.approx(5.0)
-    assert sampled.warnings == ()
-
-
-@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
-def test_a_delay_of_nothing_is_a_tenth_of_a_second(file_format: str) -> None:
-    for delay_ms, seconds in ((0, 0.4), (10, 0.4), (20, 0.08)):
-        assert sample_frames(animation(file_format, [delay_ms] * 4), 1).info.duration_seconds == pytest.approx(seconds)
-
-
-def test_a_default_image_outside_of_the_animation_is_hidden() -> None:
-    hidden, images = picture(9), [picture(index) for index in range(3)]
-    content = encoded(hidden, "PNG", save_all=True, append_images=images, default_image=True, duration=100)
-    sampled = sample_frames(content, 3)
-    assert sampled.info.frame_count == 3
-    for frame, image in zip(sampled.frames, images, strict=True):
-        np.testing.assert_array_equal(frame, np.asarray(image))
-
-
-def test_one_picture_is_a_still_in_any_format() -> None:
-    for content in (animation("GIF", [100]), encoded(picture(), "PNG", save_all=True, duration=50)):
-        info = sample_frames(content, 2).info
-        assert (info.frame_count, info.duration_seconds, info.frame_rate_hz) == (1, 0.0, None)
-
-
-GIF_PALETTE = bytes([200, 10, 10, 10, 200, 10, 10, 10, 200, 90, 90, 90])
-RED, GREEN, BLUE, GREY = (tuple(GIF_PALETTE[3 * i : 3 * i + 3]) for i in range(4))
-
-
-def gif(*images: tuple[int, int | None, tuple[int, int, int, int], int]) -> bytes:
-    """A GIF of 8 x 6 pixels on blue; each picture: disposal, transparent index, box, index of its one colour."""
-    content = b"GIF89a" + struct.pack("<HHBBB", 8, 6, 0x81, 2, 0) + GIF_PALETTE
-    for disposal, transparent, (left, top, width, height), index in images:
-        flags = disposal << 2 | (transparent is not None)
-        content += struct.pack("<BBBBHBB", 0x21, 0xF9, 4, flags, 10, transparent or 0, 0)
-        content += struct.pack("<BHHHHB", 0x2C, left, top, width, height, 0)
-        one = encoded(Image.new("P", (width, height), index), "GIF", optimize=False)
-        at = one.index(b"\x2c")
-        size_of_palette = 3 << (one[at + 9] & 7) + 1 if one[at + 9] & 0x80 else 0
-        content += one[at + 10 + size_of_palette : -1]
-    return content + b";"
-
-
-WHOLE, CORNER = (0, 0, 8, 6), (0, 0, 2, 2)
-
-
-@pytest.mark.parametrize(
-    ("images", "corner", "centre"),
-    [
-        # The last picture is a dot in the lower right; `corner` and `centre` are what the others left.
-        ([(1, None, WHOLE, 0), (1, None, CORNER, 1)], GREEN, RED),
-        ([(1, None, WHOLE, 0), (2, None, CORNER, 1)], BLUE, RED),
-        ([(1, None, WHOLE, 0), (2, 3, CORNER, 1)], (255, 255, 255), RED),
-        ([(1, None, WHOLE, 0), (3, None, CORNER, 1)], RED, RED),
-        ([(1, None, WHOLE, 0), (1, 1, CORNER, 1)], RED, RED),
-        ([(1, None, CORNER, 1)], GREEN, BLUE),
-        ([(1, 3, CORNER, 1)], GREEN, (255, 255, 255)),
-    ],
-)
-def test_pictures_of_a_gif_build_on_each_other(images: list, corner: tuple, centre: tuple) -> None:
-    content = gif(*images, (1, None, (7, 5, 1, 1), 3))
-    last = sample_frames(content, len(images) + 1).frames[-1]
-    assert tuple(last[5, 7]) == GREY
-    assert (tuple(last[0, 0]), tuple(last[3, 4])) == (corner, centre)
-
-
-def test_apng_blends_and_disposes() -> None:
-    half = Image.new("RGBA", (8, 6), (0, 0, 200, 128))
-    full = Image.new("RGBA", (8, 6), (200, 0, 0, 255))
-    content = encoded(full, "PNG", save_all=True, append_images=[half, full], blend=[0, 1, 0], duration=100)
-    assert np.abs(sample_frames(content, 3).frames[1][0, 0].astype(int) - (100, 0, 100)).max() <= 1
-
-
-def test_memory_does_not_grow_with_an_animation() -> None:
-    def peak(count: int) -> int:
-        images = [picture(index, 160, 120) for index in range(count)]
-        content = encoded(images[0], "WEBP", save_all=True, append_images=images[1:])
-        tracemalloc.start()
-        sample_frames(content, 2)
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak_bytes
-
-    assert peak(90) < peak(30) + 10 * 160 * 120 * 3
-
-
-@contextlib.contextmanager
-def lenient_process() -> Iterator[None]:
-    """A process that lets Pillow show broken pictures, and that makes errors of warnings."""
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            yield
-            assert ImageFile.LOAD_TRUNCATED_IMAGES is True
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-
-
-ALL_FORMATS = ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"]
-
-
-@pytest.mark.parametrize("file_format", [*ALL_FORMATS, "tiff_lzw", "tiff jpeg"])
-@pytest.mark.parametrize("is_lenient", [False, True])
-def test_a_picture_that_breaks_off_is_refused(
-    file_format: str, is_lenient: bool, capfd: pytest.CaptureFixture[str]
-) -> None:
-    name, _, compression = file_format.replace("tiff_lzw", "tiff tiff_lzw").partition(" ")
-    whole = encoded(picture(3, 160, 120), name.upper(), **({"compression": compression} if compression else {}))
-    for share in (0.1, 0.55, 0.7, 0.97):
-        with (
-            lenient_process() if is_lenient else contextlib.nullcontext(),
-            pytest.raises(VideoDecodeError, match=r"<bytes> is an? .*that (breaks off|does not decode)") as caught,
-        ):
-            sample_frames(whole[: int(len(whole) * share)], 1)
-        assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_picture_that_lacks_its_end_mark_alone_is_whole() -> None:
-    jpeg, gif_ = encoded(picture(), "JPEG"), encoded(picture().quantize(16), "GIF")
-    for content, codes in ((jpeg, []), (gif_, ["broken-off"])):
-        whole = sample_frames(content, 1)
-        cut = sample_frames(content[: -2 if content is jpeg else -1], 1)
-        assert distance(cut, whole.frames[0]) == 0
-        assert [warning.code for warning in cut.warnings] == codes
-    # Of a progressive one, passes may be missing.
-    with pytest.raises(VideoDecodeError, match="breaks off"):
-        sample_frames(encoded(picture(), "JPEG", progressive=True)[:-2], 1)
-
-
-@pytest.mark.parametrize("file_format", ["GIF", "PNG"])
-def test_an_animation_that_breaks_off_gives_its_whole_pictures(file_format: str) -> None:
-    whole = animation(file_format, [100] * 8)
-    expected = sample_frames(whole, 8)
-    cut = sample_frames(whole[: int(len(whole) * 0.55)], 2)
-    assert 2 <= cut.info.frame_count < 8
-    assert cut.info.corrupt_frames == 1
-    assert [warning.code for warning in cut.warnings] == ["broken-off"]
-    np.testing.assert_array_equal(cut.frames[1], expected.frames[round(cut.timestamps_seconds[1] * 10)])
-
-
-def test_damage_within_a_jpeg_is_told() -> None:
-    whole = encoded(picture(3, 320, 240), "JPEG", quality=90)
-    damaged = whole[: len(whole) // 2] + whole[len(whole) // 2 + 200 :]
-    sampled = sample_frames(damaged, 1)
-    assert sampled.info.corrupt_frames == 1
-    assert [warning.code for warning in sampled.warnings] == ["damaged-picture"]
-    assert sample_frames(whole, 1).warnings == ()
-
-
-def test_a_wrong_checksum_of_a_png_is_told() -> None:
-    damaged = bytearray(encoded(picture(), "PNG"))
-    damaged[damaged.index(b"IDAT") + 40] ^= 1
-    with pytest.raises(VideoDecodeError, match="is a PNG picture whose IDAT data is damaged"):
-        sample_frames(bytes(damaged), 1)
-
-
-def huge_png(side: int) -> bytes:
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
-
-
-def huge(file_format: str) -> bytes:
-    """A small file whose header declares 9000 x 9000 pixels."""
-    content = bytearray(encoded(picture(), file_format))
-    declared = {
-        "BMP": (18, "<ii"),
-        "GIF": (6, "<HH"),
-        "WEBP": (26, "<HH"),
-        "JPEG": (content.index(b"\xff\xc0") + 5 if file_format == "JPEG" else 0, ">HH"),
-        "JPEG2000": (content.index(b"ihdr") + 4 if file_format == "JPEG2000" else 0, ">II"),
-    }
-    if file_format == "PPM":
-        return bytes(content).replace(b"40 30", b"9000 9000", 1)
-    offset, layout = declared[file_format]
-    struct.pack_into(layout, content, offset, 9000, 9000)
-    return bytes(content)
-
-
-@pytest.mark.parametrize("is_lenient", [False, True])
-def test_a_picture_that_declares_too_many_pixels_is_refused(
-    is_lenient: bool, capfd: pytest.CaptureFixture[str]
-) -> None:
-    contents = [huge_png(9000), huge_png(14000), huge_png(60000)]
-    contents += [huge(file_format) for file_format in ("BMP", "GIF", "WEBP", "JPEG", "JPEG2000")]
-    for content in contents:
-        with (
-            lenient_process() if is_lenient else contextlib.nullcontext(),
-            pytest.raises(VideoDecodeError, match="at most 67,108,864 pixels a picture"),
-        ):
-            sample_frames(content, 1)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_pillows_own_limits_become_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = PngImagePlugin.PngInfo()
-    text.add_text("key", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    with pytest.raises(VideoDecodeError, match="is a PNG picture that does not decode .*MAX_TEXT_CHUNK"):
-        sample_frames(encoded(picture(), "PNG", pnginfo=text), 1)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(VideoDecodeError, match="is a PNG picture with more pixels than this process allows"):
-        sample_frames(encoded(picture(), "PNG"), 1)
-
-
-@pytest.mark.parametrize("file_format", ALL_FORMATS)
-def test_any_bytes_end_in_a_score_or_a_sentence(file_format: str, capfd: pytest.CaptureFixture[str]) -> None:
-    random = np.random.default_rng(0)
-    exif = Image.Exif()
-    exif[0x0112] = 5
-    contents = [encoded(picture(), file_format, **({} if file_format in ("PPM", "JPEG2000") else {"exif": exif}))]
-    if file_format in ("GIF", "PNG", "WEBP"):
-        contents.append(animation(file_format, [100, 200, 50]))
-    for content in contents:
-        for _ in range(60):
-            hostile = bytearray(content)
-            for position in random.integers(2, min(len(content), random.choice([64, 400, 10**6])), 3):
-                hostile[position] = random.integers(256)
-            with contextlib.suppress(VideoDecodeError):
-                assert sample_frames(bytes(hostile), 2).frames
-    assert capfd.readouterr() == ("", "")
 
 
 def test_videos_are_not_taken_for_pictures() -> None:

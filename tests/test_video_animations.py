@@ -1,0 +1,119 @@
+"""Animated pictures are videos by their delays."""
+
+import io
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+from pictures import animation, encoded, picture
+from PIL import Image
+
+from diffvqa_rt.video import sample_frames
+
+DELAYS_MS = [100, 300, 50, 150, 400]
+
+
+def on_screen(delays_seconds: list[float], count: int) -> list[int]:
+    ends = np.cumsum(delays_seconds)
+    return [int(np.searchsorted(ends, (i + 0.5) / count * ends[-1] + 1e-9, side="right")) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+@pytest.mark.parametrize(("file_format", "codec"), [("GIF", "gif"), ("PNG", "apng"), ("WEBP", "webp"), ("AVIF", "av1")])
+def test_an_animation_is_a_video_by_its_delays(file_format: str, codec: str, count: int) -> None:
+    content = animation(file_format, DELAYS_MS)
+    sampled = sample_frames(content, count)
+    chosen = on_screen([delay / 1000 for delay in DELAYS_MS], count)
+    assert sampled.timestamps_seconds == pytest.approx([sum(DELAYS_MS[:index]) / 1000 for index in chosen])
+    for frame, index in zip(sampled.frames, chosen, strict=True):
+        with Image.open(io.BytesIO(content)) as image:
+            image.seek(index)
+            np.testing.assert_array_equal(frame, np.asarray(image.convert("RGB")))
+    info = sampled.info
+    assert (info.decoder, info.codec, info.frame_count) == ("pillow", codec, 5)
+    assert info.duration_seconds == pytest.approx(1.0)
+    assert info.frame_rate_hz == pytest.approx(5.0)
+    assert sampled.warnings == ()
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
+def test_a_delay_of_nothing_is_a_tenth_of_a_second(file_format: str) -> None:
+    for delay_ms, seconds in ((0, 0.4), (10, 0.4), (20, 0.08)):
+        assert sample_frames(animation(file_format, [delay_ms] * 4), 1).info.duration_seconds == pytest.approx(seconds)
+
+
+def test_a_default_image_outside_of_the_animation_is_hidden() -> None:
+    hidden, images = picture(9), [picture(index) for index in range(3)]
+    content = encoded(hidden, "PNG", save_all=True, append_images=images, default_image=True, duration=100)
+    sampled = sample_frames(content, 3)
+    assert sampled.info.frame_count == 3
+    for frame, image in zip(sampled.frames, images, strict=True):
+        np.testing.assert_array_equal(frame, np.asarray(image))
+
+
+def test_one_picture_is_a_still_in_any_format() -> None:
+    for content in (animation("GIF", [100]), encoded(picture(), "PNG", save_all=True, duration=50)):
+        info = sample_frames(content, 2).info
+        assert (info.frame_count, info.duration_seconds, info.frame_rate_hz) == (1, 0.0, None)
+
+
+GIF_PALETTE = bytes([200, 10, 10, 10, 200, 10, 10, 10, 200, 90, 90, 90])
+RED, GREEN, BLUE, GREY = (tuple(GIF_PALETTE[3 * i : 3 * i + 3]) for i in range(4))
+
+
+def gif(*images: tuple[int, int | None, tuple[int, int, int, int], int]) -> bytes:
+    """A GIF of 8 x 6 pixels on blue; each picture: disposal, transparent index, box, index of its one colour."""
+    content = b"GIF89a" + struct.pack("<HHBBB", 8, 6, 0x81, 2, 0) + GIF_PALETTE
+    for disposal, transparent, (left, top, width, height), index in images:
+        flags = disposal << 2 | (transparent is not None)
+        content += struct.pack("<BBBBHBB", 0x21, 0xF9, 4, flags, 10, transparent or 0, 0)
+        content += struct.pack("<BHHHHB", 0x2C, left, top, width, height, 0)
+        one = encoded(Image.new("P", (width, height), index), "GIF", optimize=False)
+        at = one.index(b"\x2c")
+        size_of_palette = 3 << (one[at + 9] & 7) + 1 if one[at + 9] & 0x80 else 0
+        content += one[at + 10 + size_of_palette : -1]
+    return content + b";"
+
+
+WHOLE, CORNER = (0, 0, 8, 6), (0, 0, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("images", "corner", "centre"),
+    [
+        # The last picture is a dot in the lower right; `corner` and `centre` are what the others left.
+        ([(1, None, WHOLE, 0), (1, None, CORNER, 1)], GREEN, RED),
+        ([(1, None, WHOLE, 0), (2, None, CORNER, 1)], BLUE, RED),
+        ([(1, None, WHOLE, 0), (2, 3, CORNER, 1)], (255, 255, 255), RED),
+        ([(1, None, WHOLE, 0), (3, None, CORNER, 1)], RED, RED),
+        ([(1, None, WHOLE, 0), (1, 1, CORNER, 1)], RED, RED),
+        ([(1, None, CORNER, 1)], GREEN, BLUE),
+        ([(1, 3, CORNER, 1)], GREEN, (255, 255, 255)),
+    ],
+)
+def test_pictures_of_a_gif_build_on_each_other(images: list, corner: tuple, centre: tuple) -> None:
+    content = gif(*images, (1, None, (7, 5, 1, 1), 3))
+    last = sample_frames(content, len(images) + 1).frames[-1]
+    assert tuple(last[5, 7]) == GREY
+    assert (tuple(last[0, 0]), tuple(last[3, 4])) == (corner, centre)
+
+
+def test_apng_blends_and_disposes() -> None:
+    half = Image.new("RGBA", (8, 6), (0, 0, 200, 128))
+    full = Image.new("RGBA", (8, 6), (200, 0, 0, 255))
+    content = encoded(full, "PNG", save_all=True, append_images=[half, full], blend=[0, 1, 0], duration=100)
+    assert np.abs(sample_frames(content, 3).frames[1][0, 0].astype(int) - (100, 0, 100)).max() <= 1
+
+
+def test_memory_does_not_grow_with_an_animation() -> None:
+    def peak(count: int) -> int:
+        images = [picture(index, 160, 120) for index in range(count)]
+        content = encoded(images[0], "WEBP", save_all=True, append_images=images[1:])
+        tracemalloc.start()
+        sample_frames(content, 2)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak_bytes
+
+    assert peak(90) < peak(30) + 10 * 160 * 120 * 3

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import make_clip
+from pictures import encoded, picture
 
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder
 from diffvqa_rt.decoding.framing import receive_message, send_message
@@ -204,6 +205,14 @@ def test_a_forked_child_has_a_process_of_its_own(fresh):
     assert is_running(ours)
     fresh.frames(clip, 1)
     assert pids(fresh) == [ours]
+
+
+def test_what_a_library_prints_goes_nowhere(capfd):
+    decoder = IsolatedDecoder()
+    whole = encoded(picture(3, 160, 120), "TIFF", compression="jpeg")
+    with pytest.raises(VideoDecodeError, match="does not decode"):
+        decoder.frames(whole[: len(whole) // 10], 1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_decoder_leaves_no_process_and_no_open_file(tmp_path):

@@ -43,6 +43,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _silence()
     # Where nobody is there any more, there is nobody to tell.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         send_message(connection, {"ready": True})
@@ -53,6 +54,13 @@ def main() -> None:
                 # What is left in pieces could be too little for the next video: a new process has it whole.
                 break
     os._exit(0)
+
+
+def _silence() -> None:
+    """Whatever libraries have to say of a file goes nowhere: its error goes into the answer."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
 
 
 def _answer(connection: socket.socket, message: Message) -> Answer:

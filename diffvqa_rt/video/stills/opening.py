@@ -1,18 +1,14 @@
 """Opening and decoding by Pillow under this package's rules, whatever the process has set and whoever sent the file."""
 
 import contextlib
-import ctypes
-import functools
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
-import PIL
 from PIL import Image, ImageFile
 
 from diffvqa_rt.errors import VideoDecodeError
@@ -90,42 +86,12 @@ def _let_nothing_pass(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _libtiff_silenced() -> Iterator[None]:
-    """Keeps libtiff from writing to the process's standard error what becomes an exception anyway.
-
-    That is possible where Pillow brings its own libtiff, as its wheels for Linux do.
-    """
-    library = _bundled_libtiff()
-    if library is None:
-        yield
-        return
-    handler = library.TIFFSetErrorHandler(None)
-    try:
-        yield
-    finally:
-        library.TIFFSetErrorHandler(handler)
-
-
-@functools.cache
-def _bundled_libtiff() -> ctypes.CDLL | None:
-    for path in sorted(Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff-*.so*")):
-        with contextlib.suppress(OSError, AttributeError):
-            library = ctypes.CDLL(str(path))
-            library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
-            library.TIFFSetErrorHandler.restype = ctypes.c_void_p
-            return library
-    return None
-
-
-@contextmanager
 def decoding(image: Image.Image) -> Iterator[None]:
     """Has Pillow refuse pictures that break off, as it does unless the process has told it otherwise."""
     with contextlib.ExitStack() as stack:
         if image.format == "TIFF" or ImageFile.LOAD_TRUNCATED_IMAGES:
             # TIFF's metadata is read, and warned of, after its pixels.
             stack.enter_context(quiet())
-        if image.format == "TIFF":
-            stack.enter_context(_libtiff_silenced())
         if ImageFile.LOAD_TRUNCATED_IMAGES:
             stack.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", True)
             ImageFile.LOAD_TRUNCATED_IMAGES = False

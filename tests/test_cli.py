@@ -202,11 +202,12 @@ def instantly(diffvqa, manifest, monkeypatch):
 
 
 def test_a_dash_is_standard_input_read_once(instantly, tmp_path, monkeypatch):
-    (tmp_path / "clip.mp4").write_bytes(make_clip())
+    clip = make_clip()
+    (tmp_path / "clip.mp4").write_bytes(clip)
     expected = json.loads(instantly("--format", "json", tmp_path / "clip.mp4")[1])
     reading, writing = os.pipe()
     monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
-    os.write(writing, make_clip())
+    os.write(writing, clip)
     os.close(writing)
     status, out, _ = instantly("--format", "json", "-", "-")
     first, second = map(json.loads, out.splitlines())
@@ -218,7 +219,7 @@ def test_a_dash_is_standard_input_read_once(instantly, tmp_path, monkeypatch):
 
 
 def test_warnings_are_a_mark_in_the_table_and_a_sentence_each(instantly, tmp_path, monkeypatch):
-    (tmp_path / "clip.mp4").write_bytes(make_clip())
+    (tmp_path / "clip.mp4").write_bytes(make_clip(size=(256, 192)))  # no smaller than a view
     plain = instantly(tmp_path / "clip.mp4")[1].splitlines()[1]
     warnings = (ScoreWarning("one-code", "One thing is so."), ScoreWarning("other-code", "Another is too."))
     prepare = Scorer._prepare

@@ -21,7 +21,11 @@ from diffvqa_rt.video.timeline import NO_TIME, Timeline
 
 
 class FalseKeyframeError(Exception):
-    """Decoding started at what the container calls a keyframe, and it is none."""
+    """Decoding started at what the container calls a keyframe, and it is none, or is damaged."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
 
 
 class _SeekMissedError(Exception):
@@ -106,6 +110,8 @@ class FrameReader:
         self._packets = packets
         self._is_at_end = False
         self._has_keyframe = not (self._needs_keyframe and makes_up_references(self._codec))
+        # Where decoding starts on the way, the frame of that place must come before any that is shown later.
+        self._is_start_proven = not position or self._codec.intra_only
         self._damaged: set[int] = set()
         self._last_time: int | None = None
         self._current: TimedFrame | None = None
@@ -182,6 +188,8 @@ class FrameReader:
             packet.pts = position
         frames = self._decode(packet)
         if frames is None:
+            if not self._is_start_proven and position == self._started_at:
+                raise FalseKeyframeError(position)
             self._corrupt.add(("packet", position))
             self._note_damage(position)
         for frame in frames or ():
@@ -203,9 +211,13 @@ class FrameReader:
         time = self._time_of(position)
         if time is None:
             return
+        if not self._is_start_proven:
+            self._is_start_proven = position == self._started_at
+            if not self._is_start_proven and time > self._timeline.pts[self._started_at]:
+                raise FalseKeyframeError(self._started_at)
         if not self._has_keyframe and not frame.key_frame:
             if self._started_at:
-                raise FalseKeyframeError
+                raise FalseKeyframeError(self._started_at)
             self.passed_over += 1
             self._corrupt.add(("frame", time))
             return

@@ -90,6 +90,10 @@ class Timeline:
         keyframes = np.flatnonzero(self.is_key[earlier] & (self.pts[earlier] <= self.pts[position]))
         return int(keyframes[-1 - steps_back]) if len(keyframes) > steps_back else 0
 
+    def without_keyframe(self, position: int) -> "Timeline":
+        """The same timeline, on which decoding does not start at `position`."""
+        return dataclasses.replace(self, is_key=self.is_key & (np.arange(len(self.is_key)) != position))
+
     def time_after(self, time: int | None) -> int:
         """The time of the frame that is shown after the one of `time`, or of the first."""
         place = 0 if time is None else int(np.searchsorted(self.order, time, side="right"))

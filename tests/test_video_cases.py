@@ -88,6 +88,28 @@ def test_a_turn_in_the_bitstream_holds_until_the_next_one(base: Path, tmp_path: 
     np.testing.assert_array_equal(sample_frames(message, 4).frames, expected)
 
 
+@pytest.mark.parametrize(
+    "codec", [("png",), ("qtrle", "-pix_fmt", "rgb24"), ("rawvideo", "-pix_fmt", "uyvy422"), ("svq1",)]
+)
+def test_crops_and_mirrors_are_any_codecs(base: Path, tmp_path: Path, codec: tuple) -> None:
+    plain, mirrored, cropped = tmp_path / "plain.mov", tmp_path / "mirrored.mov", tmp_path / "cropped.mov"
+    ffmpeg("-i", base, "-frames:v", 3, "-c:v", *codec, plain)
+    ffmpeg("-display_rotation", 90, "-display_hflip", "-i", plain, "-c", "copy", mirrored)
+    entry = plain.read_bytes().partition(b"stsd")[2][12:16].decode("latin-1")
+    cropped.write_bytes(insert_box(mirrored, (*SAMPLE_ENTRY, entry), clean_aperture(96, 80)))
+    expected = [np.rot90(frame[20:100, 32:128])[:, ::-1] for frame in sample_frames(plain, 2).frames]
+    np.testing.assert_array_equal(sample_frames(cropped, 2).frames, expected)
+
+
+def test_a_turn_of_the_container_takes_the_place_of_the_bitstreams(base: Path, tmp_path: Path) -> None:
+    plain, message, both = tmp_path / "plain.mp4", tmp_path / "sei.mp4", tmp_path / "both.mp4"
+    ffmpeg("-i", base, *LOSSLESS, plain)
+    ffmpeg("-i", plain, "-c", "copy", "-bsf:v", "h264_metadata=display_orientation=insert:flip=vertical", message)
+    ffmpeg("-display_rotation", 90, "-i", message, "-c", "copy", both)
+    expected = [np.rot90(frame) for frame in sample_frames(plain, 2).frames]
+    np.testing.assert_array_equal(sample_frames(both, 2).frames, expected)
+
+
 def test_dolby_vision_without_a_base_layer_is_refused(base: Path, tmp_path: Path) -> None:
     plain, file = tmp_path / "plain.mp4", tmp_path / "profile.mp4"
     x265 = ("-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "hvc1", "-x265-params", "log-level=none:pools=1")
@@ -106,11 +128,12 @@ def test_dolby_vision_without_a_base_layer_is_refused(base: Path, tmp_path: Path
 
 
 def test_chroma_without_a_declared_place_lies_to_the_left(base: Path, tmp_path: Path) -> None:
-    said, unsaid = tmp_path / "said.mp4", tmp_path / "unsaid.webm"
+    said, vp9, raw = tmp_path / "said.mp4", tmp_path / "unsaid.webm", tmp_path / "unsaid.avi"
     ffmpeg("-i", base, "-frames:v", 10, *LOSSLESS, said)
-    ffmpeg("-i", base, "-frames:v", 10, "-c:v", "libvpx-vp9", "-lossless", 1, "-cpu-used", 8, unsaid)
-    assert_same(sample_frames(unsaid, 2), sample_frames(said, 2))
-    assert_same(sample_frames(base, 1), sample_frames(base, 1))
+    ffmpeg("-i", base, "-frames:v", 10, "-c:v", "libvpx-vp9", "-lossless", 1, "-cpu-used", 8, vp9)
+    ffmpeg("-i", base, "-frames:v", 10, "-c:v", "rawvideo", raw)
+    for unsaid in (vp9, raw):
+        assert_same(sample_frames(unsaid, 2), sample_frames(said, 2))
 
 
 def test_an_encrypted_video_is_refused_as_such(base: Path, tmp_path: Path) -> None:
@@ -128,7 +151,10 @@ def test_an_encrypted_video_is_refused_as_such(base: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("codec", "container"),
-    [("mpeg4", "mp4"), ("wmv2", "wmv"), ("flv", "flv"), ("msmpeg4", "avi"), ("h263p", "mov"), ("mpeg4", "mkv")],
+    [
+        *(("mpeg4", "mp4"), ("wmv2", "wmv"), ("flv", "flv"), ("msmpeg4", "avi"), ("h263p", "mov"), ("mpeg4", "mkv")),
+        *(("libx264", "nut"), ("libx265", "mp4"), ("libvpx-vp9", "nut"), ("mpeg2video", "mov")),
+    ],
 )
 def test_false_keyframes_are_not_believed(base: Path, tmp_path: Path, codec: str, container: str) -> None:
     keyed = tmp_path / f"keyed.{container}"

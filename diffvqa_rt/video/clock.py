@@ -55,20 +55,21 @@ class Clock:
         times: in the stamps' unit; those of packets that are not shown are unspecified.
         is_known: false where a time is filled in: the frame's place is then the one after its predecessor's.
         start, end: of the first frame, and of the last one's end.
-        restarts, strays, missing: how many were mended.
+        restarts: the positions of the packets at which the times start again or leap.
+        strays, missing: how many were mended.
     """
 
     times: Times
     is_known: Flags
     start: int
     end: int
-    restarts: int
+    restarts: tuple[int, ...]
     strays: int
     missing: int
 
     @property
     def is_mended(self) -> bool:
-        return self.restarts + self.strays + self.missing > 0
+        return len(self.restarts) + self.strays + self.missing > 0
 
 
 def clock_from_stamps(stamps: Stamps) -> Clock | None:
@@ -106,7 +107,7 @@ def clock_from_stamps(stamps: Stamps) -> Clock | None:
         is_known=is_known,
         start=int(times[stamps.is_shown].min()),
         end=end,
-        restarts=len(segments) - 1,
+        restarts=tuple(part.start for part in segments[1:]),
         strays=int(is_stray.sum()),
         missing=missing,
     )

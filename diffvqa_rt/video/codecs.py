@@ -16,6 +16,9 @@ _STARTS_AT_KEYFRAME = {
 # without a word.
 _NEEDS_NO_KEY_CHECK = {"h264", "hevc", "vvc", "evc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video"}
 
+# These decoders call no frame a keyframe: only the container tells where they can begin.
+_TELLS_NO_KEYFRAME = {"smc", "rpza", "msvideo1", "qtrle", "msrle", "flashsv", "flashsv2"}
+
 # These mark damaged frames and conceal the damage well; told to give up at every error, they would refuse streams that
 # are sound. The others refuse a damaged picture if they are told to, and give out those that refer to it as if whole.
 _MARKS_DAMAGE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
@@ -28,6 +31,11 @@ def can_start_at_keyframes(codec: Codec) -> bool:
 def makes_up_references(codec: Codec) -> bool:
     """Whether the decoder gives frames, and no error, where it was not started at a keyframe."""
     return not codec.intra_only and codec.canonical_name not in _NEEDS_NO_KEY_CHECK
+
+
+def tells_keyframes(codec: Codec) -> bool:
+    """Whether the decoder marks keyframes in what it gives."""
+    return codec.canonical_name not in _TELLS_NO_KEYFRAME
 
 
 def decoder_options(codec: Codec) -> dict[str, str]:

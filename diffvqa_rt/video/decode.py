@@ -22,6 +22,8 @@ from diffvqa_rt.video.timeline import Timeline, read_timeline
 
 # Where the right keyframe leads to no good frame: how many keyframes to go further back, in turn.
 _STEPS_BACK = (1, 3)
+# After so many keyframes that are none, no flag is believed, and all frames are decoded.
+_FALSE_KEYFRAMES = 3
 _HDR_TRANSFERS = ("smpte2084", "arib_std_b67")
 
 
@@ -104,13 +106,15 @@ def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) 
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
     skips = bool(timeline.is_key.any())
     may_leap = needs_keyframe = True
+    false_keyframes = 0
     while True:
         with FrameReader(name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe) as reader:
             try:
                 samples = _collect(name, reader, timeline, targets, skips, keep_interlaced)
-            except FalseKeyframeError:
-                # One false flag: none is believed, and all frames are decoded.
-                skips = False
+            except FalseKeyframeError as error:
+                false_keyframes += 1
+                timeline = timeline.without_keyframe(error.position)
+                skips = false_keyframes < _FALSE_KEYFRAMES
                 continue
             is_damaged = reader.corrupt_frames > 0 or [sample.time for sample in samples] != sound_times
             if is_damaged and reader.leaps:

@@ -1,4 +1,4 @@
-"""The turn of each decoded frame: the bitstream's, which holds until its next coded sequence, else the container's."""
+"""The turn of each decoded frame: the container's, else the bitstream's, which holds until its next coded sequence."""
 
 import av
 import numpy as np
@@ -18,14 +18,15 @@ class TurnReader:
     """
 
     def __init__(self, stream: VideoStream, declared: Orientation | None) -> None:
-        self._declared = declared or Orientation(0, False)
-        self._held: Orientation | None = None
+        self._declared = declared
+        self._held = Orientation(0, False)
         self._is_mirrored: dict[int, bool] = {}
-        self._filter = _h264_filter(stream) if stream.codec_context.codec.canonical_name == "h264" else None
+        is_h264 = stream.codec_context.codec.canonical_name == "h264"
+        self._filter = _h264_filter(stream) if is_h264 and declared is None else None
 
     def forget(self) -> None:
         """Begins again at another place of the stream."""
-        self._held = None
+        self._held = Orientation(0, False)
 
     def see_keyframe(self, packet: "Packet[VideoStream]", position: int) -> None:
         """Looks for a turn in a packet that is about to be decoded."""
@@ -44,13 +45,13 @@ class TurnReader:
 
     def turn_of(self, frame: VideoFrame, position: int | None) -> Orientation:
         """The turn of the next frame; `position` is that of its packet."""
+        if self._declared is not None:
+            return self._declared
         is_mirrored = None if position is None else self._is_mirrored.pop(position, None)
         angle = round(frame.rotation / 90) * 90 % 360
-        if is_mirrored is not None or angle != _angle(self._declared):
+        if angle or is_mirrored is not None or frame.key_frame:
             self._held = Orientation(((180 if is_mirrored else 0) - angle) % 360, bool(is_mirrored))
-        elif frame.key_frame:
-            self._held = None
-        return self._held or self._declared
+        return self._held
 
 
 def _h264_filter(stream: VideoStream) -> BitStreamFilterContext | None:
@@ -59,8 +60,3 @@ def _h264_filter(stream: VideoStream) -> BitStreamFilterContext | None:
         return BitStreamFilterContext("h264_metadata=display_orientation=extract", stream)
     except av.FFmpegError:
         return None
-
-
-def _angle(orientation: Orientation) -> int:
-    """The counter-clockwise angle that libavutil reads from the orientation's matrix."""
-    return ((180 if orientation.is_mirrored else 0) - orientation.rotation_degrees) % 360

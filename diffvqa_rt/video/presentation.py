@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -70,21 +71,15 @@ class Presentation:
 
 
 def read_presentation(stream: VideoStream) -> Presentation:
-    """The declarations of a freshly opened stream; empty for a codec that Matroska cannot hold."""
-    header = io.BytesIO()
-    try:
-        with av.open(header, "w", format="matroska", options={"strict": "experimental"}) as copy:
-            # `opaque`: without an encoder, which not every codec has.
-            copy.add_stream_from_template(stream, opaque=True)
-            copy.start_encoding()
-    except (av.FFmpegError, ValueError):
-        return Presentation()
+    """The declarations of a freshly opened stream; empty for the rare codec that Matroska cannot hold."""
     elements = {
         identifier: value
-        for identifier, value in _elements(header.getvalue())
+        for identifier, value in _elements(_matroska_header(stream))
         # Other records have the same element, and only Dolby Vision's this length.
         if identifier != _ADDITION or len(value) == _DOLBY_VISION_BYTES
     }
+    if not elements:
+        return Presentation()
     edges = [_unsigned(elements.get(edge)) for edge in (_CROP_LEFT, _CROP_TOP, _CROP_RIGHT, _CROP_BOTTOM)]
     return Presentation(
         crop=Crop(stream.width, stream.height, *edges) if any(edges) else None,
@@ -92,6 +87,25 @@ def read_presentation(stream: VideoStream) -> Presentation:
         is_chroma_sited=_CHROMA_SITING in elements,
         dolby_vision=_dolby_vision(elements.get(_ADDITION)),
     )
+
+
+def _matroska_header(stream: VideoStream) -> bytes:
+    """The stream's parameters as Matroska writes them; empty if it cannot."""
+    with av.open(io.BytesIO(), "w", format="null") as blank:
+        # `opaque`: without an encoder, which not every codec has. What is left out is the tag of its container, which
+        # the muxer mostly knows better, but not for raw video.
+        untagged = blank.add_stream_from_template(stream, opaque=True)
+        for parameters in (untagged, stream):
+            header = io.BytesIO()
+            try:
+                with av.open(header, "w", format="matroska", options={"strict": "experimental"}) as copy:
+                    # A filter hands on any codec, also those that PyAV believes Matroska cannot hold.
+                    BitStreamFilterContext("null", parameters, copy.add_data_stream())
+                    copy.start_encoding()
+            except (av.FFmpegError, ValueError):
+                continue
+            return header.getvalue()
+    return b""
 
 
 def _orientation(yaw: bytes | None, roll: bytes | None) -> Orientation | None:

@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from diffvqa_rt.video.codecs import hides_consequences, makes_up_references
+from diffvqa_rt.video.codecs import hides_consequences, makes_up_references, tells_keyframes
 from diffvqa_rt.video.container import VideoFile, open_video
 from diffvqa_rt.video.orientation import TurnReader
 from diffvqa_rt.video.presentation import Orientation
@@ -21,7 +21,11 @@ from diffvqa_rt.video.timeline import NO_TIME, Timeline
 
 
 class FalseKeyframeError(Exception):
-    """Decoding started at what the container calls a keyframe, and it is none."""
+    """Decoding started at what the container calls a keyframe, and it is none, or is damaged."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
 
 
 class _SeekMissedError(Exception):
@@ -106,6 +110,9 @@ class FrameReader:
         self._packets = packets
         self._is_at_end = False
         self._has_keyframe = not (self._needs_keyframe and makes_up_references(self._codec))
+        # Where decoding starts on the way, the frame of that place must come before any that is shown later.
+        self._is_start_proven = not position or self._codec.intra_only
+        self._is_past_flag = False
         self._damaged: set[int] = set()
         self._last_time: int | None = None
         self._current: TimedFrame | None = None
@@ -174,14 +181,19 @@ class FrameReader:
         self.video.stream.codec_context.skip_frame = "NONREF" if self.leaps and is_far else "DEFAULT"
         if packet is not None:
             if packet.is_keyframe:
+                self._is_past_flag = True
                 self._turns.see_keyframe(packet, position)
-            if packet.is_corrupt:
-                # libavformat's parsers put the mark of lost data on the packet before.
+            # libavformat's parsers put the mark of lost data on the packet before. Where another recording begins,
+            # transport packets are numbered anew, and none was lost.
+            if packet.is_corrupt and self._timeline.joins.isdisjoint((position + 1, position + 2)):
                 self._note_damage(position, position + 1)
             # A decoder hands a packet's time through to its frame: so a frame says which packet it is from.
             packet.pts = position
         frames = self._decode(packet)
-        if frames is None:
+        # libavcodec takes the headers of a second stream, and calls some of them an error all the same.
+        if frames is None and not (packet is not None and self._timeline.is_header(position)):
+            if not self._is_start_proven and position == self._started_at:
+                raise FalseKeyframeError(position)
             self._corrupt.add(("packet", position))
             self._note_damage(position)
         for frame in frames or ():
@@ -203,9 +215,14 @@ class FrameReader:
         time = self._time_of(position)
         if time is None:
             return
-        if not self._has_keyframe and not frame.key_frame:
+        if not self._is_start_proven:
+            self._is_start_proven = position == self._started_at
+            if not self._is_start_proven and time > self._timeline.pts[self._started_at]:
+                raise FalseKeyframeError(self._started_at)
+        is_key = frame.key_frame if tells_keyframes(self._codec) else self._is_past_flag
+        if not self._has_keyframe and not is_key:
             if self._started_at:
-                raise FalseKeyframeError
+                raise FalseKeyframeError(self._started_at)
             self.passed_over += 1
             self._corrupt.add(("frame", time))
             return

@@ -44,6 +44,7 @@ class Timeline:
         has_clock: whether a frame's packet tells its time.
         is_seekable: whether the container's own times lead to its packets, and to nothing else.
         marks: what tells each packet from the others: its stored times, place and size.
+        joins: positions at which another recording begins.
         warnings: what was mended.
     """
 
@@ -59,6 +60,7 @@ class Timeline:
     has_clock: bool
     is_seekable: bool
     marks: NDArray[np.int64]
+    joins: frozenset[int] = field(default=frozenset())
     warnings: tuple[ScoreWarning, ...] = field(default=())
 
     @property
@@ -89,6 +91,14 @@ class Timeline:
         earlier = slice(0, position + 1)
         keyframes = np.flatnonzero(self.is_key[earlier] & (self.pts[earlier] <= self.pts[position]))
         return int(keyframes[-1 - steps_back]) if len(keyframes) > steps_back else 0
+
+    def is_header(self, position: int) -> bool:
+        """Whether the packet at `position` holds headers and no frame."""
+        return bool(self.carries_state[position] and not self.is_shown[position])
+
+    def without_keyframe(self, position: int) -> "Timeline":
+        """The same timeline, on which decoding does not start at `position`."""
+        return dataclasses.replace(self, is_key=self.is_key & (np.arange(len(self.is_key)) != position))
 
     def time_after(self, time: int | None) -> int:
         """The time of the frame that is shown after the one of `time`, or of the first."""
@@ -161,6 +171,7 @@ def read_timeline(video: VideoFile) -> Timeline:
         has_clock=True,
         is_seekable=is_reachable and not clock.is_mended and not state.any(),
         marks=marks,
+        joins=frozenset(clock.restarts),
         warnings=_warnings(clock),
     )
 
@@ -219,7 +230,7 @@ def _order_in_avi(video: VideoFile, first: "list[Packet[VideoStream]]", stamps: 
 
 def _warnings(clock: Clock) -> tuple[ScoreWarning, ...]:
     mended = [
-        (clock.restarts, "its times start again or leap at {} places; what follows was moved behind what came before"),
+        (len(clock.restarts), "its times start again or leap at {} places; what follows was moved behind what came before"),
         (clock.strays, "{} of its frames have a time far from their neighbours'; they were put where they belong"),
         (clock.missing, "{} of its frames have no time; they were put between their neighbours"),
     ]

@@ -1,0 +1,1 @@
+"""Hostile inputs, run by `make fuzz`: mutated files and mutated requests."""

@@ -18,6 +18,7 @@ from diffvqa_rt.engines import Engine, open_engines
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
 from diffvqa_rt.serving.metrics import Failures
 from diffvqa_rt.serving.settings import StageSettings
+from diffvqa_rt.serving.tensor_checks import check_inputs, check_outputs
 from diffvqa_rt.serving.traffic import Traffic
 from diffvqa_rt.video.views import normalize_views
 
@@ -50,8 +51,11 @@ class Responder:
 
     def __init__(self, args: Mapping[str, str]) -> None:
         """`args`: of the model's `initialize`."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        self.settings = StageSettings.from_json(parameters["settings"]["string_value"])
+        config = json.loads(args["model_config"])
+        self.settings = StageSettings.from_json(config["parameters"]["settings"]["string_value"])
+        self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
+        # Where Triton server plays the engines, a network's own NaN comes as an input, and `metrics` tells of it.
+        self._checks_values = self.settings.form == "embedded"
         self._traffic = Traffic(Path(self.settings.traffic))
         self._failures = Failures(args["model_instance_name"])
 
@@ -69,11 +73,14 @@ class Responder:
             return [self._answer(request, work) for request in requests]
 
     def _answer(self, request: Any, work: Work) -> Any:
-        inputs = arrays_of(request.inputs())
         wanted = frozenset(request.requested_output_names())
         status = pb_utils.TritonError
         try:
+            inputs = arrays_of(request.inputs())
+            check_inputs(inputs, self._required, are_finite=self._checks_values)
             outputs = work(inputs, wanted)
+            if self._checks_values:
+                check_outputs(outputs, inputs)
         except (VideoDecodeError, ValueError, TypeError) as error:
             self._failures.count("refused")
             return _refusal(error, status.INVALID_ARG)

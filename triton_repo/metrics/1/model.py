@@ -18,8 +18,8 @@ class TritonPythonModel:
         return self._responder.answer(requests, self._observe)
 
     def _observe(self, inputs, wanted):
-        received, decoded, prepared = inputs["preprocess_marks"]
-        started, denoised = inputs["denoise_marks"]
+        received, decoded, prepared = inputs["preprocess_marks"].tolist()
+        started, denoised = inputs["denoise_marks"].tolist()
         # `vae_encoder` and `head` are what lies between, whoever plays them; all processes have the system's clock.
         seconds = [decoded - received, prepared - decoded, started - prepared, denoised - started]
         stage_seconds = np.array([*seconds, time.monotonic() - denoised])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from tritonclient.grpc import service_pb2 as pb
 
 from fuzz.infer_mutations import KEYS, MUTATIONS, ODD_TEXTS, WHOLE_NUMBERS, mutated_bytes
-from fuzz.inference import ENSEMBLE, MODELS, Corpus, good_request, valid_request
+from fuzz.inference import MODELS, Corpus, good_request, valid_request
 from fuzz.wire import WireKind, wire_bytes
 
 Port = Literal["grpc", "health", "metrics"]
@@ -75,7 +75,7 @@ def make_case(corpus: Corpus, seed: int, index: int) -> Case:
 
 def _infer_message(corpus: Corpus, choose: random.Random) -> tuple[tuple[str, ...], bytes]:
     """A request for one of the models, serialized, and the kinds of its mutations."""
-    model = choose.choice([ENSEMBLE, choose.choice(MODELS)])
+    model = choose.choice([corpus.models[-1], choose.choice(corpus.models)])
     request = valid_request(corpus, model, choose)
     count = choose.choices([0, 1, 2, 3], [3, 60, 27, 10])[0]
     kinds = tuple(choose.sample(list(MUTATIONS), count))

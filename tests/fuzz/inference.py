@@ -39,20 +39,23 @@ class Corpus:
     """What requests are made from.
 
     Attributes:
+        models: that get requests; every other request is for the last one.
         inputs: each model's, as the server's metadata says.
         outputs: their names by model.
         videos: encoded, small.
     """
 
+    models: tuple[str, ...]
     inputs: Mapping[str, tuple[pb.ModelMetadataResponse.TensorMetadata, ...]]
     outputs: Mapping[str, tuple[str, ...]]
     videos: tuple[bytes, ...]
 
 
-def read_corpus(stub: Any) -> Corpus:
-    """The corpus for a server, by its `ModelMetadata`."""
+def read_corpus(stub: Any, models: tuple[str, ...] = MODELS) -> Corpus:
+    """The corpus for requests to some of a server's models, by its `ModelMetadata`."""
     metadata = {name: stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=20) for name in MODELS}
     return Corpus(
+        models=models,
         inputs={name: tuple(answer.inputs) for name, answer in metadata.items()},
         outputs={name: tuple(output.name for output in answer.outputs) for name, answer in metadata.items()},
         videos=(

@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2_grpc
 from diffvqa_rt.serving.endpoints import fetch_metrics
 from diffvqa_rt.serving.tritonserver import children
 from fuzz.calls import CLOSED, DEADLINE_SECONDS, GOOD_EVERY, Call, Case, Wire, make_case
-from fuzz.inference import Corpus, read_corpus, wraps_around
+from fuzz.inference import MODELS, Corpus, read_corpus, wraps_around
 from fuzz.wire import Wires
 
 LIMITS = (
@@ -30,9 +30,11 @@ LIMITS = (
 )
 THREADS = 8
 START_SECONDS = 120
-# Resident memory settles in the first third of the cases: each process sees its first large messages, each allocator
-# its threads. After that, models' processes were flat to 2 MiB over 40,000 cases. Triton server 2.51 keeps some of each
-# stream that its client cuts: 3 to 8 KiB a case of the whole mixture.
+# Resident memory settles in the first third of the cases, and not before these: each process sees its first large
+# messages, each allocator its threads. A shorter run says nothing of growth.
+WARM_UP_CASES = 300
+# After that, models' processes were flat to 2 MiB over 40,000 cases. Triton server 2.51 keeps some of each stream that
+# its client cuts: 3 to 8 KiB a case of the whole mixture.
 MOST_GROWTH_MIB = 48.0
 TRITONS_GROWTH_MIB_PER_CASE = 16 / 1024
 # Ends of processes that are Triton server's own (2.51, the wheel's). None of our code is where they happen. Of ours is
@@ -95,14 +97,16 @@ def fuzz_requests(engines: Path, count: int, seed: int, *, first: int = 0) -> Re
     return outcomes
 
 
-def fuzz_served(served: Served, count: int, seed: int, *, first: int = 0) -> RequestOutcomes:
+def fuzz_served(
+    served: Served, count: int, seed: int, *, first: int = 0, models: tuple[str, ...] = MODELS
+) -> RequestOutcomes:
     """Sends the cases `first` … `first + count` of a seed to a server, some at a time, and the good request at last.
 
     Errors that are Triton server's own are told from ours by our metric of faults. Where it has grown, each kind of
     error is provoked again, alone.
     """
     with grpc.insecure_channel(served.url) as channel:
-        corpus = read_corpus(service_pb2_grpc.GRPCInferenceServiceStub(channel))
+        corpus = read_corpus(service_pb2_grpc.GRPCInferenceServiceStub(channel), models)
     return _Run(served, corpus, seed).outcomes(count, first)
 
 
@@ -127,7 +131,7 @@ class _Run:
         start = time.monotonic()
         faults_before, lines_before = self._faults_counted(), len(self._served.lines)
         last = first + count
-        warm = first + count // 3
+        warm = min(last, first + max(count // 3, WARM_UP_CASES))
         with ThreadPoolExecutor(THREADS) as pool:
             self._do(0)  # the good request
             list(pool.map(self._do, range(first, warm)))

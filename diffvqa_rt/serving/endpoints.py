@@ -6,8 +6,10 @@ restart, where `live` is to stay true. Only GET is answered here, and no message
 
 import http.client
 import http.server
+import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 _SLOW_CLIENT_SECONDS = 5
 
@@ -37,7 +39,7 @@ class Endpoint:
             def log_message(self, format: str, *args: object) -> None:  # a probe every few seconds is no news
                 pass
 
-        self._server = http.server.ThreadingHTTPServer((host, port), Handler)
+        self._server = _QuietServer((host, port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -45,6 +47,14 @@ class Endpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _QuietServer(http.server.ThreadingHTTPServer):
+    """A server whose clients may leave in the middle: that is no news either."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def fetch_metrics(port: int) -> str | None:

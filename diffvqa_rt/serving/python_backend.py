@@ -20,6 +20,7 @@ from diffvqa_rt.engines import Engine, open_engines
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
 from diffvqa_rt.serving.metrics import Failures
 from diffvqa_rt.serving.settings import StageSettings
+from diffvqa_rt.serving.tensor_checks import check_inputs, check_outputs
 from diffvqa_rt.serving.traffic import Traffic
 from diffvqa_rt.video.views import normalize_views
 
@@ -94,8 +95,11 @@ class Responder:
 
     def __init__(self, args: Mapping[str, str]) -> None:
         """`args`: of the model's `initialize`."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        self.settings = StageSettings.from_json(parameters["settings"]["string_value"])
+        config = json.loads(args["model_config"])
+        self.settings = StageSettings.from_json(config["parameters"]["settings"]["string_value"])
+        self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
+        # Where Triton server plays the engines, a network's own NaN comes as an input, and `metrics` tells of it.
+        self._checks_values = self.settings.form == "embedded"
         self._model = args["model_name"]
         self._traffic = Traffic(Path(self.settings.traffic))
         self._failures = Failures(args["model_instance_name"])
@@ -128,7 +132,11 @@ class Responder:
             timeout_seconds = request.timeout() / 1e6 or None
             if request.is_cancelled():
                 raise AbandonedError("nobody waits for the answer any more")
-            outputs = work(Request(arrays_of(request.inputs()), wanted, timeout_seconds, request))
+            inputs = arrays_of(request.inputs())
+            check_inputs(inputs, self._required, are_finite=self._checks_values)
+            outputs = work(Request(inputs, wanted, timeout_seconds, request))
+            if self._checks_values:
+                check_outputs(outputs, inputs)
         except AbandonedError as error:
             self._failures.count("cancelled")
             return _refusal(error, status.CANCELLED)

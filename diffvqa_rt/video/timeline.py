@@ -230,7 +230,10 @@ def _order_in_avi(video: VideoFile, first: "list[Packet[VideoStream]]", stamps: 
 
 def _warnings(clock: Clock) -> tuple[ScoreWarning, ...]:
     mended = [
-        (len(clock.restarts), "its times start again or leap at {} places; what follows was moved behind what came before"),
+        (
+            len(clock.restarts),
+            "its times start again or leap at {} places; what follows was put behind what came before",
+        ),
         (clock.strays, "{} of its frames have a time far from their neighbours'; they were put where they belong"),
         (clock.missing, "{} of its frames have no time; they were put between their neighbours"),
     ]

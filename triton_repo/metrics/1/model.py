@@ -19,8 +19,8 @@ class TritonPythonModel:
 
     def _observe(self, request):
         inputs = request.inputs
-        received, decoded, prepared = inputs["preprocess_marks"]
-        started, denoised = inputs["denoise_marks"]
+        received, decoded, prepared = inputs["preprocess_marks"].tolist()
+        started, denoised = inputs["denoise_marks"].tolist()
         # `vae_encoder` and `head` are what lies between, whoever plays them; all processes have the system's clock.
         seconds = [decoded - received, prepared - decoded, started - prepared, denoised - started]
         stage_seconds = np.array([*seconds, time.monotonic() - denoised])

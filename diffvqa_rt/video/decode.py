@@ -131,7 +131,7 @@ def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) 
                 )
             # What comes after the last good frame is that frame.
             samples += samples[-1:] * (count - len(samples))
-            info = describe_video(reader, timeline, samples[0].picture)
+            info = describe_video(reader, timeline, [sample.picture for sample in samples])
             return SampledFrames(
                 frames=tuple(sample.picture.pixels for sample in samples),
                 timestamps_seconds=tuple(timeline.seconds(sample.time) for sample in samples),
@@ -212,9 +212,11 @@ def warnings_of(
     return tuple(warnings)
 
 
-def describe_video(reader: FrameReader, timeline: Timeline, first: Picture) -> VideoInfo:
-    """What is known of a video once `first`, of its frames, is decoded."""
-    video = reader.video
+def describe_video(reader: FrameReader, timeline: Timeline, pictures: Sequence[Picture]) -> VideoInfo:
+    """What is known of a video once these of its frames are decoded."""
+    video, first = reader.video, pictures[0]
+    # Films on television have both kinds.
+    interlaced = next((picture for picture in pictures if picture.field_order != "progressive"), first)
     # A picture alone has no duration; ffmpeg gives it that of one frame at 25 Hz.
     is_still = timeline.frame_count == 1 and video.container.format.name.endswith("_pipe")
     duration_seconds = 0.0 if is_still else timeline.duration_seconds
@@ -239,8 +241,8 @@ def describe_video(reader: FrameReader, timeline: Timeline, first: Picture) -> V
         corrupt_frames=reader.corrupt_frames,
         color_primaries=first.color.primaries,
         sample_aspect_ratio=_ratio(video.stream.sample_aspect_ratio),
-        field_order=first.field_order,
-        is_deinterlaced=first.is_deinterlaced,
+        field_order=interlaced.field_order,
+        is_deinterlaced=interlaced.is_deinterlaced,
     )
 
 

@@ -116,7 +116,7 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
             if first is None:
                 raise VideoDecodeError(f"{name} has no frame that decodes, of {timeline.frame_count}")
             picture = picture_from_frame(first.frame, name, reader.video.presentation, first.turn)
-            info = dataclasses.replace(describe_video(reader, timeline, picture), decoder="nvdec")
+            info = dataclasses.replace(describe_video(reader, timeline, [picture]), decoder="nvdec")
             _refuse_uncovered(reader.video, timeline, first.frame, info)
             return DecodingPlan(
                 source=source,

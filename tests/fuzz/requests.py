@@ -134,7 +134,7 @@ class _Run:
         warm = min(last, first + max(count // 3, WARM_UP_CASES))
         with ThreadPoolExecutor(THREADS) as pool:
             self._do(0)  # the good request
-            list(pool.map(self._do, range(first, warm)))
+            list(pool.map(self._do, range(max(first, 1), warm)))
             memory_before = self._memory_mib()
             list(pool.map(self._do, range(warm, last)))
             self._do(-(-last // GOOD_EVERY) * GOOD_EVERY)

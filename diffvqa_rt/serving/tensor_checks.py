@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-FINITE_MAX = float(np.finfo(np.float32).max)
+_LARGEST = float(np.finfo(np.float32).max)
 HALF_PRECISION_MAX = 65504.0
 """Tensors between stages are far below; far above, sums inside a network leave single precision too."""
 
@@ -18,7 +18,7 @@ def check_inputs(inputs: Mapping[str, NDArray], required: Iterable[str], *, are_
     if missing := [name for name in required if name not in inputs]:
         raise ValueError(f"{', '.join(missing)} is missing; got {', '.join(inputs) or 'nothing'}")
     for name, array in inputs.items():
-        if are_finite and not _is_within(array, FINITE_MAX):
+        if are_finite and not _is_within(array, _LARGEST):
             raise ValueError(f"{name} has values that are not finite")
 
 
@@ -30,7 +30,7 @@ def check_outputs(outputs: Mapping[str, NDArray], inputs: Mapping[str, NDArray])
         ArithmeticError: they are not, and the network or its engines are to blame.
     """
     for name, array in outputs.items():
-        if not _is_within(array, FINITE_MAX):
+        if not _is_within(array, _LARGEST):
             for given, values in inputs.items():
                 if not _is_within(values, HALF_PRECISION_MAX):
                     raise ValueError(

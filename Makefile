@@ -29,7 +29,7 @@ soak: $(ENGINES)
 
 # Ten thousand broken files by the decoder's process and by the command, and ten thousand broken requests to a real server.
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz --out build/fuzz.json
+	PYTHONPATH=tests:export:benchmarks $(BIN)/python -P -m fuzz --out build/fuzz.json
 
 # The bundled weights, from nothing: three hours on two cores, and 25 GB. CLIPS is the folder of the clips that are in no package.
 weights: $(READY)

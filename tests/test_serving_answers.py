@@ -13,7 +13,14 @@ from diffvqa_rt.video import sample_frames
 
 FACTS = dataclasses.asdict(
     ModelFacts(
-        model="tiny", is_trained=True, weights_sha256="ab", backend="onnx", views_by="pillow", score_range=(0.0, 100.0)
+        model="tiny",
+        is_trained=True,
+        weights_sha256="ab",
+        engines_sha256="cd",
+        precision="fp32",
+        backend="onnx",
+        views_by="pillow",
+        score_range=(0.0, 100.0),
     )
 )
 INFO = dataclasses.asdict(sample_frames(np.zeros((1, 8, 8, 3), np.uint8), 1).info)
@@ -47,7 +54,7 @@ def test_an_older_server_is_understood():
     older = {name: value for name, value in INFO.items() if name not in NEW}
     score = score_from_answer(answer(older), source="clip.mp4", seed=0)
     assert score.warnings == () and not score.video.is_deinterlaced
-    assert (score.video.color_primaries, score.video.field_order) == ("unspecified", "unspecified")
+    assert (score.video.color_primaries, score.video.field_order) == ("unspecified", "unknown")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from diffvqa_rt.video import VideoInfo
 _DEFAULTS: Mapping[str, object] = {
     "color_primaries": "unspecified",
     "sample_aspect_ratio": None,
-    "field_order": "unspecified",
+    "field_order": "unknown",
     "is_deinterlaced": False,
+    "engines_sha256": "unspecified",
+    "precision": "unspecified",
 }
 
 

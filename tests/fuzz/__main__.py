@@ -1,7 +1,7 @@
 """Ten thousand broken files and ten thousand broken requests: is anything but an answer or a refusal to be had?
 
     make fuzz                                               # into build/fuzz.json
-    .venv/bin/python tests/fuzz --files 1000 --requests 0 --seed 5
+    PYTHONPATH=tests:export:benchmarks .venv/bin/python -P -m fuzz --files 1000 --requests 0 --out build/files.json
 
 Exit status 0 if all bars are met; else 1, with a sentence on stderr for each fault, which says what repeats it.
 """
@@ -15,16 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-# The other files' folders, where this is run as a command.
-sys.path[:0] = [str(ROOT / place) for place in ("tests", "export", "benchmarks")]
+from machine import machine
 
-from machine import machine  # noqa: E402
-
-from fuzz.corpus import sound_files  # noqa: E402
-from fuzz.engines import smallest_engines  # noqa: E402
-from fuzz.files import fuzz_command, fuzz_files  # noqa: E402
-from fuzz.requests import fuzz_requests  # noqa: E402
+from fuzz.corpus import sound_files
+from fuzz.engines import smallest_engines
+from fuzz.files import fuzz_command, fuzz_files
+from fuzz.requests import fuzz_requests
 
 PACKAGES = ("diffvqa-rt", "av", "grpcio", "numpy", "nvidia-pytriton", "onnxruntime", "pillow", "tritonclient")
 

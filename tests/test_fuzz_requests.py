@@ -4,11 +4,11 @@ import pytest
 
 pytest.importorskip("served", reason="needs Triton server and its client", exc_type=ImportError)
 
-import fuzz.requests
+import fuzz.served_requests
 import grpc
 from fuzz.calls import Call, make_case
 from fuzz.inference import Corpus, good_request, read_corpus
-from fuzz.requests import fuzz_served
+from fuzz.served_requests import fuzz_served
 from served import Served
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -43,9 +43,9 @@ def test_what_must_not_be_is_told_with_what_to_repeat(served, monkeypatch):
         slow = Call(kinds=("valid",), method="ModelInfer", messages=good.messages, deadline_seconds=0.01)
         return {0: good, 1: live, 2: slow, 200: good}[index]
 
-    monkeypatch.setattr(fuzz.requests, "make_case", one_of_three)
-    monkeypatch.setattr(fuzz.requests, "CLOSED", ("ServerLive",))
-    monkeypatch.setattr(fuzz.requests, "DEADLINE_SECONDS", 0.01)
+    monkeypatch.setattr(fuzz.served_requests, "make_case", one_of_three)
+    monkeypatch.setattr(fuzz.served_requests, "CLOSED", ("ServerLive",))
+    monkeypatch.setattr(fuzz.served_requests, "DEADLINE_SECONDS", 0.01)
     faults = "\n".join(fuzz_served(served, 2, seed=7, first=1).faults)
     assert "ServerLive is open (seed 7, case 1: ServerLive)" in faults
     assert "no answer in 0.01 s (seed 7, case 2: valid)" in faults

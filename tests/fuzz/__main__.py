@@ -20,7 +20,7 @@ from machine import machine
 from fuzz.corpus import sound_files
 from fuzz.engines import smallest_engines
 from fuzz.files import fuzz_command, fuzz_files
-from fuzz.requests import fuzz_requests
+from fuzz.served_requests import fuzz_requests
 
 PACKAGES = ("diffvqa-rt", "av", "grpcio", "numpy", "nvidia-pytriton", "onnxruntime", "pillow", "tritonclient")
 

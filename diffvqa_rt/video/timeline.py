@@ -20,7 +20,7 @@ from diffvqa_rt.video.container import VideoFile
 
 _GUESSED_RATE_HZ = 25
 # Formats that store decoding times; libavformat guesses those of the others.
-_STORE_DTS = ("mpegts", "mpeg", "mov,mp4,m4a,3gp,3g2,mj2", "flv", "nut", "mxf")
+_STORE_DTS = ("mpegts", "mpeg", "mov,mp4,m4a,3gp,3g2,mj2", "flv", "mxf")
 # No decoder holds back more frames than these.
 _LONGEST_DELAY = 33
 
@@ -230,7 +230,10 @@ def _order_in_avi(video: VideoFile, first: "list[Packet[VideoStream]]", stamps: 
 
 def _warnings(clock: Clock) -> tuple[ScoreWarning, ...]:
     mended = [
-        (len(clock.restarts), "its times start again or leap at {} places; what follows was moved behind what came before"),
+        (
+            len(clock.restarts),
+            "its times start again or leap at {} places; what follows was moved behind what came before",
+        ),
         (clock.strays, "{} of its frames have a time far from their neighbours'; they were put where they belong"),
         (clock.missing, "{} of its frames have no time; they were put between their neighbours"),
     ]

@@ -21,6 +21,8 @@ _LONGEST_PAUSE_SECONDS = 10
 # Packets on either side that a time is held against, beside those that may be reordered, and how many of them may be
 # strays themselves.
 _NEIGHBOURS, _OTHER_STRAYS = 8, 2
+# Packets among which the usual step from frame to frame is looked for.
+_ROW = 16
 # Packets that may follow one with a later time, where frames are reordered at all.
 _FEWEST_OVERTAKEN = 3
 
@@ -79,11 +81,11 @@ def clock_from_stamps(stamps: Stamps) -> Clock | None:
     is_known = stamps.is_shown & (stamps.pts != NO_TIME)
     shown, known = int(stamps.is_shown.sum()), int(is_known.sum())
     missing = shown - known
-    distinct = np.unique(stamps.pts[is_known])
-    is_standing = len(distinct) == 1 < known or 2 * len(distinct) < known
+    still = int((np.diff(stamps.pts[is_known]) == 0).sum())
+    is_standing = 2 * still > known or known - 1 == still > 0
     if not known or 2 * missing >= shown or is_standing:
         return None
-    step = int(np.median(np.diff(distinct))) if len(distinct) > 1 else 0
+    step = _usual_step(stamps.pts[is_known])
     reorder = _reorder_span(stamps, is_known, step)
     overtaken = _overtaken(stamps.pts[is_known], reorder, step)
     is_stray = np.zeros_like(is_known)
@@ -129,6 +131,13 @@ def display_times_from_dts(dts: Times, delay: int) -> Times:
     times = ordered[delay:] - delay
     gap = int(times[-1] - times[-2]) if len(times) > 1 else 1
     return np.concatenate([times, times[-1] + gap * np.arange(1, delay + 1)])
+
+
+def _usual_step(times: Times) -> int:
+    """The time from one frame to the next, among few frames at a time, since other recordings have others."""
+    rows = times[: len(times) // _ROW * _ROW].reshape(-1, _ROW) if len(times) >= _ROW else times[None]
+    gaps = np.diff(np.sort(rows, axis=1), axis=1)
+    return int(np.median(gaps[gaps > 0])) if gaps.any() else 0
 
 
 def _reorder_span(stamps: Stamps, is_known: Flags, step: int) -> int:

@@ -250,11 +250,19 @@ def _fill(times: Times, is_known: Flags, is_unknown: Flags, step: int) -> Times:
     ]
     free += (grid[-1] + step * np.arange(1, 1 + int((wanted > positions[-1]).sum()))).tolist()
     filled = np.rint(guesses).astype(np.int64)
+    totals = np.concatenate([[0], np.cumsum(free)])
     at = 0
-    for index, guess in enumerate(guesses):
-        while at + 1 < len(free) and abs(free[at + 1] - guess) < abs(free[at] - guess):
+    # Neighbours take places beside each other, or the first would leave one out that the next one wants.
+    for run in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(wanted) > 1) + 1):
+        size, goal = len(run), float(guesses[run].mean())
+
+        def distance(start: int, size: int = size, goal: float = goal) -> float:
+            return float(abs((totals[start + size] - totals[start]) / size - goal))
+
+        while at + size < len(free) and distance(at + 1) < distance(at):
             at += 1
-        if at < len(free) and abs(free[at] - guess) <= 8 * step:
-            filled[index] = free[at]
-            at += 1
+        for index in run:
+            if at < len(free) and abs(free[at] - guesses[index]) <= 8 * step:
+                filled[index] = free[at]
+                at += 1
     return filled

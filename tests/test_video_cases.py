@@ -357,6 +357,21 @@ def test_damage_in_hevc_is_noticed_with_its_consequences(base: Path, tmp_path: P
         np.testing.assert_array_equal(frame, sound[round(time, 2)])
 
 
+@pytest.mark.parametrize("checksum", [("-level", 3, "-slicecrc", 1), ("-level", 4, "-strict", -2, "-slicecrc", 2)])
+def test_damage_that_only_a_checksum_tells_is_noticed(base: Path, tmp_path: Path, checksum: tuple) -> None:
+    whole = tmp_path / "whole.avi"
+    ffmpeg("-i", base, "-c:v", "ffv1", *checksum, "-g", 12, whole)
+    sound = sample_frames(whole, 60)
+    assert sound.info.corrupt_frames == 0
+    data = bytearray(whole.read_bytes())
+    data[len(data) // 2] ^= 4
+    sampled = sample_frames(bytes(data), 60)
+    assert sampled.info.corrupt_frames > 0
+    assert codes(sampled) == ["damaged"]
+    for time, frame in zip(sampled.timestamps_seconds, sampled.frames, strict=True):
+        np.testing.assert_array_equal(frame, sound.frames[round(time * 25)])
+
+
 def _times_and_frames(file: Path) -> tuple[tuple[float, ...], tuple[np.ndarray, ...]]:
     sampled = sample_frames(file, 60)
     return sampled.timestamps_seconds, sampled.frames

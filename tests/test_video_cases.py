@@ -231,6 +231,11 @@ def spliced(base: Path) -> SampledFrames:
         ("ts", X264, (0, 0)),
         ("ts", X264, (30, 0)),
         ("ts", X264, (0, 100)),
+        (
+            "ts",
+            ("-c:v", "libx265", "-preset", "ultrafast", "-crf", 12, "-x265-params", "log-level=none:pools=1"),
+            (0, 0),
+        ),
         ("mkv", X264, (0, 0)),
         ("webm", ("-c:v", "libvpx", "-b:v", "4M", "-cpu-used", 8), (0, 0)),
         ("ogv", ("-c:v", "libtheora", "-q:v", 9), (0, 0)),
@@ -312,6 +317,18 @@ def test_frames_dropped_in_avi_keep_their_time(base: Path, tmp_path: Path, codec
     assert avi.timestamps_seconds == pytest.approx([0.12, 0.4, 0.68, 0.96, 1.28, 1.44, 1.76, 2.08])
 
 
+@pytest.mark.parametrize(("suffix", "b_frames"), [("mkv", 2), ("mp4", 3), ("mp4", 0)])
+def test_the_last_frames_of_a_screen_recording_may_be_long(
+    base: Path, tmp_path: Path, suffix: str, b_frames: int
+) -> None:
+    file = tmp_path / f"recording.{suffix}"
+    pauses = ("-vf", "setpts='(N*0.04+gte(N,58)*60+gte(N,59)*60)/TB'", "-fps_mode", "vfr", "-enc_time_base", "1/1000")
+    ffmpeg("-i", base, *pauses, *X264, "-bf", b_frames, file)
+    sampled = sample_frames(file, 4)
+    assert sampled.timestamps_seconds == pytest.approx([2.28, 2.28, 62.32, 62.32], abs=1e-2)
+    assert codes(sampled) == []
+
+
 def test_a_leap_that_the_format_means_is_kept_and_told(base: Path, tmp_path: Path) -> None:
     plain, file = tmp_path / "plain.mkv", tmp_path / "leap.mkv"
     ffmpeg("-i", base, *X264, "-bf", 0, plain)
@@ -340,6 +357,21 @@ def test_damage_in_hevc_is_noticed_with_its_consequences(base: Path, tmp_path: P
         np.testing.assert_array_equal(frame, sound[round(time, 2)])
 
 
+@pytest.mark.parametrize("checksum", [("-level", 3, "-slicecrc", 1), ("-level", 4, "-strict", -2, "-slicecrc", 2)])
+def test_damage_that_only_a_checksum_tells_is_noticed(base: Path, tmp_path: Path, checksum: tuple) -> None:
+    whole = tmp_path / "whole.avi"
+    ffmpeg("-i", base, "-c:v", "ffv1", *checksum, "-g", 12, whole)
+    sound = sample_frames(whole, 60)
+    assert sound.info.corrupt_frames == 0
+    data = bytearray(whole.read_bytes())
+    data[len(data) // 2] ^= 4
+    sampled = sample_frames(bytes(data), 60)
+    assert sampled.info.corrupt_frames > 0
+    assert codes(sampled) == ["damaged"]
+    for time, frame in zip(sampled.timestamps_seconds, sampled.frames, strict=True):
+        np.testing.assert_array_equal(frame, sound.frames[round(time * 25)])
+
+
 def _times_and_frames(file: Path) -> tuple[tuple[float, ...], tuple[np.ndarray, ...]]:
     sampled = sample_frames(file, 60)
     return sampled.timestamps_seconds, sampled.frames
@@ -358,6 +390,14 @@ def test_interlaced_video_is_deinterlaced(tmp_path: Path, codec: tuple) -> None:
     combed = sample_frames(interlaced, 8, keep_interlaced=True)
     assert (combed.info.field_order, combed.info.is_deinterlaced) == ("top-first", False)
     assert np.abs(combed.frames[3].astype(int) - sampled.frames[3]).mean() > 3
+
+
+def test_fields_may_be_of_unlike_height(tmp_path: Path) -> None:
+    file = tmp_path / "odd.mkv"
+    scene = "testsrc2=size=64x48:rate=25:duration=0.2,crop=64:47:0:0:exact=1,format=yuv420p,setfield=bff"
+    ffmpeg("-f", "lavfi", "-i", scene, "-c:v", "ffv1", "-flags", "+ildct", file)
+    info = sample_frames(file, 2).info
+    assert (info.height, info.field_order, info.is_deinterlaced) == (47, "bottom-first", True)
 
 
 def test_hdr_is_told(base: Path, tmp_path: Path) -> None:

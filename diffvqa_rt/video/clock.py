@@ -21,6 +21,10 @@ _LONGEST_PAUSE_SECONDS = 10
 # Packets on either side that a time is held against, beside those that may be reordered, and how many of them may be
 # strays themselves.
 _NEIGHBOURS, _OTHER_STRAYS = 8, 2
+# Packets among which the usual step from frame to frame is looked for.
+_ROW = 16
+# Packets that may follow one with a later time, where frames are reordered at all.
+_FEWEST_OVERTAKEN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,17 +81,18 @@ def clock_from_stamps(stamps: Stamps) -> Clock | None:
     is_known = stamps.is_shown & (stamps.pts != NO_TIME)
     shown, known = int(stamps.is_shown.sum()), int(is_known.sum())
     missing = shown - known
-    distinct = np.unique(stamps.pts[is_known])
-    is_standing = len(distinct) == 1 < known or 2 * len(distinct) < known
+    still = int((np.diff(stamps.pts[is_known]) == 0).sum())
+    is_standing = 2 * still > known or known - 1 == still > 0
     if not known or 2 * missing >= shown or is_standing:
         return None
-    step = int(np.median(np.diff(distinct))) if len(distinct) > 1 else 0
+    step = _usual_step(stamps.pts[is_known])
     reorder = _reorder_span(stamps, is_known, step)
+    overtaken = _overtaken(stamps.pts[is_known], reorder, step)
     is_stray = np.zeros_like(is_known)
-    for stray in _find_strays(stamps, is_known, step, reorder):
+    for stray in _find_strays(stamps, is_known, step, reorder, overtaken):
         is_stray[stray] = True
     is_known &= ~is_stray
-    segments = _segment(stamps, is_known, step, reorder)
+    segments = _segment(stamps, is_known, step, reorder, overtaken)
     times = np.where(is_known, stamps.pts, 0)
     end: int | None = None
     for part in segments:
@@ -100,7 +105,7 @@ def clock_from_stamps(stamps: Stamps) -> Clock | None:
             own[placed] += end - own[placed].min()
         first, last = own[placed].min(), int(np.argmax(np.where(placed, own, NO_TIME)))
         average = (own[last] - first) // max(int(placed.sum()) - 1, 1)
-        end = int(own[last] + (stamps.durations[part][last] or average))
+        end = int(own[last] + (stamps.durations[part][last] or average or step))
     assert end is not None
     return Clock(
         times=times,
@@ -128,6 +133,13 @@ def display_times_from_dts(dts: Times, delay: int) -> Times:
     return np.concatenate([times, times[-1] + gap * np.arange(1, delay + 1)])
 
 
+def _usual_step(times: Times) -> int:
+    """The time from one frame to the next, among few frames at a time, since other recordings have others."""
+    rows = times[: len(times) // _ROW * _ROW].reshape(-1, _ROW) if len(times) >= _ROW else times[None]
+    gaps = np.diff(np.sort(rows, axis=1), axis=1)
+    return int(np.median(gaps[gaps > 0])) if gaps.any() else 0
+
+
 def _reorder_span(stamps: Stamps, is_known: Flags, step: int) -> int:
     """By how much times of display may go back and forth in decoding order."""
     both = is_known & (stamps.dts != NO_TIME)
@@ -142,43 +154,64 @@ def _tolerance(step: int, reorder: int) -> int:
     return max(8 * step, 5 * reorder // 2)
 
 
-def _find_strays(stamps: Stamps, is_known: Flags, step: int, reorder: int) -> list[int]:
-    """The packets whose time of display is far above, or below, that of all but two neighbours on both sides."""
-    tolerance = _tolerance(step, reorder)
-    neighbours = _NEIGHBOURS + (reorder // step if step else 0)
+def _overtaken(times: Times, reorder: int, step: int) -> int:
+    """How many packets with earlier times may follow one in decoding order, strays apart."""
+    if not reorder:
+        return 0
+    counts = np.zeros(len(times), np.int64)
+    for distance in range(1, min(_window(reorder, step), len(times) - 1) + 1):
+        counts[:-distance] += times[distance:] < times[:-distance]
+    return max([_FEWEST_OVERTAKEN, *np.sort(counts)[: -1 - _OTHER_STRAYS].tolist()])
+
+
+def _window(reorder: int, step: int) -> int:
+    return _NEIGHBOURS + (reorder // step if step else 0)
+
+
+def _find_strays(stamps: Stamps, is_known: Flags, step: int, reorder: int, overtaken: int) -> list[int]:
+    """The packets whose time of display is far above, or below, that of all but two neighbours on both sides.
+
+    The frame after a real pause is far above its neighbours too: those before it, and those after it that it overtook
+    in decoding order. So more must follow a time that is too high, or precede one that is too low, than can be that.
+    """
+    tolerance, window = _tolerance(step, reorder), _window(reorder, step)
     positions = np.flatnonzero(is_known)
     times = stamps.pts[positions]
     steps = np.abs(np.diff(times)) > tolerance
     is_suspect = np.concatenate([[False], steps]) | np.concatenate([steps, [False]])
-    offset = None
+    # Without reordering, decoding times tell of a stray, also of one at an end.
+    offsets = times - stamps.dts[positions] if stamps.is_dts_stored and not reorder else None
     strays = []
     for index in np.flatnonzero(is_suspect):
-        before = np.sort(times[max(index - neighbours, 0) : index])
-        after = np.sort(times[index + 1 : index + 1 + neighbours])
-        time = int(times[index])
-        if min(len(before), len(after)) > _OTHER_STRAYS:
-            above = max(before[-1 - _OTHER_STRAYS], after[-1 - _OTHER_STRAYS])
-            below = min(before[_OTHER_STRAYS], after[_OTHER_STRAYS])
-            is_stray = time > above + tolerance or time < below - tolerance
-        elif stamps.is_dts_stored and len(after):
-            # Near an end only the decoding time tells, and a frame after a real pause has none shown after it.
-            if offset is None:
-                offset = int(np.median(times - stamps.dts[positions]))
-            expected = int(stamps.dts[positions[index]]) + offset
-            is_stray = abs(time - expected) > tolerance and bool(after[-1] > expected)
+        before, after = times[max(index - window, 0) : index], times[index + 1 : index + 1 + window]
+        if offsets is not None:
+            is_stray = abs(int(offsets[index] - np.median(offsets))) > tolerance
         else:
-            is_stray = False
+            is_above = [side < times[index] - tolerance for side in (before, after)]
+            is_below = [side > times[index] + tolerance for side in (before, after)]
+            is_stray = (_is_beyond(is_above) and int(is_above[1].sum()) > overtaken) or (
+                _is_beyond(is_below) and int(is_below[0].sum()) > overtaken
+            )
         if is_stray:
             strays.append(int(positions[index]))
     return strays
 
 
-def _segment(stamps: Stamps, is_known: Flags, step: int, reorder: int) -> list[slice]:
+def _is_beyond(sides: list[Flags]) -> bool:
+    """Whether there are neighbours on both sides, and a time is beyond all of them, two where there are more."""
+    return all(
+        side.any() and int((~side).sum()) <= (_OTHER_STRAYS if len(side) > _OTHER_STRAYS else 0) for side in sides
+    )
+
+
+def _segment(stamps: Stamps, is_known: Flags, step: int, reorder: int, overtaken: int) -> list[slice]:
     """The stretches of packets within which the clock runs on."""
     tolerance, at_keyframe = _tolerance(step, reorder), reorder
     longest_pause = _LONGEST_PAUSE_SECONDS / stamps.unit_seconds
     starts = [0]
-    # The latest times so far: the last one of these may be believed, even if the others are strays after all.
+    # The latest times so far: the last one of these may be believed, even if the others are strays after all, or have
+    # overtaken frames from before a pause.
+    kept = max(_OTHER_STRAYS, overtaken) + 1
     latest: list[int] = []
     decoded = NO_TIME
     positions = np.flatnonzero(is_known)
@@ -189,13 +222,13 @@ def _segment(stamps: Stamps, is_known: Flags, step: int, reorder: int) -> list[s
             is_anew = behind > tolerance or (is_key and behind > at_keyframe)
             if stamps.is_dts_stored and NO_TIME not in (dts, decoded):
                 is_anew |= dts < decoded - 3 * step // 2
-                is_anew |= stamps.may_leap and dts - decoded > longest_pause
+                is_anew |= stamps.may_leap and min(dts - decoded, time - latest[0]) > longest_pause
             else:
-                is_anew |= stamps.may_leap and -behind > longest_pause
+                is_anew |= stamps.may_leap and time - latest[0] > longest_pause
             if is_anew:
                 starts.append(position)
                 latest = []
-        latest, decoded = sorted([*latest, time], reverse=True)[: _OTHER_STRAYS + 1], dts
+        latest, decoded = sorted([*latest, time], reverse=True)[:kept], dts
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(stamps.pts)], strict=True)]
 
 
@@ -217,11 +250,19 @@ def _fill(times: Times, is_known: Flags, is_unknown: Flags, step: int) -> Times:
     ]
     free += (grid[-1] + step * np.arange(1, 1 + int((wanted > positions[-1]).sum()))).tolist()
     filled = np.rint(guesses).astype(np.int64)
+    totals = np.concatenate([[0], np.cumsum(free)])
     at = 0
-    for index, guess in enumerate(guesses):
-        while at + 1 < len(free) and abs(free[at + 1] - guess) < abs(free[at] - guess):
+    # Neighbours take places beside each other, or the first would leave one out that the next one wants.
+    for run in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(wanted) > 1) + 1):
+        size, goal = len(run), float(guesses[run].mean())
+
+        def distance(start: int, size: int = size, goal: float = goal) -> float:
+            return float(abs((totals[start + size] - totals[start]) / size - goal))
+
+        while at + size < len(free) and distance(at + 1) < distance(at):
             at += 1
-        if at < len(free) and abs(free[at] - guess) <= 8 * step:
-            filled[index] = free[at]
-            at += 1
+        for index in run:
+            if at < len(free) and abs(free[at] - guesses[index]) <= 8 * step:
+                filled[index] = free[at]
+                at += 1
     return filled

@@ -1,5 +1,7 @@
 """What is known of codecs and of libavcodec's decoders for them that no API tells: where they start, what they hide."""
 
+import zlib
+
 from av.codec import Codec
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -24,6 +26,12 @@ _TELLS_NO_KEYFRAME = {"smc", "rpza", "msvideo1", "qtrle", "msrle", "flashsv", "f
 _MARKS_DAMAGE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 
 
+_FFV1_FOOTER_BYTES = 8
+# Zero, and the other number that version 4 may begin with, as zlib writes them: bits reversed and inverted.
+_FFV1_FIRST = (0xFFFFFFFF, int(f"{0x79408C7A:032b}"[::-1], 2) ^ 0xFFFFFFFF)
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
 def can_start_at_keyframes(codec: Codec) -> bool:
     return codec.intra_only or codec.canonical_name in _STARTS_AT_KEYFRAME
 
@@ -46,6 +54,28 @@ def decoder_options(codec: Codec) -> dict[str, str]:
 def hides_consequences(codec: Codec) -> bool:
     """Whether frames after a damaged one are to be distrusted until the next keyframe."""
     return not codec.intra_only and codec.canonical_name not in _MARKS_DAMAGE
+
+
+def is_intact(codec: Codec, packet: "Packet[VideoStream]") -> bool:
+    """False where a packet's own checksums say that it is damaged, and its decoder would only conceal that.
+
+    FFV1's slices end in their size (3 bytes), a status and a checksum (RFC 9043, section 4.9), if they have checksums;
+    then the sizes lead from the packet's end exactly to its start.
+    """
+    if codec.canonical_name != "ffv1":
+        return True
+    data = bytes(packet)
+    slices, end = [], len(data)
+    while end >= _FFV1_FOOTER_BYTES:
+        footer = end - _FFV1_FOOTER_BYTES
+        start = footer - int.from_bytes(data[footer : footer + 3], "big")
+        if start < 0:
+            return True
+        slices.append(data[start:end])
+        end = start
+    # Over all of a slice such a checksum comes back to where it began. zlib's takes bits in the other order.
+    reversed_slices = [part.translate(_REVERSED_BITS) for part in slices]
+    return end > 0 or any(all(zlib.crc32(part, first) == first for part in reversed_slices) for first in _FFV1_FIRST)
 
 
 def is_header_packet(codec_name: str, packet: "Packet[VideoStream]") -> bool:

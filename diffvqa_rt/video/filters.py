@@ -10,9 +10,17 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+# The smallest width and height that bwdif takes.
+_SMALLEST = 3
 
-def deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
-    """`frame` made whole from its first field in time and its neighbours, by bwdif, as ffmpeg does in a whole video."""
+
+def deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame | None:
+    """`frame` made whole from its first field in time and its neighbours, by bwdif, as ffmpeg does in a whole video.
+
+    None of a frame that is too small for it.
+    """
+    if min(frame.width, frame.height) < _SMALLEST:
+        return None
     # Others in size or format are of another scene.
     neighbours = [other if other is not None and _shape(other) == _shape(frame) else None for other in (before, after)]
     frames = [other for other in (neighbours[0], frame, neighbours[1]) if other is not None]
@@ -23,7 +31,12 @@ def deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame
 
 def field_order(frame: VideoFrame) -> str:
     """The order in time of a frame's fields: `top-first`, `bottom-first`, or `unknown` if they are alike."""
-    first, _ = _filtered([frame], ("separatefields", ""))
+    if frame.height == 1:
+        return "unknown"
+    even = (
+        _filtered([frame], ("crop", f"{frame.width}:{frame.height - 1}:0:0:exact=1"))[0] if frame.height % 2 else frame
+    )
+    first, _ = _filtered([even], ("separatefields", ""))
     rows, earliest = _rows(frame), _rows(first)
     is_top, is_bottom = (np.array_equal(earliest, rows[start::2][: len(earliest)]) for start in (0, 1))
     if is_top == is_bottom:

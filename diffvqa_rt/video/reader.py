@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from diffvqa_rt.video.codecs import hides_consequences, makes_up_references, tells_keyframes
+from diffvqa_rt.video.codecs import hides_consequences, is_intact, makes_up_references, tells_keyframes
 from diffvqa_rt.video.container import VideoFile, open_video
 from diffvqa_rt.video.orientation import TurnReader
 from diffvqa_rt.video.presentation import Orientation
@@ -189,7 +189,7 @@ class FrameReader:
                 self._note_damage(position, position + 1)
             # A decoder hands a packet's time through to its frame: so a frame says which packet it is from.
             packet.pts = position
-        frames = self._decode(packet)
+        frames = self._decode(packet) if packet is None or is_intact(self._codec, packet) else None
         # libavcodec takes the headers of a second stream, and calls some of them an error all the same.
         if frames is None and not (packet is not None and self._timeline.is_header(position)):
             if not self._is_start_proven and position == self._started_at:

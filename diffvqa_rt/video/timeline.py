@@ -20,7 +20,7 @@ from diffvqa_rt.video.container import VideoFile
 
 _GUESSED_RATE_HZ = 25
 # Formats that store decoding times; libavformat guesses those of the others.
-_STORE_DTS = ("mpegts", "mpeg", "mov,mp4,m4a,3gp,3g2,mj2", "flv", "nut", "mxf")
+_STORE_DTS = ("mpegts", "mpeg", "mov,mp4,m4a,3gp,3g2,mj2", "flv", "mxf")
 # No decoder holds back more frames than these.
 _LONGEST_DELAY = 33
 

@@ -15,7 +15,7 @@ from diffvqa_rt.errors import ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.color import Picture, picture_from_frame
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, open_source, open_video
 from diffvqa_rt.video.filters import deinterlaced
-from diffvqa_rt.video.reader import FalseKeyframeError, FrameReader, TimedFrame
+from diffvqa_rt.video.reader import FalseKeyframeError, FrameReader, SeekMissedError, TimedFrame
 from diffvqa_rt.video.sampled import SampledFrames, VideoInfo
 from diffvqa_rt.video.stills import sample_still
 from diffvqa_rt.video.timeline import Timeline, read_timeline
@@ -105,12 +105,17 @@ def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) 
     targets = timeline.span_centres(count)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
     skips = bool(timeline.is_key.any())
-    may_leap = needs_keyframe = True
+    may_leap = needs_keyframe = may_seek = True
     false_keyframes = 0
     while True:
-        with FrameReader(name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe) as reader:
+        with FrameReader(
+            name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe, may_seek=may_seek
+        ) as reader:
             try:
                 samples = _collect(name, reader, timeline, targets, skips, keep_interlaced)
+            except SeekMissedError:
+                may_seek = False
+                continue
             except FalseKeyframeError as error:
                 false_keyframes += 1
                 timeline = timeline.without_keyframe(error.position)

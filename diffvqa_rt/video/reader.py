@@ -28,8 +28,8 @@ class FalseKeyframeError(Exception):
         self.position = position
 
 
-class _SeekMissedError(Exception):
-    """The container does not lead to a packet that it showed before."""
+class SeekMissedError(Exception):
+    """A seek does not lead to the packets that the container showed before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +60,16 @@ class FrameReader:
 
     video: VideoFile
 
-    def __init__(self, name: str, file: BinaryIO, timeline: Timeline, *, may_leap: bool, needs_keyframe: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        file: BinaryIO,
+        timeline: Timeline,
+        *,
+        may_leap: bool,
+        needs_keyframe: bool,
+        may_seek: bool = True,
+    ) -> None:
         """Reads the video in `file` from its start.
 
         Args:
@@ -71,13 +80,15 @@ class FrameReader:
                 successors, such frames of one temporal layer may be referred to by the next layer.
             needs_keyframe: pass over frames that the decoder gives before the first keyframe, if it makes up what
                 they refer to.
+            may_seek: ask the container for the way to a keyframe, in place of reading all that lies before it.
         """
         self.decoded_frames = self.passed_over = 0
         self._name, self._file = name, file
         self._timeline = timeline
         self._corrupt: set[tuple[str, int | None]] = set()
         self._needs_keyframe = needs_keyframe
-        self._is_seekable = timeline.is_seekable
+        self._is_seekable = may_seek and timeline.is_seekable
+        self._has_sought = False
         self._stack = ExitStack()
         self._open()
         self.leaps = may_leap and self._codec.canonical_name == "h264" and timeline.has_clock
@@ -121,13 +132,9 @@ class FrameReader:
         self._turns.forget()
 
     def go_to(self, position: int) -> None:
-        """Makes the keyframe at `position` the next packet to decode."""
+        """Makes the keyframe at `position` the next packet to decode. Raises SeekMissedError."""
         if self._is_seekable:
-            try:
-                return self._seek(position)
-            except _SeekMissedError:
-                self._is_seekable = False
-                self._open()
+            return self._seek(position)
         if position < self.position:
             self._open()
         context = self.video.stream.codec_context
@@ -144,7 +151,8 @@ class FrameReader:
             offset = time if decoding_time == NO_TIME else decoding_time
             self.video.container.seek(offset, stream=self.video.stream)
         except av.FFmpegError as error:
-            raise _SeekMissedError from error
+            raise SeekMissedError from error
+        self._has_sought = True
         packets = self.video.packets()
         for packet in packets:
             # Containers go to a keyframe or to any packet before the one asked for; reading on costs little.
@@ -152,9 +160,12 @@ class FrameReader:
                 return self._start(position, chain([packet], packets))
             if packet.is_keyframe and packet.pts is not None and packet.pts > time:
                 break
-        raise _SeekMissedError
+        raise SeekMissedError
 
     def _is_at(self, packet: "Packet[VideoStream]", position: int) -> bool:
+        """Whether it is the packet of that position, by what the container says of it."""
+        if position >= len(self._timeline.marks):
+            return False
         pts, dts, place, size = self._timeline.marks[position].tolist()
         stored = (NO_TIME if packet.pts is None else packet.pts, NO_TIME if packet.dts is None else packet.dts)
         # A parser that begins elsewhere may have guessed another decoding time.
@@ -180,6 +191,8 @@ class FrameReader:
         is_far = wanted_position - position > _PACKETS_IN_FULL
         self.video.stream.codec_context.skip_frame = "NONREF" if self.leaps and is_far else "DEFAULT"
         if packet is not None:
+            if self._has_sought and not self._is_at(packet, position):
+                raise SeekMissedError
             if packet.is_keyframe:
                 self._is_past_flag = True
                 self._turns.see_keyframe(packet, position)

@@ -3,7 +3,7 @@
 import pytest
 
 from diffvqa_rt import cli
-from diffvqa_rt.serving.address import ServerAddress
+from diffvqa_rt.serving.client.address import ServerAddress
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.results import STAGES, ModelFacts
-from diffvqa_rt.serving.answers import AnswerError, score_from_answer
+from diffvqa_rt.serving.client.answers import AnswerError, score_from_answer
 from diffvqa_rt.video import sample_frames
 
 FACTS = dataclasses.asdict(

@@ -5,11 +5,9 @@
         with Client(server.url) as client:
             print(client.score("clip.mp4").score)
 
-The client has `address` (where the server is), `diagnosis` (what answers in its place), `request` (what is sent),
-`answers` (what comes back) and `waiter` (what ends both). The server has `tritonserver`, which finds Triton server,
-`repository`, which fills in `triton_repo/` for an engine folder, and `endpoints`, which answers for health and metrics;
-`python_backend` and `metrics` are what the models share, `decoding` decodes requests' videos within their limits, and
-`settings` is all that can be set.
+`client` asks. The server has `tritonserver`, which finds Triton server, `repository`, which fills in `triton_repo/` for
+an engine folder, and `endpoints`, which answers for health and metrics. The models share `python_backend`,
+`tensor_checks` and `metrics`; `decoding` decodes requests' videos within their limits; `settings` is what can be set.
 """
 
 from diffvqa_rt.serving.client import Client, ClientTls, RequestError

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from diffvqa_rt.serving.address import ServerAddress
+from diffvqa_rt.serving.client.address import ServerAddress
 
 _CONNECT_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0

@@ -25,12 +25,12 @@ from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.scoring import VideoSource
-from diffvqa_rt.serving.address import ServerAddress
-from diffvqa_rt.serving.answers import AnswerError, score_from_answer
-from diffvqa_rt.serving.diagnosis import NOT_GRPC, obstacle_at
-from diffvqa_rt.serving.request import MAX_MESSAGE_BYTES, RequestOptions, encoded_video, name_of, request_tensors
+from diffvqa_rt.serving.client.address import ServerAddress
+from diffvqa_rt.serving.client.answers import AnswerError, score_from_answer
+from diffvqa_rt.serving.client.diagnosis import NOT_GRPC, obstacle_at
+from diffvqa_rt.serving.client.request import MAX_MESSAGE_BYTES, RequestOptions, encoded_video, name_of, request_tensors
+from diffvqa_rt.serving.client.waiter import Waiter
 from diffvqa_rt.serving.settings import require_pem
-from diffvqa_rt.serving.waiter import Waiter
 
 Result = VideoScore | ScoringFailure
 

@@ -2,8 +2,17 @@
 
 import operator
 
+import numpy as np
+
 MAX_COUNT = 2**31
 """The most of whatever is counted and nothing else limits."""
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, NumPy's too. Raises ValueError for anything else: the text "false" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {value!r}; expected True or False")
+    return bool(value)
 
 
 def whole(name: str, value: object, least: int, most: int | None = None, or_else: str = "") -> int:

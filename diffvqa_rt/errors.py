@@ -8,7 +8,7 @@ class ScoreWarning:
     """A fact that the reader of a score should know; the score was made all the same.
 
     Attributes:
-        code: names the kind for programs, words in lower case joined by hyphens: `frames-passed-over`.
+        code: names the kind for programs, words in lower case joined by hyphens: `few-frames`.
         message: a sentence for people; it does not name the source.
     """
 

@@ -16,8 +16,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.checks import MAX_COUNT, whole
-from diffvqa_rt.decoding import DecodedVideo, EncodedSource, IsolatedDecoder, Pending
+from diffvqa_rt.checks import MAX_COUNT, flag, whole
+from diffvqa_rt.decoding import DecodedVideo, DecodeLimits, EncodedSource, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
 from diffvqa_rt.engines.manifest import Manifest, engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, ScoreWarning
@@ -120,7 +120,7 @@ class _Options:
     @classmethod
     def checked(cls, seed: int, crops: int, keep_interlaced: bool) -> "_Options":
         """Raises ValueError where a number is out of range."""
-        return cls(check_seed(seed), check_crops(crops), keep_interlaced)
+        return cls(check_seed(seed), check_crops(crops), flag("keep_interlaced", keep_interlaced))
 
 
 class Scorer:
@@ -149,7 +149,12 @@ class Scorer:
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], *, backend: BackendName = "onnx", threads: int | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        backend: BackendName = "onnx",
+        threads: int | None = None,
+        limits: DecodeLimits | None = None,
     ) -> "Scorer":
         """A scorer on an engine folder that `export/build_engines.py` wrote.
 
@@ -157,12 +162,13 @@ class Scorer:
             folder: the engine folder.
             backend: which of the folder's engines to play, `diffvqa_rt.engines.BACKENDS`.
             threads: CPU threads; all that this process may use by default.
+            limits: of a video in the decoder's process; `DecodeLimits()` by default.
 
         Raises:
             EngineMismatchError: the folder, or a file in it, is not what its manifest says.
             DeviceUnavailableError: the engines are for a device that this machine lacks.
         """
-        decoder = IsolatedDecoder()
+        decoder = IsolatedDecoder(limits)
         decoder.warm_up()  # beside the engines, which take longer
         manifest, engines = open_engines(Path(folder), backend, threads)
         return cls(manifest, engines, backend, decoder)

@@ -207,6 +207,13 @@ def test_a_forked_child_has_a_process_of_its_own(fresh):
     assert pids(fresh) == [ours]
 
 
+def test_an_exception_that_nobody_foresaw_names_the_file(monkeypatch):
+    # PyAV's errors are ValueErrors too, and none of theirs is a sentence.
+    monkeypatch.setattr("diffvqa_rt.decoding.decoder.whole", lambda name, value, least: value)
+    with pytest.raises(VideoDecodeError, match=r"^<bytes> cannot be decoded \(ValueError: count is 0; .*\); check"):
+        IsolatedDecoder().frames(make_clip(), 0)
+
+
 def test_what_a_library_prints_goes_nowhere(capfd):
     decoder = IsolatedDecoder()
     whole = encoded(picture(3, 160, 120), "TIFF", compression="jpeg")

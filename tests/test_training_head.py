@@ -46,7 +46,9 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cache(network, clips, tmp_path_factory):
-    cache = FeatureCache(tmp_path_factory.mktemp("cache"), network, precision="no", max_bytes=10**9)
+    cache = FeatureCache(
+        tmp_path_factory.mktemp("cache"), network, precision="no", runtime="torch on cpu", max_bytes=10**9
+    )
     entries = [CropOfVideo(path, crop) for path in clips for crop in (0, 1)]
     accelerator = Accelerator(cpu=True)
     fill_cache(cache, entries, TorchExtractor(network, accelerator), accelerator)
@@ -189,7 +191,7 @@ def test_the_head_learns_labels_and_order_and_nothing_else_moves(clips, tmp_path
     extractor = {name: tensor.clone() for name, tensor in network.extractor.state_dict().items()}
     videos = [*ladders(clips), *labelled(clips[6:])]
     # An untrained extractor gives every video nearly the same.
-    cache = FeatureCache(tmp_path / "cache", network, precision="no", max_bytes=10**9)
+    cache = FeatureCache(tmp_path / "cache", network, precision="no", runtime="torch on cpu", max_bytes=10**9)
     shapes = {"z0_hat": config.latent_shape, **{f"features_{i}": s for i, s in enumerate(config.feature_shapes)}}
     for path in clips:
         tensors = {name: torch.randn(4, *shape) + torch.randn(shape) for name, shape in shapes.items()}

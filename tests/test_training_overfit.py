@@ -40,7 +40,9 @@ def test_the_head_learns_sixteen_clips_by_heart(clip, tmp_path):
             videos.append(LabelledVideo(name=path.name, path=path, label=float(labels[len(videos)])))
     accelerator = Accelerator(cpu=True)
     extract = TorchExtractor(adapted, accelerator)
-    cache = FeatureCache(tmp_path / "cache", adapted, precision=extract.precision, max_bytes=10**9)
+    cache = FeatureCache(
+        tmp_path / "cache", adapted, precision=extract.precision, runtime=extract.runtime, max_bytes=10**9
+    )
     fill_cache(cache, [CropOfVideo(video.path) for video in videos], extract, accelerator)
     # Dropout is there to keep a head from learning by heart.
     config = replace(adapted.config, head=replace(adapted.config.head, dropout=0.0))

@@ -117,3 +117,9 @@ def test_memory_does_not_grow_with_an_animation() -> None:
         return peak_bytes
 
     assert peak(90) < peak(30) + 10 * 160 * 120 * 3
+
+
+def test_an_animation_that_stands_still_is_told() -> None:
+    sampled = sample_frames(animation("GIF", [100] * 9 + [60_000]), 8)
+    (warning,) = sampled.warnings
+    assert (warning.code, warning.message) == ("few-frames", "the score rests on 1 of its 10 frames")

@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from ffmpeg import (
@@ -18,6 +19,7 @@ from ffmpeg import (
 
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.video import SampledFrames, sample_frames
+from diffvqa_rt.video.filters import deinterlaced
 
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "12")
 FILTERED = ("-vf", "negate,gblur=sigma=4")
@@ -398,6 +400,11 @@ def test_fields_may_be_of_unlike_height(tmp_path: Path) -> None:
     ffmpeg("-f", "lavfi", "-i", scene, "-c:v", "ffv1", "-flags", "+ildct", file)
     info = sample_frames(file, 2).info
     assert (info.height, info.field_order, info.is_deinterlaced) == (47, "bottom-first", True)
+
+
+def test_interlaced_frames_that_are_too_small_stay_as_they_are() -> None:
+    for size, pixel_format in (((720, 6), "yuv420p"), ((4, 16), "yuv420p"), ((16, 3), "gray")):
+        assert deinterlaced(None, av.VideoFrame(*size, pixel_format), None) is None
 
 
 def test_hdr_is_told(base: Path, tmp_path: Path) -> None:

@@ -117,6 +117,43 @@ def test_grey_of_16_bits_is_scaled(file_format: str) -> None:
     assert sampled.info.pixel_format.startswith("gray16")
 
 
+def grey_tiff(samples: NDArray[np.uint16], bits: int, *, is_white_zero: bool = False, resolution: bytes = b"") -> bytes:
+    """A little-endian TIFF of one strip of grey samples, which Pillow does not write in these ways."""
+    if bits == 12:
+        pairs = samples.reshape(-1, 2).astype(int)
+        packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], -1)
+        data = packed.astype(np.uint8).tobytes()
+    else:
+        data = samples.astype(f"<u{bits // 8}").tobytes()
+    height, width = samples.shape
+    tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, int(not is_white_zero))]
+    tags += [(273, 4, 8 + len(resolution)), (277, 3, 1), (278, 3, height), (279, 4, len(data))]
+    tags += [(282, 5, 8), (283, 5, 8)] if resolution else []
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    offset = 8 + len(resolution) + len(data)
+    return (
+        struct.pack("<2sHI", b"II", 42, offset) + resolution + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "largest", "is_white_zero"),
+    [(8, 255, False), (8, 255, True), (12, 4095, False), (16, 65535, False), (16, 65535, True)],
+)
+def test_grey_of_a_tiff_is_scaled_and_the_right_way_round(bits: int, largest: int, is_white_zero: bool) -> None:
+    samples = np.linspace(0, largest, 32).astype(np.uint16).reshape(4, 8)
+    sampled = sample_frames(grey_tiff(samples, bits, is_white_zero=is_white_zero), 1)
+    expected = samples * (255 / largest)
+    assert sampled.info.bit_depth == bits
+    assert np.abs(sampled.frames[0][..., 0] - (255 - expected if is_white_zero else expected)).max() <= 1
+
+
+@pytest.mark.parametrize(("numbers", "ratio"), [((72, 0), None), ((0, 0), None), ((28, 100), "1:1")])
+def test_a_resolution_that_means_nothing_costs_no_picture(numbers: tuple[int, int], ratio: str | None) -> None:
+    content = grey_tiff(np.full((4, 8), 7, np.uint16), 8, resolution=struct.pack("<II", *numbers))
+    assert sample_frames(content, 1).info.sample_aspect_ratio == ratio
+
+
 def test_samples_of_no_known_scale_are_refused() -> None:
     for dtype in (np.float32, np.int32):
         with pytest.raises(VideoDecodeError, match="is a TIFF picture with .* samples, whose black and white are"):

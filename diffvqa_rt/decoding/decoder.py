@@ -27,9 +27,7 @@ from diffvqa_rt.video.views import ViewCutter, check_numbers
 EncodedSource = str | os.PathLike[Any] | bytes
 """A path or an encoded video's content: what a decoder takes."""
 
-_ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error for error in (VideoDecodeError, DeviceDecodeError, ValueError, TypeError)
-}
+_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (VideoDecodeError, DeviceDecodeError)}
 
 Result = TypeVar("Result")
 
@@ -76,7 +74,7 @@ class Pending(Generic[Result]):
         """Waits for the answer.
 
         Raises:
-            VideoDecodeError, ValueError, TypeError: as in-process decoding does.
+            VideoDecodeError: as in-process decoding does.
             VideoDecodeError: the video takes too long, too much memory, or ends its process.
             DecoderStartError: there is no process to decode in.
         """

@@ -79,7 +79,7 @@ def _answer(connection: socket.socket, message: Message) -> Answer:
             limit = request["max_decode_memory_bytes"]
             sentence = f"{name} takes more than {limit >> 20:,} MiB to decode; scale it down"
             return {"error": sentence, "kind": "VideoDecodeError", "is_exhausted": True}, ()
-        except (DiffVQAError, TypeError, ValueError) as error:
+        except DiffVQAError as error:
             return {"error": str(error), "kind": type(error).__name__}, ()
         except Exception as error:  # a fault of ours or of a library, met by this file alone
             sentence = f"{name} cannot be decoded ({type(error).__name__}: {error}); check that it is undamaged"

@@ -136,12 +136,16 @@ def read_clip(path: Path) -> RgbClip:
     """
     with open_source(path) as (name, file), open_video(name, file) as video:
         try:
-            frames = video.container.decode(video.stream)
-            pictures = [picture_from_frame(frame, name, video.presentation).pixels for frame in frames]
+            pictures, damaged = [], 0
+            for frame in video.container.decode(video.stream):
+                damaged += frame.is_corrupt
+                pictures.append(picture_from_frame(frame, name, video.presentation).pixels)
         except av.FFmpegError as error:
             raise VideoDecodeError(f"{name} cannot be decoded ({error.strerror}); make it again") from error
         # An MP4 file says how many it has; other containers do not.
         expected = video.stream.frames or len(pictures)
     if not pictures or len(pictures) != expected:
         raise VideoDecodeError(f"{name} has {len(pictures)} frames that decode, of {expected}; make it again")
+    if damaged:
+        raise VideoDecodeError(f"{name} has {damaged} damaged frames; make it again")
     return np.stack(pictures)

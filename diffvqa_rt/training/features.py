@@ -52,9 +52,7 @@ class FeatureCache:
         max_bytes: of the whole folder. Entries that this run does not need go, the longest unused first, to make room.
     """
 
-    def __init__(
-        self, folder: Path, network: DiffVQA, *, precision: str, max_bytes: int, runtime: str = "torch on cpu"
-    ) -> None:
+    def __init__(self, folder: Path, network: DiffVQA, *, precision: str, max_bytes: int, runtime: str) -> None:
         self._folder = folder
         self.config = network.config
         self._max_bytes = max_bytes

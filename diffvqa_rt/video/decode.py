@@ -16,7 +16,7 @@ from diffvqa_rt.video.color import Picture, picture_from_frame
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, open_source, open_video
 from diffvqa_rt.video.filters import deinterlaced
 from diffvqa_rt.video.reader import FalseKeyframeError, FrameReader, SeekMissedError, TimedFrame
-from diffvqa_rt.video.sampled import SampledFrames, VideoInfo
+from diffvqa_rt.video.sampled import SampledFrames, VideoInfo, few_frames_warnings, hdr_warnings
 from diffvqa_rt.video.stills import sample_still
 from diffvqa_rt.video.timeline import Timeline, read_timeline
 
@@ -24,7 +24,6 @@ from diffvqa_rt.video.timeline import Timeline, read_timeline
 _STEPS_BACK = (1, 3)
 # After so many keyframes that are none, no flag is believed, and all frames are decoded.
 _FALSE_KEYFRAMES = 3
-_HDR_TRANSFERS = ("smpte2084", "arib_std_b67")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +193,6 @@ def warnings_of(
 ) -> tuple[ScoreWarning, ...]:
     """What is to be said of a video of which the frames of these `times` are scored."""
     warnings = list(timeline.warnings)
-    distinct = len(set(times))
     if info.corrupt_frames:
         warnings.append(
             ScoreWarning(
@@ -202,14 +200,8 @@ def warnings_of(
                 f"{info.corrupt_frames:,} of its frames did not decode, or only with errors, and were passed over",
             )
         )
-    if 2 * distinct < min(len(times), timeline.frame_count):
-        warnings.append(
-            ScoreWarning("few-frames", f"the score rests on {distinct} of its {timeline.frame_count:,} frames")
-        )
-    if info.color_transfer in _HDR_TRANSFERS:
-        warnings.append(
-            ScoreWarning("hdr-as-coded", f"its HDR signal ({info.color_transfer}) is scored as it is coded, unmapped")
-        )
+    warnings += few_frames_warnings(times, timeline.frame_count)
+    warnings += hdr_warnings(info.color_transfer)
     if reader.video.presentation.dolby_vision is not None:
         warnings.append(
             ScoreWarning("dolby-vision-as-coded", "its Dolby Vision metadata are not applied; the base layer is scored")
@@ -222,7 +214,8 @@ def describe_video(reader: FrameReader, timeline: Timeline, pictures: Sequence[P
     video, first = reader.video, pictures[0]
     # Films on television have both kinds.
     interlaced = next((picture for picture in pictures if picture.field_order != "progressive"), first)
-    # A picture alone has no duration; ffmpeg gives it that of one frame at 25 Hz.
+    # Streams of pictures come by libavformat's readers of pictures too. One picture alone has no duration, and ffmpeg
+    # gives it that of a frame at 25 Hz.
     is_still = timeline.frame_count == 1 and video.container.format.name.endswith("_pipe")
     duration_seconds = 0.0 if is_still else timeline.duration_seconds
     height, width, _ = first.pixels.shape

@@ -10,22 +10,20 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-# The smallest width and height that bwdif takes.
-_SMALLEST = 3
-
 
 def deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame | None:
     """`frame` made whole from its first field in time and its neighbours, by bwdif, as ffmpeg does in a whole video.
 
     None of a frame that is too small for it.
     """
-    if min(frame.width, frame.height) < _SMALLEST:
-        return None
     # Others in size or format are of another scene.
     neighbours = [other if other is not None and _shape(other) == _shape(frame) else None for other in (before, after)]
     frames = [other for other in (neighbours[0], frame, neighbours[1]) if other is not None]
     # One frame each: the filter reads the one before, the one after, and nothing else.
-    whole = _filtered(frames, ("bwdif", "mode=send_frame:parity=auto:deint=all"))
+    try:
+        whole = _filtered(frames, ("bwdif", "mode=send_frame:parity=auto:deint=all"))
+    except av.FFmpegError:  # it refuses planes of a few pixels
+        return None
     return whole[neighbours[0] is not None]
 
 

@@ -1,11 +1,14 @@
 """Sampled frames, and what is known of the video that they are from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning
+
+_HDR_TRANSFERS = ("smpte2084", "arib_std_b67")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +19,7 @@ class VideoInfo:
     `rotation_degrees` is the clockwise turn that was applied, after mirroring left to right if `is_mirrored`.
     `decoder` is whose frames they are: `pyav`, `pillow` (pictures), `nvdec`, or nobody's (`array`).
     `decoded_frames` counts what the decoder gave on the way to the samples, `corrupt_frames` what did not decode or
-    only with errors, and was passed over.
+    only with errors: frames of a video were passed over, a still was scored as the decoder gave it.
     `sample_aspect_ratio` is a pixel's width to its height, `8:9`, None where nothing is declared; pixels are never
     stretched. `field_order` is `progressive`, `top-first`, `bottom-first`, or `unknown` of interlaced frames;
     `is_deinterlaced` says whether their fields were made into whole frames.
@@ -57,3 +60,18 @@ class SampledFrames:
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
     warnings: tuple[ScoreWarning, ...] = ()
+
+
+def hdr_warnings(transfer: str) -> tuple[ScoreWarning, ...]:
+    """A warning where a signal of this transfer function is HDR, which is scored as it is coded."""
+    if transfer not in _HDR_TRANSFERS:
+        return ()
+    return (ScoreWarning("hdr-as-coded", f"its HDR signal ({transfer}) is scored as it is coded, unmapped"),)
+
+
+def few_frames_warnings(times: Sequence[object], frame_count: int) -> tuple[ScoreWarning, ...]:
+    """A warning where samples of these times are of fewer than half of the frames that they should be of."""
+    distinct = len(set(times))
+    if 2 * distinct >= min(len(times), frame_count):
+        return ()
+    return (ScoreWarning("few-frames", f"the score rests on {distinct} of its {frame_count:,} frames"),)

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
 from diffvqa_rt.results import ScoringFailure, VideoScore
-from diffvqa_rt.scoring import VideoSource
+from diffvqa_rt.scoring import VideoSource, source_name
 from diffvqa_rt.serving.client.address import ServerAddress
 from diffvqa_rt.serving.client.answers import AnswerError, score_from_answer
 from diffvqa_rt.serving.client.diagnosis import NOT_GRPC, obstacle_at
-from diffvqa_rt.serving.client.request import MAX_MESSAGE_BYTES, RequestOptions, encoded_video, name_of, request_tensors
+from diffvqa_rt.serving.client.request import MAX_MESSAGE_BYTES, RequestOptions, encoded_video, request_tensors
 from diffvqa_rt.serving.client.waiter import Waiter
 from diffvqa_rt.serving.settings import require_pem
 
@@ -151,7 +151,7 @@ class Client:
         """
         options = RequestOptions.checked(seed, crops, keep_interlaced)
         with self._waiter() as waiter:
-            return self._ask(waiter, name_of(source), encoded_video(source), options)
+            return self._ask(waiter, source_name(source), encoded_video(source), options)
 
     def score_many(
         self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1, keep_interlaced: bool = False
@@ -260,7 +260,7 @@ class Client:
     def _score_or_failure(
         self, waiter: Waiter, source: VideoSource, options: RequestOptions
     ) -> VideoScore | ScoringFailure:
-        name = name_of(source)
+        name = source_name(source)
         try:
             video = encoded_video(source)
         except (DiffVQAError, TypeError, ValueError, OSError) as error:

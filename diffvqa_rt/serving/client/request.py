@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.checks import whole
+from diffvqa_rt.checks import flag
 from diffvqa_rt.errors import VideoDecodeError
-from diffvqa_rt.scoring import VideoSource, source_name
+from diffvqa_rt.scoring import VideoSource
 from diffvqa_rt.video.container import open_source
+from diffvqa_rt.video.views import check_crops, check_seed
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 _ROOM_FOR_THE_REST_BYTES = 1 << 16
@@ -27,23 +28,7 @@ class RequestOptions:
     @classmethod
     def checked(cls, seed: int, crops: int, keep_interlaced: bool) -> "RequestOptions":
         """Raises ValueError where one is of another kind or out of range."""
-        if not isinstance(keep_interlaced, bool | np.bool_):
-            raise ValueError(f"keep_interlaced is {keep_interlaced!r}; expected True or False")
-        return cls(
-            whole("seed", seed, 0, np.iinfo(np.int64).max),
-            whole("crops", crops, 0, np.iinfo(np.int32).max),
-            bool(keep_interlaced),
-        )
-
-
-def name_of(source: object) -> str:
-    """What to call a source of any type, in the report of an error too."""
-    if isinstance(source, str | bytes | os.PathLike | np.ndarray):
-        try:
-            return os.fsdecode(source_name(source))
-        except Exception:  # the source's own, from __fspath__; it comes again where the source is read
-            pass
-    return f"<{type(source).__name__}>"
+        return cls(check_seed(seed), check_crops(crops), flag("keep_interlaced", keep_interlaced))
 
 
 def encoded_video(source: VideoSource) -> NDArray[np.uint8]:

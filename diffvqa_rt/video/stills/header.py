@@ -12,9 +12,7 @@ from diffvqa_rt.video.presentation import Orientation
 # For a delay of 10 ms or less, as in browsers: nobody means a hundred pictures a second, or infinitely many.
 _INSTANT_DELAY_SECONDS = Fraction(1, 10)
 
-BROKEN_OFF = ScoreWarning(
-    "broken-off", "The file breaks off or lacks its end mark; only the pictures that are whole were sampled."
-)
+BROKEN_OFF = ScoreWarning("broken-off", "it breaks off or lacks its end mark; only whole pictures are scored")
 
 
 class PictureFaultError(Exception):
@@ -58,6 +56,8 @@ class Header:
         clean_aperture: AVIF's crop, as its box has it: numerators and denominators of width, height and the centre's
             distance from the picture's centre.
         decoded_upright_by: the turn that the decoder makes by itself, where it then does not tell of it.
+        grey_range: the samples of more than 8 bits that are black and white.
+        canvas: RGBA of a GIF's or APNG's canvas before its first picture.
         patches: the pictures of a GIF or APNG, whole ones only.
         content: the one picture's bytes, where the file holds more than that picture.
         is_damaged: looks closer at that picture's data.
@@ -78,6 +78,7 @@ class Header:
     profile: bytes | None = None
     clean_aperture: tuple[int, ...] = ()
     decoded_upright_by: Orientation | None = None
+    grey_range: tuple[int, int] = (0, 65535)
     canvas: tuple[int, int, int, int] = (0, 0, 0, 0)
     patches: tuple[Patch, ...] = ()
     content: bytes | None = None
@@ -86,7 +87,7 @@ class Header:
     warnings: tuple[ScoreWarning, ...] = ()
 
 
-def aspect_ratio(across: int, down: int) -> str | None:
+def aspect_ratio(across: int | Fraction, down: int | Fraction) -> str | None:
     """A pixel's width to its height, from how many of them there are to a length, across and down."""
     if across <= 0 or down <= 0:
         return None
@@ -114,14 +115,19 @@ def check_size(size: tuple[int, int]) -> None:
         raise PictureFaultError("without pixels; give another file")
 
 
+def read_up_to(file: BinaryIO, offset: int, length: int) -> bytes:
+    """The bytes that are there, `length` at most."""
+    file.seek(offset)
+    return file.read(length)
+
+
 def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
     """Exactly `length` bytes.
 
     Raises:
         PictureFaultError: the file ends before.
     """
-    file.seek(offset)
-    data = file.read(length)
+    data = read_up_to(file, offset, length)
     if len(data) < length:
         raise breaks_off()
     return data

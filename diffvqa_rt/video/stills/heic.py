@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from diffvqa_rt.video.stills.header import PictureFaultError, check_size
+
+
+def heic_size(file: BinaryIO) -> tuple[int, int]:
+    """The width and the height of the file's primary picture, which is not decoded. Raises as `open_heic`."""
+    return _opened(file).size
 
 
 @contextmanager
@@ -16,12 +21,16 @@ def open_heic(file: BinaryIO) -> Iterator[Image.Image]:
     Raises:
         PictureFaultError: pillow-heif is not installed.
     """
+    opened = _opened(file)
+    check_size(opened.size)
+    with opened.to_pillow() as image:
+        yield image
+
+
+def _opened(file: BinaryIO) -> Any:
     try:
         import pillow_heif
     except ImportError as error:
         raise PictureFaultError('that takes pillow-heif; pip install "diffvqa-rt[heic]"') from error
     file.seek(0)
-    opened = pillow_heif.open_heif(file)
-    check_size(opened.size)
-    with opened.to_pillow() as image:
-        yield image
+    return pillow_heif.open_heif(file)

@@ -7,7 +7,15 @@ from typing import BinaryIO
 
 import av
 
-from diffvqa_rt.video.stills.header import Header, PictureFaultError, aspect_ratio, breaks_off, check_size, read_at
+from diffvqa_rt.video.stills.header import (
+    Header,
+    PictureFaultError,
+    aspect_ratio,
+    breaks_off,
+    check_size,
+    read_at,
+    read_up_to,
+)
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
@@ -81,7 +89,7 @@ def read_header(file: BinaryIO) -> Header | None:
 def _structure(file: BinaryIO, start: int, *, is_size_enough: bool = False) -> _Structure:
     found = _Structure(coded=[(start, 2)])
     position = start + 2
-    while (head := _read(file, position, 4))[:1] == b"\xff":
+    while (head := read_up_to(file, position, 4))[:1] == b"\xff":
         code = head[1] if len(head) > 1 else _SOI
         if code == 0xFF:
             position += 1
@@ -95,7 +103,7 @@ def _structure(file: BinaryIO, start: int, *, is_size_enough: bool = False) -> _
             position += 2
         else:
             length = 2 + int.from_bytes(head[2:4], "big")
-            body = _read(file, position + 4, max(length - 4, 0))
+            body = read_up_to(file, position + 4, max(length - 4, 0))
             _note(found, code, body)
             if is_size_enough and found.frame_header:
                 break
@@ -120,11 +128,6 @@ def _note(found: _Structure, code: int, body: bytes) -> None:
         found.has_picture_index = True
 
 
-def _read(file: BinaryIO, offset: int, length: int) -> bytes:
-    file.seek(offset)
-    return file.read(length)
-
-
 def _end_of_scan(file: BinaryIO, position: int) -> int:
     """The offset of the marker that ends the coded data at `position`, or the file's end."""
     file.seek(position)
@@ -141,7 +144,7 @@ def _end_of_scan(file: BinaryIO, position: int) -> int:
 
 def _size_after(file: BinaryIO, end: int) -> tuple[int, int] | None:
     """The size of the picture that follows at `end`, after padding."""
-    following = _read(file, end, _MOST_PADDING_BYTES)
+    following = read_up_to(file, end, _MOST_PADDING_BYTES)
     start = following.find(b"\xff\xd8\xff")
     if start < 0 or following[:start].strip(b"\0\xff\r\n"):
         return None

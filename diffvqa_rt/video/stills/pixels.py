@@ -16,18 +16,21 @@ from diffvqa_rt.video.stills.header import PictureFaultError
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 # A profile that moves no sample colour further than this is sRGB by another name, and moves none at all.
 _SRGB_TOLERANCE = 2
-_BAD_PROFILE = ScoreWarning(
-    "profile-ignored", "The picture's ICC profile cannot be applied; its colours were taken for sRGB."
-)
+_BAD_PROFILE = ScoreWarning("profile-ignored", "its ICC profile cannot be applied; its colours are taken for sRGB")
+_ALL_SAMPLES = (0, 65535)
 
 
-def rgb_of(image: Image.Image, profile: bytes | None) -> tuple[NDArray[np.uint8], tuple[ScoreWarning, ...]]:
+def rgb_of(
+    image: Image.Image, profile: bytes | None, grey_range: tuple[int, int] = _ALL_SAMPLES
+) -> tuple[NDArray[np.uint8], tuple[ScoreWarning, ...]]:
     """The pixels, [H, W, 3] uint8 RGB by the ICC profile, not turned, and what is to be said of them.
+
+    `grey_range` has the samples that are black and white in a grey picture of more than 8 bits.
 
     Raises:
         PictureFaultError: its samples have no known scale.
     """
-    image = _in_eight_bits(image)
+    image = _in_eight_bits(image, grey_range)
     warnings: tuple[ScoreWarning, ...] = ()
     if profile:
         try:
@@ -39,18 +42,22 @@ def rgb_of(image: Image.Image, profile: bytes | None) -> tuple[NDArray[np.uint8]
 
 def rgba_of(image: Image.Image) -> NDArray[np.uint8]:
     """The pixels of an animation's picture, [H, W, 4] uint8 RGBA; a profile is not applied."""
-    return np.asarray((image if image.mode == "P" else _in_eight_bits(image, keeps_alpha=True)).convert("RGBA"))
+    return np.asarray(
+        (image if image.mode == "P" else _in_eight_bits(image, _ALL_SAMPLES, keeps_alpha=True)).convert("RGBA")
+    )
 
 
-def _in_eight_bits(image: Image.Image, *, keeps_alpha: bool = False) -> Image.Image:
+def _in_eight_bits(image: Image.Image, grey_range: tuple[int, int], *, keeps_alpha: bool = False) -> Image.Image:
     """The same in mode L, RGB or CMYK, and RGBA or LA if alpha is kept."""
     if image.mode in ("L", "RGB", "CMYK") or (keeps_alpha and image.mode in ("LA", "RGBA")):
         return image
     if image.mode in ("1", "LA"):
         return image.convert("L")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        samples = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))
+        black, white = grey_range
+        span = abs(white - black)
+        samples = np.abs(np.asarray(image).astype(np.int64) - black)
+        return Image.fromarray(np.minimum((samples * 255 + span // 2) // span, 255).astype(np.uint8))
     if image.mode == "LAB":
         lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         return _transform(image, lab, "LAB")

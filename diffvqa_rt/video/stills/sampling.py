@@ -6,6 +6,7 @@ import io
 import itertools
 import struct
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from typing import BinaryIO
 
 import numpy as np
@@ -15,22 +16,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.video.presentation import Orientation
-from diffvqa_rt.video.sampled import SampledFrames, VideoInfo
+from diffvqa_rt.video.sampled import SampledFrames, VideoInfo, few_frames_warnings, hdr_warnings
 from diffvqa_rt.video.stills.animation import canvases, pictures_on_screen
 from diffvqa_rt.video.stills.formats import PictureFormat, recognise
 from diffvqa_rt.video.stills.header import Header, PictureFaultError, aspect_ratio, breaks_off, check_size
-from diffvqa_rt.video.stills.heic import open_heic
+from diffvqa_rt.video.stills.heic import heic_size, open_heic
 from diffvqa_rt.video.stills.heif import cropped
 from diffvqa_rt.video.stills.opening import decoding, faults_told, open_picture, quiet
 from diffvqa_rt.video.stills.pixels import rgb_of
 
-_HDR_TRANSFERS = ("smpte2084", "arib_std_b67")
-_HDR_AS_CODED = ScoreWarning(
-    "hdr-as-coded", "The picture is HDR (PQ or HLG); its coded values were scored without tone mapping."
-)
-_DAMAGED = ScoreWarning(
-    "damaged-picture", "The picture's data is damaged in its midst; what the decoder made of it was scored."
-)
+_DAMAGED = ScoreWarning("damaged-picture", "its data is damaged, and what the decoder made of it is scored")
 
 # EXIF's orientation: mirrored left to right first, then turned clockwise.
 _UPRIGHT = Orientation(0, False)
@@ -45,10 +40,11 @@ _ORIENTATIONS = {
     8: Orientation(270, False),
 }
 _ORIENTATION_TAG = 0x0112
-# TIFF's tags: kind of page (bit 0: a smaller copy of another), bits a sample, pixels to a length, camera raw.
-# Where strips and tiles start, and how long they are.
+# TIFF's tags: where strips and tiles start, and how long they are.
 _DATA_TAGS = ((273, 279), (324, 325))
+# Kind of page (bit 0: a smaller copy of another), bits a sample, what zero means, pixels to a length, camera raw.
 _PAGE_KIND_TAG, _IS_COPY, _BITS_TAG, _ACROSS_TAG, _DOWN_TAG, _RAW_TAG = 254, 1, 258, 282, 283, 50706
+_MEANING_TAG, _WHITE_IS_ZERO = 262, 0
 
 # Pillow's mode → ffmpeg's name and bits a sample, where the header says nothing.
 _PIXEL_FORMATS = {
@@ -106,6 +102,9 @@ def declared_size(name: str, file: BinaryIO) -> tuple[int, int] | None:
         frames = max(len(header.delays), 1)
         if header.size is not None:
             return header.size[0] * header.size[1], frames
+        if picture_format.pillow == "HEIF":
+            width, height = heic_size(file)
+            return width * height, frames
         with _opened(file, header, picture_format) as image:
             return image.width * image.height, frames
 
@@ -133,7 +132,8 @@ def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureForma
             header = _with_pixel_format(image, header)
             with decoding(image):
                 image.load()
-            pixels, profile_warnings = rgb_of(image, image.info.get("icc_profile") or header.profile)
+            profile = image.info.get("icc_profile") or header.profile
+            pixels, profile_warnings = rgb_of(image, profile, header.grey_range)
             pixels = cropped(pixels, header.clean_aperture)
             orientation = decoded_upright_by or _orientation(image)
             if decoded_upright_by is None:
@@ -174,6 +174,7 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
         # WebP's pictures build on each other.
         decoded = chosen[-1] + 1 if pillow_format == "WEBP" else len(kept)
     starts = [0, *itertools.accumulate(header.delays)]
+    few_frames = few_frames_warnings(chosen, len(header.delays))
     return SampledFrames(
         frames=tuple(kept[index] for index in chosen),
         timestamps_seconds=tuple(float(starts[index] * header.delay_unit) for index in chosen),
@@ -185,7 +186,7 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
             duration_seconds=float(starts[-1] * header.delay_unit),
             decoded_frames=decoded,
         ),
-        warnings=_warnings(header, profile_warnings),
+        warnings=_warnings(header, profile_warnings + few_frames),
     )
 
 
@@ -216,14 +217,26 @@ def _with_first_page(image: TiffImageFile, header: Header, file_length: int) -> 
             )
             if max(ends, default=0) > file_length:
                 raise breaks_off()
-        across, down = (int(tags.get(tag, 0)) for tag in (_ACROSS_TAG, _DOWN_TAG))
-        is_deep = image.mode == "RGB" and tags.get(_BITS_TAG, (8,))[0] == 16
+        bits = tags.get(_BITS_TAG, (8,))[0]
+        is_deep = image.mode == "RGB" and bits == 16
+        # Of deep grey samples Pillow hands on the numbers alone.
+        is_deep_grey = image.mode.startswith("I;16")
+        largest = 2**bits - 1 if is_deep_grey else 65535
+        is_inverted = is_deep_grey and tags.get(_MEANING_TAG) == _WHITE_IS_ZERO
         return dataclasses.replace(
             header,
             pixel_format="rgb48le" if is_deep else None,
-            bit_depth=16 if is_deep else None,
-            sample_aspect_ratio=aspect_ratio(across, down),
+            bit_depth=bits if is_deep or is_deep_grey else None,
+            grey_range=(largest, 0) if is_inverted else (0, largest),
+            sample_aspect_ratio=aspect_ratio(*(_number(tags.get(tag)) for tag in (_ACROSS_TAG, _DOWN_TAG))),
         )
+
+
+def _number(value: object) -> Fraction:
+    """A tag's number; zero where there is none, or none that means anything (72/0)."""
+    with contextlib.suppress(TypeError, ValueError, ZeroDivisionError, AttributeError):
+        return Fraction(value.numerator, value.denominator)  # type: ignore[attr-defined]
+    return Fraction(0)
 
 
 def _with_pixel_format(image: Image.Image, header: Header) -> Header:
@@ -254,8 +267,7 @@ def _orientation(image: Image.Image) -> Orientation:
 
 
 def _warnings(header: Header, more: tuple[ScoreWarning, ...]) -> tuple[ScoreWarning, ...]:
-    is_hdr = header.transfer in _HDR_TRANSFERS
-    return (*header.warnings, *more, *((_HDR_AS_CODED,) if is_hdr else ()))
+    return (*header.warnings, *more, *hdr_warnings(header.transfer))
 
 
 def _info(

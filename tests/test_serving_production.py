@@ -27,6 +27,7 @@ from diffvqa_rt.serving.tritonserver import children
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.dali import DaliViews, EncodedViews
 from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.views import scaling_warnings
 
 STAND_INS = {
     "onnxruntime": """
@@ -146,6 +147,7 @@ def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore
         info=sampled.info,
         stage_seconds=dict.fromkeys(STAGES, 1.0),
         facts=model_facts(manifest, "onnx-cuda", "dali"),
+        warnings=sampled.warnings + scaling_warnings(sampled.info.width, sampled.info.height, TINY.view_size),
     )
 
 

@@ -34,9 +34,9 @@ fuzz: $(READY)
 # The bundled weights, from nothing: three hours on two cores, and 25 GB. CLIPS is the folder of the clips that are in no package.
 weights: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
-	$(BIN)/python -m diffvqa_rt.training.make_weights $(RECIPE) --until controller
+	$(BIN)/python -m diffvqa_rt.training.diffvqa.bundled.make_weights $(RECIPE) --until controller
 	$(BIN)/python export/build_engines.py --weights build/weights/controller.safetensors --out build/weights/engines
-	$(BIN)/python -m diffvqa_rt.training.make_weights $(RECIPE) --engines build/weights/engines
+	$(BIN)/python -m diffvqa_rt.training.diffvqa.bundled.make_weights $(RECIPE) --engines build/weights/engines
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the
 # engines beside torch, and the denoising loop at full size.

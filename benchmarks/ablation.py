@@ -19,17 +19,18 @@ from accelerate import Accelerator
 from machine import ROOT, machine
 
 from diffvqa_rt.arguments import whole_number
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.errors import DiffVQAError
-from diffvqa_rt.models.checkpoints import load_weights
-from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.training.extraction import TorchExtractor
-from diffvqa_rt.training.files import write_whole
-from diffvqa_rt.training.head import predict_videos, some_scenes
-from diffvqa_rt.training.kitchen import Kitchen
-from diffvqa_rt.training.ladders import LadderAgreement, agreement_markdown, agreement_of
-from diffvqa_rt.training.recipe import Recipe
-from diffvqa_rt.training.start import with_new_head
+from diffvqa_rt.files import write_whole
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.models.diffvqa.checkpoints import load_weights
+from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.synthetic.labelled import some_scenes
+from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_markdown, agreement_of
+from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
+from diffvqa_rt.training.diffvqa.bundled.stages import Kitchen
+from diffvqa_rt.training.diffvqa.extraction import TorchExtractor
+from diffvqa_rt.training.diffvqa.head import predict_videos
+from diffvqa_rt.training.diffvqa.start import with_new_head
 
 PACKAGES = ("diffvqa-rt", "numpy", "torch")
 

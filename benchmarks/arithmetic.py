@@ -25,10 +25,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffvqa_rt.config import VIEWS, DiffVQAConfig
-from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.models.stages import stage_modules
-from diffvqa_rt.specs import Precision, TensorSpec, engine_specs
+from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.specs import Precision, TensorSpec
 
 # Of one state in one step: Δ A, its exponential (counted as one), its product with h, (Δ u) B, the sum, and C h summed.
 SCAN_FLOPS_OF_A_STATE = 7

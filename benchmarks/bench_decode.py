@@ -22,8 +22,9 @@ from PIL import Image
 
 from diffvqa_rt.engines import available_cpus
 from diffvqa_rt.errors import DeviceDecodeError
-from diffvqa_rt.presets import SD21, TINY
-from diffvqa_rt.video import make_views, sample_frames
+from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
+from diffvqa_rt.metrics.diffvqa.views import make_views
+from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.plan import plan_decoding
 
 Views = Callable[[], np.ndarray]
@@ -98,7 +99,7 @@ def run_of(provider: str, path: Path, size: int) -> Views:
 
 def _dali():
     pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
-    return importlib.import_module("diffvqa_rt.video.dali")
+    return importlib.import_module("diffvqa_rt.metrics.diffvqa.dali")
 
 
 def _torchcodec_decoders():

@@ -20,12 +20,12 @@ from diffvqa_export.stages import STAGES
 from diffvqa_export.weights import random_weights
 from providers import BASELINE
 
-from diffvqa_rt.config import VIEWS
 from diffvqa_rt.engines import BackendName, open_engines
 from diffvqa_rt.errors import DeviceUnavailableError
-from diffvqa_rt.models.diffvqa import DiffVQA, random_network
-from diffvqa_rt.models.stages import stage_modules
-from diffvqa_rt.presets import SD21
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.presets import SD21
+from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
+from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.sampler import timesteps
 from diffvqa_rt.scoring import denoise
 

@@ -11,8 +11,8 @@ from arithmetic import stage_arithmetic
 from diffvqa_export.stages import STAGES
 from providers import BASELINE, exported_beside_torch
 
-from diffvqa_rt.config import VIEWS
-from diffvqa_rt.presets import SD21
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.presets import SD21
 
 ROUNDS = 5
 NAME = "unet_controller"

@@ -22,7 +22,7 @@ from scipy.io import savemat
 from diffvqa_rt import Scorer
 from diffvqa_rt.engines import available_cpus
 from diffvqa_rt.errors import SyntheticSetError
-from diffvqa_rt.training.vmaf import ffmpeg_version, measure_vmaf
+from diffvqa_rt.synthetic.vmaf import ffmpeg_version, measure_vmaf
 from diffvqa_rt.video import sample_frames
 
 BASELINE = "onnxruntime"

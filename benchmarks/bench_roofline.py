@@ -21,12 +21,12 @@ from providers import BASELINE
 from torch import Tensor
 from turns import Run
 
-from diffvqa_rt.config import VIEWS
 from diffvqa_rt.engines import available_cpus
-from diffvqa_rt.models.diffvqa import DiffVQA, random_network
-from diffvqa_rt.models.stages import stage_modules
-from diffvqa_rt.presets import SD21, TINY
-from diffvqa_rt.specs import engine_specs
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
+from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
+from diffvqa_rt.models.diffvqa.stages import stage_modules
 
 ROUNDS = 3
 PROVIDERS = ("onnxruntime", BASELINE)

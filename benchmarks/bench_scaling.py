@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from providers import BASELINE, exported_beside_torch
 
-from diffvqa_rt.config import VIEWS
-from diffvqa_rt.presets import TINY
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.scoring import denoise
 
 ROUNDS = 5

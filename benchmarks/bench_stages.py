@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from providers import BASELINE, COMPILED_STAGES, CPU_PROVIDERS, GPU_PROVIDERS
 
-from diffvqa_rt.presets import TINY
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 
 STAGES = {
     "vae_encoder": "vae_encoder: one video",

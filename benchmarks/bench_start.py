@@ -21,8 +21,8 @@ from child import Finished, run_child
 from providers import BACKENDS, BASELINE, what_lacks
 
 from diffvqa_rt.engines import available_cpus
-from diffvqa_rt.presets import TINY
-from diffvqa_rt.specs import engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 
 HERE = Path(__file__).parent
 BUILDERS = (BASELINE, "onnxruntime", "aot_inductor")

@@ -13,7 +13,7 @@ from measured import Group
 from ratios import Row, label_of, provider_of, speedups_of
 from scaling import fitted_exponent
 
-from diffvqa_rt.training.figures import COLORS, new_figure
+from diffvqa_rt.evaluation.figures import COLORS, new_figure
 
 _WIDTH_INCHES = 9.0
 _BAR_INCHES = 0.24

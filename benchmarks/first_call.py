@@ -20,9 +20,10 @@ from diffvqa_export.weights import random_weights
 from diffvqa_rt.engines import Engine, available_cpus
 from diffvqa_rt.engines.inductor_backend import InductorEngine
 from diffvqa_rt.engines.torch_backend import TorchEngine
-from diffvqa_rt.models.stages import stage_modules
-from diffvqa_rt.presets import TINY
-from diffvqa_rt.specs import EngineSpec, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.specs import EngineSpec
 
 
 def build(provider: str, name: str, spec: EngineSpec, module: torch.nn.Module, folder: Path) -> Engine:

@@ -27,18 +27,20 @@ from torch import nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.engines import BackendName, Engine, available_cpus, open_engines
 from diffvqa_rt.engines.inductor_backend import TensorArray, keep_float32
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.engines.onnx_backend import OnnxEngine, cpu_session_options
 from diffvqa_rt.engines.torch_backend import TorchEngine
-from diffvqa_rt.models.diffvqa import random_network
-from diffvqa_rt.models.stages import stage_modules
-from diffvqa_rt.presets import TINY
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.metrics.diffvqa.views import make_views
+from diffvqa_rt.models.diffvqa.network import random_network
+from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.scoring import denoise, play
-from diffvqa_rt.specs import FEATURES, Array, EngineSpec, engine_specs
-from diffvqa_rt.video import make_views, sample_frames
+from diffvqa_rt.specs import Array, EngineSpec
+from diffvqa_rt.video import sample_frames
 
 BASELINE = "pytorch"
 CPU_PROVIDERS = ("onnxruntime", "aot_inductor", "torch_compile", BASELINE)

@@ -32,3 +32,9 @@ def whole(name: str, value: object, least: int, most: int | None = None, or_else
         expected = f"{what}at least {least}" if most is None else f"a whole number from {least} to {most}"
         raise ValueError(f"{name} is {value!r}; expected {expected}{or_else}")
     return number
+
+
+def require(condition: bool, field: str, value: object, expected: str) -> None:
+    """Raises ValueError, which names the field, its value and what was expected, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{field} is {value!r}; expected {expected}")

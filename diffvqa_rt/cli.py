@@ -19,8 +19,11 @@ _INTERRUPTED = 130
 
 def _import_commands() -> Commands:
     """Each subcommand's name, what adds its arguments, and what runs it."""
-    from diffvqa_rt.capacity.plan_command import add_plan_command, run_plan
-    from diffvqa_rt.score_command import (
+    from diffvqa_rt.commands.adapt import add_adapt_command, run_adapt
+    from diffvqa_rt.commands.diagnose import add_diagnose_command, run_diagnose
+    from diffvqa_rt.commands.evaluate import add_evaluate_command, run_evaluate
+    from diffvqa_rt.commands.plan import add_plan_command, run_plan
+    from diffvqa_rt.commands.score import (
         add_client_command,
         add_info_command,
         add_score_command,
@@ -28,11 +31,8 @@ def _import_commands() -> Commands:
         run_info,
         run_score,
     )
-    from diffvqa_rt.serving.serve_command import add_serve_command, run_serve
-    from diffvqa_rt.training.adapt_command import add_adapt_command, run_adapt
-    from diffvqa_rt.training.diagnose_command import add_diagnose_command, run_diagnose
-    from diffvqa_rt.training.evaluate_command import add_evaluate_command, run_evaluate
-    from diffvqa_rt.training.train_command import add_train_command, run_train
+    from diffvqa_rt.commands.serve import add_serve_command, run_serve
+    from diffvqa_rt.commands.train import add_train_command, run_train
 
     return {
         "score": (add_score_command, run_score),

@@ -8,10 +8,34 @@ Eq. (2) of the paper, written through the clamped estimate of z0 (Nichol & Dhari
 While the clamp is inactive this is eq. (2) exactly. The last step adds no noise and returns ẑ0.
 """
 
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.config import SamplerConfig
+from diffvqa_rt.checks import require
+
+NoiseSchedule = Literal["cosine", "scaled_linear"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """Spaced DDPM (SPEC §2): `steps` of the `train_steps` long schedule, evenly from the last to 0."""
+
+    schedule: NoiseSchedule
+    train_steps: int = 1000
+    steps: int = 10
+    latent_clamp: float = 8.0
+    noise_seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.schedule in get_args(NoiseSchedule), "schedule", self.schedule, f"one of {get_args(NoiseSchedule)}"
+        )
+        require(1 <= self.steps <= self.train_steps, "steps", self.steps, f"1 … train_steps ({self.train_steps})")
+        require(self.latent_clamp > 0, "latent_clamp", self.latent_clamp, "a positive number")
+
 
 COEFFICIENTS = ("z_to_z0", "eps_to_z0", "z0_to_next", "z_to_next", "noise_to_next")
 """The columns of `coefficient_table`."""

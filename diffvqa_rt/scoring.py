@@ -22,10 +22,12 @@ from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engine
 from diffvqa_rt.engines.manifest import Manifest, engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, ScoreWarning
 from diffvqa_rt.forking import renew_in_children
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES
+from diffvqa_rt.metrics.diffvqa.views import make_views, normalize_views
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
-from diffvqa_rt.specs import FEATURES, Array
-from diffvqa_rt.video import VideoInfo, make_views, sample_frames
-from diffvqa_rt.video.views import ViewCutter, check_crops, check_seed, normalize_views, scaling_warnings
+from diffvqa_rt.specs import Array
+from diffvqa_rt.video import VideoInfo, sample_frames
+from diffvqa_rt.video.crops import ViewCutter, check_crops, check_seed, scaling_warnings
 
 VideoSource = EncodedSource | NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from diffvqa_rt.engines import BACKENDS
 from diffvqa_rt.engines.describe import describe
 from diffvqa_rt.errors import DiffVQAError
-from diffvqa_rt.presets import PRESETS, preset_named
+from diffvqa_rt.metrics.diffvqa.presets import PRESETS, preset_named
 from diffvqa_rt.specs import Profile
 
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"

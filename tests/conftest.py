@@ -47,7 +47,7 @@ def untrained_engines(tmp_path_factory, clip) -> Path:
     from diffvqa_export.context import BuildRequest
     from diffvqa_export.weights import random_weights
 
-    from diffvqa_rt.presets import TINY
+    from diffvqa_rt.metrics.diffvqa.presets import TINY
 
     folder = tmp_path_factory.mktemp("untrained") / "tiny"
     request = BuildRequest(weights=random_weights(TINY), backends=("torch",), out=folder, clip=clip)
@@ -65,7 +65,7 @@ def engines_copy(built_engines, tmp_path) -> Path:
 def ffmpeg() -> str:
     """What measures VMAF; without it, only what needs no label is tested."""
     from diffvqa_rt.errors import SyntheticSetError
-    from diffvqa_rt.training.vmaf import ffmpeg_version
+    from diffvqa_rt.synthetic.vmaf import ffmpeg_version
 
     try:
         return ffmpeg_version()

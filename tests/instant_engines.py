@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffvqa_rt.specs import FEATURES
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES
 
 
 class InstantEngine:

@@ -42,3 +42,14 @@ def animation(file_format: str, delays_ms: list[int], **options: object) -> byte
         images = [image.quantize(64) for image in images]
     options = ({"lossless": True} if file_format == "WEBP" else {}) | options
     return encoded(images[0], file_format, save_all=True, append_images=images[1:], duration=delays_ms, **options)
+
+
+def huge_png(side: int) -> bytes:
+    """A picture of 60 bytes that declares `side` × `side` pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body

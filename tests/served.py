@@ -111,3 +111,14 @@ def assert_same(served: VideoScore | ScoringFailure, expected: VideoScore) -> No
     assert list(ours.pop("stage_seconds")) == list(theirs.pop("stage_seconds")) == list(STAGES)
     assert ours == theirs
     assert all(seconds > 0 for seconds in served.stage_seconds.values())
+
+
+def parsed(repository):
+    """Each served model's config, parsed by the definition that Triton server has of it."""
+    model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient is not installed")
+    from google.protobuf import text_format
+
+    return {
+        path.parent.name: text_format.Parse(path.read_text(), model_config.ModelConfig())
+        for path in repository.glob("*/config.pbtxt")
+    }

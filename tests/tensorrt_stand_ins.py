@@ -13,8 +13,9 @@ import numpy as np
 
 from diffvqa_rt.engines.manifest import BackendRecord, EngineRecord
 from diffvqa_rt.engines.tensorrt_backend import ALIGNMENT_BYTES
-from diffvqa_rt.presets import TINY
-from diffvqa_rt.specs import Profile, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.specs import Profile
 
 SPECS = engine_specs(TINY)
 FRAMES = 2 * TINY.frames

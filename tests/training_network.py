@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.presets import TINY
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 
 SMALLEST: DiffVQAConfig = dataclasses.replace(
     TINY,

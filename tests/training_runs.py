@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
@@ -50,3 +51,10 @@ class SlowPoints(Points):
 def train_slowly(out: Path):
     config = replace(CONFIG, steps=10_000, checkpoint_steps=10_000, workers=1)
     fit(Curve(), SlowPoints(7), config, out, describes={}, accelerator=Accelerator(cpu=True))
+
+
+def write_events(run, scalars, purge_step=None):
+    """`scalars`: (tag, value, step)."""
+    with SummaryWriter(str(run / "tensorboard"), purge_step=purge_step) as writer:
+        for tag, value, step in scalars:
+            writer.add_scalar(tag, value, step)

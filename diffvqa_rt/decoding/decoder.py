@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.config import VIEWS
 from diffvqa_rt.decoding.limits import DecodeLimits
 from diffvqa_rt.decoding.process import DecoderProcess, DecoderProcesses, ProcessEndedError, TimeIsOverError
 from diffvqa_rt.errors import DecoderStartError, DeviceDecodeError, ScoreWarning, VideoDecodeError
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.views import check_numbers
 from diffvqa_rt.video import SampledFrames, VideoInfo
 from diffvqa_rt.video.container import open_source
+from diffvqa_rt.video.crops import ViewCutter
 from diffvqa_rt.video.plan import DecodingPlan
-from diffvqa_rt.video.views import ViewCutter, check_numbers
 
 EncodedSource = str | os.PathLike[Any] | bytes
 """A path or an encoded video's content: what a decoder takes."""

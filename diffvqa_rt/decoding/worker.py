@@ -23,11 +23,12 @@ import numpy as np
 
 from diffvqa_rt.decoding.framing import Message, receive_message, send_message
 from diffvqa_rt.errors import DeviceDecodeError, DiffVQAError, VideoDecodeError
+from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.video import SampledFrames, sample_frames
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, OpenFile, open_source, open_video
+from diffvqa_rt.video.crops import scaling_warnings
 from diffvqa_rt.video.plan import plan_decoding
 from diffvqa_rt.video.stills import declared_size
-from diffvqa_rt.video.views import cut_views, scaling_warnings
 
 Answer = tuple[dict[str, Any], Sequence[memoryview]]
 
@@ -162,7 +163,7 @@ def _facts(sampled: SampledFrames) -> dict[str, Any]:
 
 @functools.cache
 def _dali_views(size: int) -> Any:
-    from diffvqa_rt.video.dali import DaliViews  # DALI, which only the production form needs
+    from diffvqa_rt.metrics.diffvqa.dali import DaliViews  # DALI, which only the production form needs
 
     return DaliViews(size, threads=_DALI_THREADS)
 

@@ -25,7 +25,8 @@ from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import copy_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 
 _REBUILD = "build it here with export/build_engines.py --backend aot-inductor"
 _FEATURES = "diffvqa_cpu_features"

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.engines.verification import map_verified, unlisted_files
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.specs import MANIFEST_NAME, Precision, TensorSpec, engine_specs
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.specs import MANIFEST_NAME, Precision, TensorSpec
 
 FORMAT = 2
 PROVENANCE_KEY = "diffvqa_provenance"

@@ -14,7 +14,8 @@ from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import listed_data_files, map_verified, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 
 
 class OnnxEngine:

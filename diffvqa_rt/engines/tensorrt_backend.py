@@ -18,7 +18,8 @@ from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
 from diffvqa_rt.engines.tensorrt_library import Library, TensorRTName, load_library
 from diffvqa_rt.engines.verification import copy_verified, listed_data_files, onnx_metadata, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, EngineMismatchError
-from diffvqa_rt.specs import MANIFEST_NAME, Array, EngineSpec, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.specs import MANIFEST_NAME, Array, EngineSpec
 
 logger = logging.getLogger(__name__)
 

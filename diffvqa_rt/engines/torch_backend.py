@@ -14,10 +14,11 @@ from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.verification import read_verified
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.models.checkpoints import network_from_state
-from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.models.stages import stage_modules
-from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.models.diffvqa.checkpoints import network_from_state
+from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 
 
 class TorchEngine:

@@ -1,11 +1,11 @@
 """Decoding for requests: within a server's limits, in a process that may die of a video."""
 
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.decoding import DecodedVideo, IsolatedDecoder
 from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.serving.settings import RequestLimits
+from diffvqa_rt.video.crops import ViewCutter
 from diffvqa_rt.video.plan import DecodingPlan
-from diffvqa_rt.video.views import ViewCutter
 
 
 class Decoder:

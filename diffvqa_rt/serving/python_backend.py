@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.engines import Engine, open_engines
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
+from diffvqa_rt.metrics.diffvqa.views import normalize_views
 from diffvqa_rt.serving.metrics import Failures
 from diffvqa_rt.serving.settings import StageSettings
 from diffvqa_rt.serving.tensor_checks import check_inputs, check_outputs
 from diffvqa_rt.serving.traffic import Traffic
-from diffvqa_rt.video.views import normalize_views
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,10 @@ from diffvqa_rt.engines import BackendName
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.verification import copy_verified, listed_data_files, read_verified
 from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.serving.models import Form, ModelSpec, served_specs
 from diffvqa_rt.serving.settings import StageSettings
-from diffvqa_rt.specs import DType, Form, ModelSpec, TensorSpec, engine_specs, served_specs
+from diffvqa_rt.specs import DType, TensorSpec
 
 _TRITON_TYPES: dict[DType, str] = {
     "float32": "TYPE_FP32",
@@ -99,7 +101,7 @@ def _copy_engine(folder: Path, record: BackendRecord, name: str, target: Path) -
 
 def _write_dali_model(path: Path, manifest: Manifest) -> None:
     try:
-        from diffvqa_rt.video.dali import write_model
+        from diffvqa_rt.metrics.diffvqa.dali import write_model
     except ModuleNotFoundError as error:
         raise DiffVQAError(
             f"the production form needs {error.name}, which is not installed; Triton server's image has it in "

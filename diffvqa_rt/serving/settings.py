@@ -11,7 +11,8 @@ from diffvqa_rt.decoding import DecodeLimits
 from diffvqa_rt.engines import BackendName
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.specs import MANIFEST_NAME, Form
+from diffvqa_rt.serving.models import Form
+from diffvqa_rt.specs import MANIFEST_NAME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

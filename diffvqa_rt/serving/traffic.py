@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diffvqa_rt.specs import Form
+from diffvqa_rt.serving.models import Form
 
 # Between two stages of one request nobody is at work, for a moment; in the production form Triton server itself is, and
 # locks nothing.

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.training.files import write_whole
+from diffvqa_rt.files import write_whole
 
 RUN = "run"
 """The section of a description that holds how to train; others hold what on."""

@@ -25,8 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, TrainingError
-from diffvqa_rt.models.blocks import ResnetBlock, SpatialTransformer
-from diffvqa_rt.models.tcab import MambaBlock
+from diffvqa_rt.models.diffvqa.blocks import ResnetBlock, SpatialTransformer
+from diffvqa_rt.models.diffvqa.tcab import MambaBlock
 from diffvqa_rt.training.checkpoint import RUN, Checkpoint
 
 MixedPrecision = Literal["no", "fp16", "bf16"]

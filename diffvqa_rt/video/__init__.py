@@ -1,17 +1,15 @@
-"""From a video to the network's input: decode a few frames, then cut the two views (SPEC §1).
+"""From a file, bytes or an array to upright RGB frames; no metric is known here.
 
     sampled = sample_frames("clip.mp4", count=8)
-    views = make_views(sampled.frames, size=384)
 
 Needs PyAV, NumPy and Pillow. `container` opens the file, `timeline` finds when each frame is on screen, `reader`
-decodes from a keyframe on, `decode` picks the samples, `color` makes each an upright RGB picture, and `views` cuts what
-the network sees. `dali` cuts the same by DALI, from these frames or from those that a GPU decodes by the `plan`; it is
-the one module that needs DALI.
+decodes from a keyframe on, `decode` picks the samples, and `color` makes each an upright RGB picture. `plan` says how a
+GPU is to decode a file, and `crops` where a seed places the pieces of a frame that a metric looks at.
 """
 
+from diffvqa_rt.video.crops import MAX_SEED, crop_places
 from diffvqa_rt.video.decode import sample_frames
 from diffvqa_rt.video.sampled import SampledFrames, VideoInfo
-from diffvqa_rt.video.views import MAX_SEED, crop_places, make_views
 
 DECODING_VERSION = 2
 """Goes up when the same file is to give other pixels: another decoder, other colours, other samples, other views.
@@ -19,4 +17,4 @@ DECODING_VERSION = 2
 What keeps anything that was made from decoded pixels has it in its key, so that two decoders' results never mix.
 """
 
-__all__ = ["DECODING_VERSION", "MAX_SEED", "SampledFrames", "VideoInfo", "crop_places", "make_views", "sample_frames"]
+__all__ = ["DECODING_VERSION", "MAX_SEED", "SampledFrames", "VideoInfo", "crop_places", "sample_frames"]

@@ -15,15 +15,16 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import DeviceDecodeError, ScoreWarning, VideoDecodeError
+from diffvqa_rt.metrics.diffvqa.views import check_numbers
 from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import VideoFile, open_source, open_video
+from diffvqa_rt.video.crops import crop_places, crop_region
 from diffvqa_rt.video.decode import describe_video, warnings_of
 from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.reader import FrameReader
 from diffvqa_rt.video.sampled import VideoInfo
 from diffvqa_rt.video.stills import declared_size
 from diffvqa_rt.video.timeline import NO_TIME, Timeline, read_timeline
-from diffvqa_rt.video.views import check_numbers, crop_places, crop_region
 
 # DALI's ffmpeg knows every format and reads local files that a text in one of them names (measured, with `ffconcat`):
 # only containers with a mark of their own and a time for every packet, which DALI does not work out.

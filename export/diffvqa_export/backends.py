@@ -18,7 +18,7 @@ from diffvqa_export.stages import STAGES
 from diffvqa_export.work import Step
 from diffvqa_rt.engines import EXTRAS, BackendName
 from diffvqa_rt.errors import EngineBuildError
-from diffvqa_rt.specs import engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 
 Builder = Callable[[BuildContext], Built]
 

@@ -26,7 +26,6 @@ from diffvqa_export.parity import Views, measure_parity
 from diffvqa_export.reference import Reference, record_reference
 from diffvqa_export.stages import STAGES
 from diffvqa_export.work import Progress, WorkFolder, file_sha256, peak_memory_bytes
-from diffvqa_rt.config import VIEWS
 from diffvqa_rt.engines import BackendName, available_cpus, open_backend
 from diffvqa_rt.engines.manifest import (
     BackendRecord,
@@ -38,9 +37,12 @@ from diffvqa_rt.engines.manifest import (
 )
 from diffvqa_rt.engines.verification import unlisted_files
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
-from diffvqa_rt.models.checkpoints import weights_sha256
-from diffvqa_rt.specs import MANIFEST_NAME, engine_specs
-from diffvqa_rt.video import DECODING_VERSION, make_views, sample_frames
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.views import make_views
+from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.specs import MANIFEST_NAME
+from diffvqa_rt.video import DECODING_VERSION, sample_frames
 
 PACKAGES = (diffvqa_rt, numpy, onnx, onnxruntime, onnxscript, torch)
 

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 import diffvqa_export
-import diffvqa_rt.config
+import diffvqa_rt.metrics.diffvqa.config
+import diffvqa_rt.metrics.diffvqa.engines
 import diffvqa_rt.models
 import diffvqa_rt.sampler
 import diffvqa_rt.scoring
@@ -24,10 +25,10 @@ import diffvqa_rt.specs
 from diffvqa_export.precision import PRECISIONS, write_precision
 from diffvqa_export.weights import ChosenWeights
 from diffvqa_export.work import Step, WorkFolder
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.engines import BackendName
-from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.models.stages import stage_modules
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.specs import Precision, Profile
 
 
@@ -137,6 +138,15 @@ class BuildContext:
         return self.work.do(name, everything, make)
 
 
+SOURCES = (
+    diffvqa_rt.metrics.diffvqa.config,
+    diffvqa_rt.metrics.diffvqa.engines,
+    diffvqa_rt.sampler,
+    diffvqa_rt.specs,
+    diffvqa_rt.scoring,
+)
+
+
 @functools.cache
 def source_sha256() -> str:
     """Of the code that decides what is built: the network, the kernels, the exporter."""
@@ -145,6 +155,6 @@ def source_sha256() -> str:
         for folder in package.__path__:
             for path in sorted(Path(folder).rglob("*.py")):
                 digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    for module in (diffvqa_rt.config, diffvqa_rt.sampler, diffvqa_rt.specs, diffvqa_rt.scoring):
+    for module in SOURCES:
         digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()

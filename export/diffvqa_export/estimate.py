@@ -9,11 +9,11 @@ from torch import nn
 
 from diffvqa_export.context import BuildRequest
 from diffvqa_export.precision import DTYPES, is_kept
-from diffvqa_rt.config import VIEWS, DiffVQAConfig
 from diffvqa_rt.errors import EngineBuildError
-from diffvqa_rt.models.diffusion import DenoisingStep
-from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.models.stages import stage_modules
+from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
+from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep
+from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.specs import Precision
 
 # What the folds replace by tables, and no engine holds.

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from diffvqa_export.precision import PRECISIONS
 from diffvqa_export.stage import ExportStage, Tolerance, random_frames
-from diffvqa_rt.config import VIEWS, DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
 
 
 def example_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:

@@ -11,9 +11,9 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 from diffvqa_export.stage import ExportStage
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.engines.inductor_backend import build_metadata, keep_float32
 from diffvqa_rt.errors import EngineBuildError
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.specs import EngineSpec
 
 # freezing: linear layers are oneDNN's too and pointwise operators go inside its calls, 1.15 times sooner on `tiny`'s

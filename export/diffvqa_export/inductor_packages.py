@@ -10,7 +10,7 @@ from diffvqa_export.inductor_build import package_from_module
 from diffvqa_export.stages import STAGES
 from diffvqa_export.work import Step
 from diffvqa_rt.engines.inductor_backend import build_metadata
-from diffvqa_rt.specs import engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 
 
 def build_inductor(context: BuildContext) -> Built:

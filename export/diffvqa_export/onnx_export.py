@@ -23,9 +23,9 @@ from torch import nn
 
 from diffvqa_export.attention import ATTENTION_DOMAIN, attach_attention, translate_attention
 from diffvqa_export.stage import ExportStage
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY
 from diffvqa_rt.errors import EngineBuildError
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.specs import EngineSpec
 
 # The first opset with Attention, which the self-attention's node is in standard terms.

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from diffvqa_export.reference import Arrays, Reference
 from diffvqa_export.stage import ExportStage
-from diffvqa_rt.config import DiffVQAConfig
 from diffvqa_rt.engines import Engine
 from diffvqa_rt.engines.manifest import OutputParity, ParityReport
 from diffvqa_rt.errors import ParityError
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.scoring import play
 from diffvqa_rt.specs import Precision
 

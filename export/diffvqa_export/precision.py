@@ -5,7 +5,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from diffvqa_rt.models.diffusion import DenoisingStep
+from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep
 from diffvqa_rt.specs import Precision
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

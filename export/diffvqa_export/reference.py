@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.engines.torch_backend import torch_engines
-from diffvqa_rt.models.diffvqa import DiffVQA
-from diffvqa_rt.specs import FEATURES
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES
+from diffvqa_rt.models.diffvqa.network import DiffVQA
 
 Arrays = dict[str, NDArray]
 FILE = "reference.npz"

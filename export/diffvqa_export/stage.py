@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.specs import Precision
 
 

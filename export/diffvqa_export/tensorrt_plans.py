@@ -14,10 +14,10 @@ from diffvqa_export.context import BuildContext, BuildRequest, Built, source_sha
 from diffvqa_export.stages import STAGES
 from diffvqa_export.tensorrt_build import architectures, engine_from_onnx
 from diffvqa_export.work import Step
-from diffvqa_rt.config import VIEWS
 from diffvqa_rt.engines.manifest import MAX_VIDEOS
 from diffvqa_rt.engines.tensorrt_library import Library, TensorRTName, load_library
-from diffvqa_rt.specs import engine_specs
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 
 
 def tensorrt_builder(runtime: TensorRTName, request: BuildRequest) -> Builder:

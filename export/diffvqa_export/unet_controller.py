@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffvqa_export.stage import ExportStage, Tolerance, random_frames
-from diffvqa_rt.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 
 
 def example_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:

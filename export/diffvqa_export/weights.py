@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffvqa_rt.config import DiffVQAConfig
-from diffvqa_rt.models.checkpoints import load_stable_diffusion, load_weights, read_description
-from diffvqa_rt.models.diffvqa import DiffVQA, random_network
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.models.diffvqa.checkpoints import load_stable_diffusion, load_weights, read_description
+from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
 
 RANDOM_SEED = 0
 

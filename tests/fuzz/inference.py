@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 from served import still
 from tritonclient.grpc import service_pb2 as pb
 
-from diffvqa_rt.presets import TINY
-from diffvqa_rt.specs import served_specs
+from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.serving.models import served_specs
 
 TYPES = {
     "BOOL": np.bool_,

@@ -11,7 +11,7 @@ from diffvqa_rt.checks import flag
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.scoring import VideoSource
 from diffvqa_rt.video.container import open_source
-from diffvqa_rt.video.views import check_crops, check_seed
+from diffvqa_rt.video.crops import check_crops, check_seed
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 _ROOM_FOR_THE_REST_BYTES = 1 << 16

@@ -7,11 +7,12 @@ import time
 
 import numpy as np
 
+from diffvqa_rt.metrics.diffvqa.views import normalize_views
 from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.python_backend import CalledModelError, Responder, UnavailableError, call_model
+from diffvqa_rt.video.crops import scaling_warnings
 from diffvqa_rt.video.plan import device_inputs
-from diffvqa_rt.video.views import normalize_views, scaling_warnings
 
 logger = logging.getLogger(__name__)
 

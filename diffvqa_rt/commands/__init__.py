@@ -1,0 +1,1 @@
+"""The subcommands of `diffvqa`, one module each."""

@@ -1,0 +1,87 @@
+"""`diffvqa adapt`: the Controller learns to reconstruct (eq. 10 of the paper) on frames from any folder."""
+
+import argparse
+from pathlib import Path
+
+from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.training.arguments import (
+    add_fit_arguments,
+    fit_config,
+    open_accelerator,
+    refuse,
+    require_packages,
+    step_bar,
+)
+from diffvqa_rt.video import DECODING_VERSION
+
+_PER_FILE = 2
+
+
+def add_adapt_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "adapt",
+        help="train the Controller on frames of your videos",
+        description="Adapt Stable Diffusion to reading quality: the Controller learns by eq. (10) of the paper on "
+        "frames of the videos and images in folders, everything else stays frozen. A run that was stopped goes on at "
+        "its last checkpoint when started again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli "
+        "adapt …` and torchrun use several GPUs.",
+        epilog="DIR gets adapted.safetensors (for `diffvqa train --weights`), checkpoint.safetensors and tensorboard/.",
+    )
+    command.add_argument("media", nargs="+", type=Path, metavar="MEDIA", help="a folder, searched below too, or a file")
+    command.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="where to start: a Stable Diffusion 2.1-base folder in diffusers' layout, or safetensors weights of ours",
+    )
+    command.add_argument(
+        "--steps", type=whole_number(1), default=30_000, metavar="N", help="updates (default: %(default)s)"
+    )
+    add_fit_arguments(command, learning_rate=1e-4, weight_decay=1e-2, batch=32)
+
+
+def run_adapt(arguments: argparse.Namespace) -> int:
+    """The exit status: 0 done, 2 where arguments do not fit together."""
+    require_packages()
+    from diffvqa_rt.files import make_folder, write_whole
+    from diffvqa_rt.models.diffvqa.checkpoints import save_weights
+    from diffvqa_rt.models.weights import weights_sha256
+    from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective
+    from diffvqa_rt.training.diffvqa.pictures import PictureBatches, find_media, media_digest
+    from diffvqa_rt.training.diffvqa.start import network_to_start_from
+    from diffvqa_rt.training.loop import fit
+
+    try:
+        config = fit_config(arguments, arguments.steps)
+        network, _ = network_to_start_from(arguments.weights)
+    except ValueError as error:
+        return refuse(error)
+    files = find_media(arguments.media)
+    make_folder(arguments.out)
+    accelerator = open_accelerator(arguments)
+    try:
+        batches = PictureBatches(
+            files,
+            batch=arguments.batch,
+            per_file=_PER_FILE if arguments.batch % _PER_FILE == 0 else 1,
+            frames=network.config.frames,
+            size=network.config.view_size,
+            seed=arguments.seed,
+            processes=accelerator.num_processes,
+        )
+    except ValueError as error:
+        return refuse(error)
+    describes = {
+        "network": network.config.as_dict(),
+        "start": {"weights": weights_sha256(network)},
+        "data": {"media": media_digest(files), "batch": arguments.batch, "decoding": DECODING_VERSION},
+    }
+    with step_bar("adapt", config.steps) as show:
+        objective = DenoisingObjective(network.extractor, trains="controller")
+        fit(objective, batches, config, arguments.out, describes=describes, accelerator=accelerator, on_step=show)
+    if accelerator.is_main_process:
+        path = arguments.out / "adapted.safetensors"
+        write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False))
+        print(path)
+    return 0

@@ -1,0 +1,91 @@
+"""`diffvqa serve`."""
+
+import argparse
+from pathlib import Path
+
+from diffvqa_rt.arguments import add_engine_arguments, whole_number
+from diffvqa_rt.checks import MAX_COUNT
+from diffvqa_rt.serving.server import serve
+from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
+from diffvqa_rt.serving.tritonserver import INSTALL_HINT
+from diffvqa_rt.video.crops import MAX_CROPS
+
+
+def add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `serve`."""
+    limits = RequestLimits()
+    command = commands.add_parser(
+        "serve",
+        help="serve an engine folder over gRPC",
+        description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
+        "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
+        f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
+    )
+    add_engine_arguments(command)
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; the default is reached from this machine only (default: %(default)s)",
+    )
+    for name, port, what in [
+        ("--port", 8001, "gRPC, where requests go"),
+        ("--http-port", 8000, "HTTP, for health alone"),
+        ("--metrics-port", 8002, "Prometheus metrics"),
+    ]:
+        command.add_argument(
+            name, type=whole_number(1, 65535), default=port, metavar="N", help=f"{what} (default: %(default)s)"
+        )
+    for name, limit, what, most in [
+        ("--max-request-mib", limits.max_request_bytes >> 20, "MiB of an encoded video", MAX_COUNT),
+        ("--max-decode-seconds", int(limits.max_decode_seconds), "seconds that decoding a video may take", MAX_COUNT),
+        (
+            "--max-decode-mib",
+            limits.max_decode_memory_bytes >> 20,
+            "MiB of memory that the decoder may take",
+            MAX_COUNT,
+        ),
+        ("--max-frames", limits.max_frames, "frames of a video", MAX_COUNT),
+        ("--max-frame-pixels", limits.max_frame_pixels, "pixels of a picture", MAX_COUNT),
+        ("--max-crops", limits.max_crops, "crop positions of a request", MAX_CROPS),
+    ]:
+        command.add_argument(
+            name,
+            type=whole_number(1, most),
+            default=limit,
+            metavar="N",
+            help=f"at most N {what} (default: %(default)s)",
+        )
+    command.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate, for gRPC over TLS")
+    command.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
+    command.add_argument(
+        "--tls-client-ca", type=Path, metavar="PEM", help="answer only clients with a certificate from this authority"
+    )
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """The exit status, as of `serve`; a ValueError, for what does not fit together, is the caller's."""
+    return serve(_server_config(arguments))
+
+
+def _server_config(arguments: argparse.Namespace) -> ServerConfig:
+    tls = None
+    if arguments.tls_cert or arguments.tls_key or arguments.tls_client_ca:
+        tls = ServerTls(cert=arguments.tls_cert, key=arguments.tls_key, client_ca=arguments.tls_client_ca)
+    return ServerConfig(
+        engines=arguments.engines,
+        backend=arguments.backend,
+        threads=arguments.threads,
+        host=arguments.host,
+        port=arguments.port,
+        http_port=arguments.http_port,
+        metrics_port=arguments.metrics_port,
+        limits=RequestLimits(
+            max_request_bytes=arguments.max_request_mib << 20,
+            max_decode_seconds=arguments.max_decode_seconds,
+            max_decode_memory_bytes=arguments.max_decode_mib << 20,
+            max_frames=arguments.max_frames,
+            max_frame_pixels=arguments.max_frame_pixels,
+            max_crops=arguments.max_crops,
+        ),
+        tls=tls,
+    )

@@ -1,0 +1,202 @@
+"""One evaluation: a model's scores against a data set's opinions, by a protocol of SPEC §5."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffvqa_rt.errors import EvaluationError
+from diffvqa_rt.evaluation.correlation import Agreement, Estimate, MetricName, measure_agreement
+from diffvqa_rt.evaluation.data_sets import ProtocolName
+from diffvqa_rt.evaluation.mos_table import MosRow, MosTable
+from diffvqa_rt.evaluation.protocols import published_splits, random_splits
+from diffvqa_rt.evaluation.scores import Scores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """`split_seed`: of the random splits; `resamples` (0 for no intervals) and `bootstrap_seed`: of the intervals."""
+
+    split_seed: int = 0
+    resamples: int = 1000
+    bootstrap_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelScores:
+    """A model's predictions for one data set.
+
+    Attributes:
+        model: its name.
+        trained_on: the `MosTable.name` of what it was trained on; None where that is not known.
+        by_split: one set of scores for all, or, where a model was trained for each random split, one for each.
+    """
+
+    model: str
+    trained_on: str | None
+    by_split: tuple[Scores, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A model on one test set.
+
+    Attributes:
+        model, trained_on: as in `ModelScores`.
+        data, test_set: the data set's name, and the test set's title, such as `LSVQ test`.
+        protocol: how.
+        whole: over all tested videos, with intervals; None where each random split has scores of its own.
+        splits: over each random split's test videos; empty under other protocols.
+        scores, mos: what `whole`, or else the first split, was measured on.
+        excluded: the tested videos that have no score, and so are in no number here.
+    """
+
+    model: str
+    trained_on: str | None
+    data: str
+    test_set: str
+    protocol: ProtocolName
+    whole: Agreement | None
+    splits: tuple[Agreement, ...]
+    scores: tuple[float, ...]
+    mos: tuple[float, ...]
+    excluded: tuple[str, ...]
+
+    @property
+    def is_retrained(self) -> bool:
+        """Whether each random split was tested with a model that was trained on the rest of it."""
+        return self.whole is None
+
+    @property
+    def pictured(self) -> Agreement:
+        """The agreement of `scores` and `mos`."""
+        return self.whole or self.splits[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of `whole`, then those of the random splits, each once and with the splits that it is about."""
+        by_note: dict[str, list[int]] = {}
+        for number, split in enumerate(self.splits, 1):
+            for note in split.notes:
+                by_note.setdefault(note, []).append(number)
+        of_splits = [f"In split {', '.join(map(str, numbers))}: {note}" for note, numbers in by_note.items()]
+        return (*(self.whole.notes if self.whole else ()), *of_splits)
+
+    def headline(self, metric: MetricName) -> Estimate:
+        """What stands in a paper's table: the mean over the random splits, else value and interval over the whole."""
+        if self.splits:
+            return Estimate(value=statistics.fmean(self.over_splits(metric)))
+        return self.pictured.metrics[metric]
+
+    def over_splits(self, metric: MetricName) -> list[float]:
+        """The values in the random splits, in their order."""
+        return [split.metrics[metric].value for split in self.splits]
+
+    def deviation(self, metric: MetricName) -> float:
+        """The sample standard deviation over the random splits; NaN without any, or where one value is NaN."""
+        values = self.over_splits(metric)
+        return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
+
+    def median(self, metric: MetricName) -> float:
+        """The median over the random splits; NaN as `deviation` is."""
+        values = self.over_splits(metric)
+        return statistics.median(values) if values and not any(map(math.isnan, values)) else math.nan
+
+
+def rows_to_score(table: MosTable, protocol: ProtocolName) -> tuple[MosRow, ...]:
+    """The rows that need a score under a protocol. Raises EvaluationError where the table has no such split."""
+    if protocol == "published":
+        return tuple(row for split in published_splits(table) for row in split.test)
+    return table.rows
+
+
+def evaluate(table: MosTable, model: ModelScores, protocol: ProtocolName, config: EvaluationConfig) -> list[Evaluation]:
+    """A model on the test sets of a data set: one for each published split, else one.
+
+    The random splits are made of the whole table, before videos without a score are left out, so that a failure moves
+    no other video from train to test.
+
+    Raises:
+        EvaluationError: a test set has too few videos with scores, or there are scores for another number of splits.
+    """
+    if len(model.by_split) > 1 and protocol != "splits":
+        raise EvaluationError(
+            f"{model.model} has scores for each random split of {table.title}, but its protocol is {protocol}"
+        )
+    if protocol == "splits":
+        return [_on_random_splits(table, model, config)]
+    test_sets = (
+        [(f"{table.title} {split.name}", split.test) for split in published_splits(table)]
+        if protocol == "published"
+        else [(table.title, table.rows)]
+    )
+    evaluations = []
+    for title, rows in test_sets:
+        scored, excluded = _divide(rows, model.by_split[0])
+        whole = _measure(title, scored, model.by_split[0], config)
+        evaluations.append(_evaluation(table, model, protocol, title, whole, (), scored, excluded))
+    return evaluations
+
+
+def _on_random_splits(table: MosTable, model: ModelScores, config: EvaluationConfig) -> Evaluation:
+    splits = random_splits(table, seed=config.split_seed)
+    is_retrained = len(model.by_split) > 1
+    if is_retrained and len(model.by_split) != len(splits):
+        raise EvaluationError(f"{model.model} has scores for {len(model.by_split)} splits; expected {len(splits)}")
+    agreements: list[Agreement] = []
+    excluded: list[str] = []
+    without_intervals = EvaluationConfig(resamples=0)
+    for split, scores in zip(splits, model.by_split if is_retrained else model.by_split * len(splits), strict=True):
+        scored, lost = _divide(split.test, scores)
+        excluded += [f"{name} ({split.name})" for name in lost]
+        agreements.append(_measure(f"{table.title}, {split.name}", scored, scores, without_intervals))
+    if is_retrained:
+        first, _ = _divide(splits[0].test, model.by_split[0])
+        return _evaluation(table, model, "splits", table.title, None, agreements, first, excluded)
+    scored, lost = _divide(table.rows, model.by_split[0])
+    whole = _measure(table.title, scored, model.by_split[0], config)
+    return _evaluation(table, model, "splits", table.title, whole, agreements, scored, lost)
+
+
+def _evaluation(
+    table: MosTable,
+    model: ModelScores,
+    protocol: ProtocolName,
+    test_set: str,
+    whole: Agreement | None,
+    splits: Sequence[Agreement],
+    scored: Sequence[MosRow],
+    excluded: Sequence[str],
+) -> Evaluation:
+    return Evaluation(
+        model=model.model,
+        trained_on=model.trained_on,
+        data=table.name,
+        test_set=test_set,
+        protocol=protocol,
+        whole=whole,
+        splits=tuple(splits),
+        scores=tuple(model.by_split[0].by_name[row.name] for row in scored),
+        mos=tuple(row.mos for row in scored),
+        excluded=tuple(excluded),
+    )
+
+
+def _divide(rows: Sequence[MosRow], scores: Scores) -> tuple[list[MosRow], list[str]]:
+    """The rows with a score, and the names of those without."""
+    scored = [row for row in rows if row.name in scores.by_name]
+    return scored, [row.name for row in rows if row.name not in scores.by_name]
+
+
+def _measure(title: str, rows: Sequence[MosRow], scores: Scores, config: EvaluationConfig) -> Agreement:
+    has_contents = any(row.content for row in rows)
+    try:
+        return measure_agreement(
+            [scores.by_name[row.name] for row in rows],
+            [row.mos for row in rows],
+            contents=[row.content or row.name for row in rows] if has_contents else None,
+            resamples=config.resamples,
+            seed=config.bootstrap_seed,
+        )
+    except EvaluationError as error:
+        raise EvaluationError(f"{title}: {error}") from error

@@ -1,0 +1,106 @@
+"""Which videos a model is tested on (SPEC §5): random 8:2 splits, published splits, or all of a data set."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffvqa_rt.errors import EvaluationError
+from diffvqa_rt.evaluation.data_sets import DATA_SETS, ProtocolName
+from diffvqa_rt.evaluation.mos_table import MosRow, MosTable
+
+SPLITS = 10
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """A division of a data set: no video, and no content, is on both sides."""
+
+    name: str
+    train: tuple[MosRow, ...]
+    test: tuple[MosRow, ...]
+
+
+def default_protocol(table: MosTable, trained_on: str | None) -> ProtocolName:
+    """How SPEC §5 evaluates, on this data set, a model that was trained on `trained_on` (None where not known).
+
+    On another data set than its own a model has seen nothing, so that all of it is the test; but where test splits are
+    published, their numbers are what others report.
+    """
+    if any(is_test_split(row.split) for row in table.rows):
+        return "published"
+    if trained_on not in (None, table.name):
+        return "whole"
+    data_set = DATA_SETS.get(table.name)
+    return data_set.protocol if data_set else "whole"
+
+
+def random_splits(
+    table: MosTable, *, splits: int = SPLITS, test_share: float = TEST_SHARE, seed: int = 0
+) -> tuple[Split, ...]:
+    """Divisions of a data set into train and test, the same wherever and whenever they are made.
+
+    For split number i of 1 … `splits`, the contents are put in the order of SHA-256(`seed/i/content`), where the
+    content of a video without one is its name, and taken for the test until it holds `test_share` of the videos. A hash
+    and not a generator, so that neither the table's order nor NumPy's version changes who trains on what.
+
+    Raises:
+        ValueError: `splits` or `test_share` is out of range.
+        EvaluationError: the table is too small for both sides to hold a video.
+    """
+    if splits < 1:
+        raise ValueError(f"splits is {splits}; expected at least 1")
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share is {test_share}; expected a number between 0 and 1")
+    by_content: dict[str, list[str]] = {}
+    for row in table.rows:
+        by_content.setdefault(row.content or row.name, []).append(row.name)
+    wanted = round(test_share * len(table.rows))
+    result = []
+    for number in range(1, splits + 1):
+        test: set[str] = set()
+        for content in sorted(by_content, key=lambda content: _hash(f"{seed}/{number}/{content}")):
+            if len(test) >= wanted:
+                break
+            test.update(by_content[content])
+        split = _divide(f"split {number}", table.rows, test)
+        if not split.train or not split.test:
+            raise EvaluationError(
+                f"{table.title}'s {len(table.rows)} videos of {len(by_content)} contents cannot be split "
+                f"into train and test"
+            )
+        result.append(split)
+    return tuple(result)
+
+
+def published_splits(table: MosTable) -> tuple[Split, ...]:
+    """The published test splits in the table's order, each with the published training split.
+
+    Where opinions of the test split are not in the table, the validation split is the test.
+
+    Raises:
+        EvaluationError: the table names no split to test on.
+    """
+    names = list(dict.fromkeys(row.split for row in table.rows if is_test_split(row.split)))
+    if not names and any(row.split == "validation" for row in table.rows):
+        names = ["validation"]
+    if not names:
+        raise EvaluationError(f"{table.title} has no published split to test on")
+    return tuple(Split(name=str(name), train=table.select("train"), test=table.select(str(name))) for name in names)
+
+
+def is_test_split(name: str | None) -> bool:
+    """Whether a published split is there to be tested on."""
+    return name not in (None, "train", "validation")
+
+
+def _divide(name: str, rows: Sequence[MosRow], test: set[str]) -> Split:
+    return Split(
+        name=name,
+        train=tuple(row for row in rows if row.name not in test),
+        test=tuple(row for row in rows if row.name in test),
+    )
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

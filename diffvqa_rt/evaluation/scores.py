@@ -1,0 +1,203 @@
+"""Predictions for a data set: read from a file, or made by engines and kept as they are made.
+
+A score file is CSV (`.csv`) with columns `video,score` or JSON Lines with those keys; what `diffvqa score --format csv`
+and `--format json` print will do too (`source` in the place of `video`, and `raw_score`, which keeps the order of
+scores beyond the range's ends, in the place of `score`).
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from diffvqa_rt.errors import EvaluationError, MosTableError
+from diffvqa_rt.evaluation.mos_table import MosRow, MosTable, SourceRow, parse_number, read_csv
+from diffvqa_rt.results import ScoringFailure, VideoScore
+from diffvqa_rt.video import DECODING_VERSION
+
+_KEYS = ("video", "source", "score", "raw_score", "error")
+
+
+class VideoScorer(Protocol):
+    """What scores videos: `diffvqa_rt.Scorer`, or a stand-in."""
+
+    def score_many(
+        self, sources: Iterable[Path], *, seed: int, crops: int, batch: int
+    ) -> Iterator[VideoScore | ScoringFailure]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreStamp:
+    """What a kept score depends on beside the video. Scores of different stamps never mix.
+
+    `engines_sha256`: of the engine files' own hashes, so that a build of the same weights in another precision counts
+    as another. `decoding_version`: of the pixels that they saw.
+    """
+
+    weights_sha256: str
+    engines_sha256: str
+    backend: str
+    seed: int
+    crops: int
+    decoding_version: int = DECODING_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores by `MosRow.name`, and why others are missing, in sentences."""
+
+    by_name: Mapping[str, float]
+    failures: tuple[str, ...] = ()
+
+
+def read_scores(path: Path, table: MosTable) -> Scores:
+    """The scores that a file has for a table's videos; what it says of other videos is not used.
+
+    An entry is for a video if it is the video's name in the table, or the path of its file (absolute, or relative to
+    the current folder). A row of `diffvqa score` that reports an error counts as a failure.
+
+    Raises:
+        MosTableError: the file cannot be read or is malformed, an entry's score is no finite number, a video has two,
+            or there is none for any video of the table.
+    """
+    names = {row.name: row.name for row in table.rows}
+    files = {os.path.abspath(row.video): row.name for row in table.rows}
+    by_name: dict[str, float] = {}
+    failures: list[str] = []
+    for row in _read_entries(path):
+        video = row.cells.get("video") or row.cells["source"]
+        name = names.get(video) or files.get(os.path.abspath(video))
+        if name is None:
+            continue
+        if error := row.cells.get("error"):
+            failures.append(error)
+            continue
+        if name in by_name:
+            raise MosTableError(f"{row.where}: {video} was there before")
+        by_name[name] = parse_number(row.where, "score", row.cells.get("raw_score") or row.cells["score"])
+    if not by_name:
+        example = table.rows[0].name
+        raise MosTableError(f"{path} has no score for any video of {table.title} (one of them is {example})")
+    return Scores(by_name, tuple(failures))
+
+
+def _read_entries(path: Path) -> Iterator[SourceRow]:
+    if path.suffix != ".csv":
+        yield from _read_json_lines(path)
+        return
+    for row in read_csv(path, ["score"]):
+        if "video" not in row.cells and "source" not in row.cells:
+            raise MosTableError(f"{path}, line 1: expected a column 'video' or 'source'")
+        yield row
+
+
+def _read_json_lines(path: Path) -> Iterator[SourceRow]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise MosTableError(f"{path} cannot be read ({error.strerror})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        entry = _parse_json(where, line)
+        if ("video" not in entry and "source" not in entry) or ("score" not in entry and "error" not in entry):
+            raise MosTableError(f"{where}: expected the keys 'video' (or 'source') and 'score'")
+        yield SourceRow(where, {key: str(entry[key]) for key in _KEYS if key in entry})
+
+
+def _parse_json(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise MosTableError(f"{where}: not JSON ({error})") from error
+    if not isinstance(entry, dict):
+        raise MosTableError(f"{where}: expected a JSON object")
+    return entry
+
+
+def score_rows(
+    scorer: VideoScorer,
+    rows: Sequence[MosRow],
+    path: Path,
+    stamp: ScoreStamp,
+    *,
+    batch: int = 1,
+    on_video: Callable[[], None] = lambda: None,
+) -> Scores:
+    """The scores of videos, each kept in a file as soon as it is there: an interrupted run goes on where it stopped.
+
+    Failures are not kept, so that a later run tries those videos again.
+
+    Args:
+        path: JSON Lines, made if need be, appended to otherwise. A last line without an end, as a killed run may leave
+            it, is dropped.
+        stamp: what the scores depend on.
+        batch: how many videos go through the engines together; changes no score.
+        on_video: called after each video, those that were kept before included.
+
+    Raises:
+        EvaluationError: the file holds scores with another stamp, or of other videos under these names.
+        MosTableError: the file is malformed.
+        OSError: the file cannot be written.
+    """
+    kept = _read_kept(path, stamp, {row.name: _file_bytes(row.video) for row in rows})
+    for row in rows:
+        if row.name in kept:
+            on_video()
+    remaining = [row for row in rows if row.name not in kept]
+    failures = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        sources = [row.video for row in remaining]
+        results = scorer.score_many(sources, seed=stamp.seed, crops=stamp.crops, batch=batch)
+        for row, result in zip(remaining, results, strict=True):
+            if isinstance(result, ScoringFailure):
+                failures.append(result.error)
+            elif not math.isfinite(score := result.raw_score):  # clamped to the range, the order would be lost
+                failures.append(f"{row.name}: its score is {score}")
+            else:
+                entry = {"video": row.name, "score": score, **asdict(stamp)}
+                file.write(json.dumps(entry | {"file_bytes": _file_bytes(row.video)}).encode() + b"\n")
+                file.flush()
+                kept[row.name] = score
+            on_video()
+    return Scores({row.name: kept[row.name] for row in rows if row.name in kept}, tuple(failures))
+
+
+def _file_bytes(path: Path) -> int | None:
+    """The size of a video's file, by which another one of the same name is told from it; None where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _read_kept(path: Path, stamp: ScoreStamp, file_bytes: Mapping[str, int | None]) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    kept: dict[str, float] = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        where = f"{path}, line {number}"
+        entry = _parse_json(where, line)
+        for field, wanted in asdict(stamp).items():
+            if entry.get(field) != wanted:
+                raise EvaluationError(
+                    f"{where}: a score with {field} {entry.get(field)}, and this run has {wanted}; "
+                    "choose another --out, or delete the file"
+                )
+        name = str(entry.get("video"))
+        if entry.get("file_bytes") != file_bytes.get(name, entry.get("file_bytes")):
+            raise EvaluationError(
+                f"{where}: {name} was another file ({entry.get('file_bytes')} bytes, and now {file_bytes[name]}); "
+                "choose another --out, or delete the file"
+            )
+        kept[name] = parse_number(where, "score", str(entry.get("score")))
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return kept

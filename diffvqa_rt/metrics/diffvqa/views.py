@@ -1,0 +1,81 @@
+"""The two views of each frame that the network sees: all of it, small; and a piece of it, untouched (SPEC §1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffvqa_rt.checks import whole
+from diffvqa_rt.video.crops import RgbFrame, check_crops, check_seed, crop_places, crop_region
+
+
+def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
+    """The views of a video's frames as the network takes them, float32 in [-1, 1]: `cut_views`, normalised."""
+    return normalize_views(cut_views(frames, size, seed, crops))
+
+
+def normalize_views(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """From 0 … 255 to [-1, 1] float32, of the same shape."""
+    views = pixels.astype(np.float32)
+    views /= 127.5
+    views -= 1
+    return views
+
+
+def cut_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.uint8]:
+    """The views of a video's frames in pixels, [crops, 2N, 3, size, size] uint8.
+
+    Frame i's semantic view (the whole frame, resized, aspect not kept) is at 2i of the second axis, its distortion
+    view (a square at native resolution) at 2i + 1. A frame with a side under `size` is first scaled up until its
+    short side is `size`. All frames share the crop's place, a pair of fractions that `seed` alone decides, so frames
+    may differ in size; crop 0 is the same whatever `crops` is.
+
+    Args:
+        frames: N arrays [H, W, 3] uint8 RGB.
+
+    Raises:
+        TypeError, ValueError: a frame is of the wrong dtype or shape, or a number is out of range.
+    """
+    size, seed, crops = check_arguments(frames, size, seed, crops)
+    places = crop_places(seed, crops)
+    pixels = np.empty((crops, 2 * len(frames), size, size, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        both = slice(2 * index, 2 * index + 2)
+        if index and frame is frames[index - 1]:
+            pixels[:, both] = pixels[:, 2 * index - 2 : 2 * index]
+            continue
+        image = Image.fromarray(frame)
+        pixels[:, 2 * index] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+        for crop, place in enumerate(places):
+            pixels[crop, 2 * index + 1] = np.asarray(_crop(image, size, place))
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 2))
+
+
+def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int) -> tuple[int, int, int]:
+    """The three numbers as plain integers; all that make views refuse the same arguments in the same words.
+
+    Raises:
+        TypeError, ValueError: as `cut_views` says.
+    """
+    numbers = check_numbers(size, seed, crops)
+    if not len(frames):
+        raise ValueError("frames is empty; expected at least one [H, W, 3] array")
+    for index, frame in enumerate(frames):
+        if frame.dtype != np.uint8:
+            raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
+        if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
+            raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
+    return numbers
+
+
+def check_numbers(size: int, seed: int, crops: int) -> tuple[int, int, int]:
+    """The three as plain integers. Raises ValueError where one is out of range."""
+    return whole("size", size, 1, 2**16), check_seed(seed), check_crops(crops)
+
+
+def _crop(image: Image.Image, size: int, place: NDArray[np.float64]) -> Image.Image:
+    region = crop_region(*image.size, size, place)
+    if min(image.size) >= size:
+        return image.crop(region)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=region)

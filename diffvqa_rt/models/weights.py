@@ -1,0 +1,39 @@
+"""Weights as safetensors, for every network: read, put into modules, hashed."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 over the names, dtypes, shapes and values of a network's state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def fill_module(module: nn.Module, weights: Weights, path: Path, *, assign: bool = False) -> None:
+    """Raises ValueError, naming `path`, where the tensors are not the module's."""
+    try:
+        module.load_state_dict(weights, assign=assign)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit this network: {one_line(error)}") from error
+
+
+def read_safetensors(path: Path) -> Weights:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,304 @@
+"""The catalogue of distortions: what each does to a clip, by how much at each of five severities, and what labels it.
+
+A ladder is one type of distortion at rising severity. Its parameter slides along knots: where on its stretch between
+two knots every rung lies is drawn per scene, the same for all rungs, so that the set has many rates and every ladder
+stays in order. Whatever else is drawn (noise, angles, which frames) is the same for all rungs too.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from diffvqa_rt.synthetic.clip_files import CODECS, RgbClip
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+# Of the way between two knots, how much of it a rung may slide: the rest keeps neighbours apart.
+_SLIDE = 0.7
+
+_GAMMA = 2.2
+
+LabelKind = Literal["vmaf", "vmaf_neg", "order"]
+"""The label is VMAF; VMAF by its no-enhancement-gain model; or no number, and the order of the severities alone.
+
+Measured on five scenes: sharpening leaves VMAF at 98 to 100 up to an amount of 2, and where little moves raises it all
+the way, while NEG falls from 97 to 30 with it. Of banding, VMAF says 98 when ten levels are left in a picture with
+texture. Of low light it says 0 from two stops on. Of temporal faults it sees how far frames are displaced, so in a
+still scene nothing.
+"""
+
+Drawn = dict[str, Any]
+Effect = Callable[[RgbClip, float, np.random.Generator], tuple[RgbClip, Drawn]]
+"""From a clip, the parameter and a generator to the distorted clip and what was drawn on the way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One effect, or the codec at the end, with the six knots that its parameter slides along."""
+
+    effect: str
+    parameter: str
+    knots: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.effect not in EFFECTS and self.effect not in CODECS:
+            raise ValueError(f"effect is {self.effect!r}; expected one of {', '.join([*EFFECTS, *CODECS])}")
+        if len(self.knots) != len(SEVERITIES) + 1:
+            raise ValueError(f"{self.effect} has {len(self.knots)} knots; expected {len(SEVERITIES) + 1}")
+
+    def value(self, severity: int, slide: float) -> float:
+        return round(float(np.interp(severity - 1 + slide, np.arange(len(self.knots)), self.knots)), 4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ladder:
+    """One type of distortion, what labels it, and whether it can be seen only where something moves."""
+
+    name: str
+    label: LabelKind
+    steps: tuple[Step, ...]
+    needs_motion: bool = False
+
+    def __post_init__(self) -> None:
+        if any(step.effect in CODECS for step in self.steps[:-1]):
+            raise ValueError(f"{self.name} has a step after its codec; expected the codec last")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distorted:
+    """A distorted clip, yet to be encoded, by `codec` at `crf` if it has one. `steps` records what was done."""
+
+    frames: RgbClip
+    codec: str | None
+    crf: float
+    steps: tuple[Mapping[str, Any], ...]
+
+
+def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted:
+    """The clip at one rung of a ladder; the same for the same `key`, which names the scene and the set's seed."""
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity is {severity!r}; expected one of {', '.join(map(str, SEVERITIES))}")
+    slide = _SLIDE * float(_generator(f"{key}/{ladder.name}").random())
+    frames, codec, crf, record = clip, None, 0.0, []
+    for index, step in enumerate(ladder.steps):
+        value = step.value(severity, slide)
+        drawn: Drawn = {}
+        if step.effect in CODECS:
+            codec = step.effect
+            crf = value = float(round(value)) if CODECS[codec].is_crf_whole else value
+        else:
+            generator = _generator(f"{key}/{ladder.name}/{index}")
+            frames, drawn = EFFECTS[step.effect](frames, value, generator)
+        record.append({"effect": step.effect, step.parameter: value} | drawn)
+    return Distorted(frames=frames, codec=codec, crf=crf, steps=tuple(record))
+
+
+def _generator(key: str) -> np.random.Generator:
+    digest = hashlib.sha256(key.encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def _each(clip: RgbClip, change: Callable[[NDArray[np.float32]], NDArray[np.floating]]) -> RgbClip:
+    """The clip with each frame changed, frames as float32 from 0 to 255."""
+    out = np.empty_like(clip)
+    for index, frame in enumerate(clip):
+        out[index] = np.clip(np.rint(change(frame.astype(np.float32))), 0, 255)
+    return out
+
+
+def _each_image(clip: RgbClip, change: Callable[[Image.Image], Image.Image]) -> RgbClip:
+    return np.stack([np.asarray(change(Image.fromarray(frame))) for frame in clip])
+
+
+def scaling(clip: RgbClip, factor: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """Down by `factor` with antialiasing, and up again: what a platform's low rungs are."""
+    height, width = clip.shape[1:3]
+    small = (max(1, round(width / factor)), max(1, round(height / factor)))
+    kernel = ("bilinear", "bicubic", "lanczos")[int(generator.integers(3))]
+    up = Image.Resampling[kernel.upper()]
+    shown = _each_image(clip, lambda image: image.resize(small, Image.Resampling.BICUBIC).resize((width, height), up))
+    return shown, {"upscaling": kernel}
+
+
+def gaussian_blur(clip: RgbClip, sigma: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """Out of focus, by a Gaussian of `sigma` pixels."""
+    return _each_image(clip, lambda image: image.filter(ImageFilter.GaussianBlur(sigma))), {}
+
+
+def motion_blur(clip: RgbClip, length: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """A shaken camera: the mean along a line of `length` pixels."""
+    angle = float(generator.uniform(0, 180))
+    height, width = clip.shape[1:3]
+    # Wide enough for the longest line, and sides that the transform is quick with.
+    pad = 32
+    down, across = np.fft.fftfreq(height + 2 * pad), np.fft.rfftfreq(width + 2 * pad)
+    radians = np.deg2rad(angle)
+    along = across * np.cos(radians) + down[:, None] * np.sin(radians)
+    # The transform of the line, exact for any length and angle.
+    transfer = np.sinc(length * along).astype(np.float32)
+
+    def blur(frame: NDArray[np.float32]) -> NDArray[np.floating]:
+        padded = np.pad(np.moveaxis(frame, -1, 0), [(0, 0), (pad, pad), (pad, pad)], mode="edge")
+        blurred = np.fft.irfft2(np.fft.rfft2(padded) * transfer, s=padded.shape[1:])
+        return np.moveaxis(blurred[:, pad:-pad, pad:-pad], 0, -1)
+
+    return _each(clip, blur), {"angle_degrees": round(angle, 2)}
+
+
+def sharpening(clip: RgbClip, amount: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """Over-sharpened by an unsharp mask: `amount` times what a Gaussian of `radius` pixels takes away is added."""
+    radius = float(generator.uniform(0.8, 1.8))
+
+    def sharpen(frame: NDArray[np.float32]) -> NDArray[np.floating]:
+        blurred = Image.fromarray(frame.astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+        return frame + amount * (frame - np.asarray(blurred, np.float32))
+
+    return _each(clip, sharpen), {"radius": round(radius, 3)}
+
+
+def gaussian_noise(clip: RgbClip, sigma: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """White noise of `sigma` grey levels, independent per pixel, channel and frame."""
+    return _each(clip, lambda frame: frame + sigma * generator.standard_normal(frame.shape, np.float32)), {}
+
+
+def shot_noise(clip: RgbClip, photons: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """A sensor's noise when white is `photons`: its deviation grows with the root of the light.
+
+    Normal rather than Poisson, so that the rungs share one pattern.
+    """
+    return _each(clip, lambda frame: _expose(frame, 1.0, photons, 0.0, generator)), {}
+
+
+def low_light(clip: RgbClip, stops: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """As filmed `stops` under the right exposure: darker, with the shot and read noise of so little light."""
+    return _each(clip, lambda frame: _expose(frame, 2.0**-stops, 4000.0, 2.0, generator)), {}
+
+
+def _expose(
+    frame: NDArray[np.float32], exposure: float, photons: float, read_noise: float, generator: np.random.Generator
+) -> NDArray[np.floating]:
+    light = (frame / 255) ** _GAMMA * (exposure * photons)
+    caught = light + np.sqrt(light + read_noise**2) * generator.standard_normal(frame.shape, np.float32)
+    return 255 * (np.maximum(caught, 0) / photons) ** (1 / _GAMMA)
+
+
+def banding(clip: RgbClip, levels: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """Each channel rounded to `levels` even levels, without dither."""
+    steps = round(levels) - 1
+    return _each(clip, lambda frame: np.rint(frame * (steps / 255)) * (255 / steps)), {}
+
+
+def frame_drops(clip: RgbClip, share: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """A `share` of the frames lost at random, the one before in the place of each; a higher share loses those too."""
+    count = len(clip)
+    # The first frame has none before it.
+    lost = 1 + generator.permutation(count - 1)[: max(1, round(share * (count - 1)))]
+    shown = np.arange(count)
+    shown[lost] = 0
+    return _show(clip, np.maximum.accumulate(shown))
+
+
+def freeze(clip: RgbClip, share: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """One frame stands for a `share` of the clip, then the present goes on: what was live in between is lost."""
+    count = len(clip)
+    length = max(1, round(share * count))
+    start = int(generator.integers(1, max(2, count // 8)))
+    shown = np.arange(count)
+    shown[start : start + length + 1] = start
+    return _show(clip, shown)
+
+
+def judder(clip: RgbClip, hold: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """A lower frame rate shown at this one: each frame stands for `hold` frames, unevenly where that is not whole."""
+    steps = np.floor(np.arange(len(clip)) / hold + 1e-9)
+    return _show(clip, np.ceil(steps * hold - 1e-9).astype(np.int64))
+
+
+def _show(clip: RgbClip, shown: NDArray[np.int64]) -> tuple[RgbClip, Drawn]:
+    return clip[shown], {"shown_frames": shown.tolist()}
+
+
+EFFECTS: dict[str, Effect] = {
+    effect.__name__: effect
+    for effect in (
+        scaling,
+        gaussian_blur,
+        motion_blur,
+        sharpening,
+        gaussian_noise,
+        shot_noise,
+        low_light,
+        banding,
+        frame_drops,
+        freeze,
+        judder,
+    )
+}
+
+
+def _ladder(name: str, label: LabelKind, *steps: Step, needs_motion: bool = False) -> Ladder:
+    return Ladder(name=name, label=label, steps=steps, needs_motion=needs_motion)
+
+
+def _step(effect: str, parameter: str, *knots: float) -> Step:
+    return Step(effect=effect, parameter=parameter, knots=knots)
+
+
+LADDERS: dict[str, Ladder] = {
+    ladder.name: ladder
+    for ladder in (
+        _ladder("h264", "vmaf", _step("h264", "crf", 21, 28, 33, 38, 43, 49)),
+        _ladder("h265", "vmaf", _step("h265", "crf", 21, 29, 35, 40, 45, 50)),
+        _ladder("av1", "vmaf", _step("av1", "crf", 32, 46, 54, 58, 61, 63)),
+        _ladder("vp9", "vmaf", _step("vp9", "crf", 28, 43, 52, 58, 61, 63)),
+        _ladder("scaling", "vmaf", _step("scaling", "factor", 1.25, 1.7, 2.3, 3.2, 4.5, 6.5)),
+        _ladder("gaussian_blur", "vmaf", _step("gaussian_blur", "sigma", 0.4, 0.8, 1.2, 1.7, 2.4, 3.3)),
+        _ladder("motion_blur", "vmaf", _step("motion_blur", "length", 2, 3.5, 5.5, 8, 12, 17)),
+        _ladder("gaussian_noise", "vmaf", _step("gaussian_noise", "sigma", 3, 9, 18, 30, 46, 66)),
+        _ladder("shot_noise", "vmaf", _step("shot_noise", "photons", 900, 200, 65, 25, 11, 5)),
+        _ladder("banding", "order", _step("banding", "levels", 40, 24, 15, 10, 7, 5)),
+        _ladder("sharpening", "vmaf_neg", _step("sharpening", "amount", 0.5, 1.2, 2.2, 3.6, 5.5, 8)),
+        _ladder("low_light", "order", _step("low_light", "stops", 0.4, 1.2, 2.2, 3.2, 4.2, 5.4)),
+        _ladder(
+            "frame_drops", "order", _step("frame_drops", "share", 0.08, 0.2, 0.36, 0.52, 0.68, 0.84), needs_motion=True
+        ),
+        _ladder("freeze", "order", _step("freeze", "share", 0.06, 0.14, 0.26, 0.4, 0.58, 0.8), needs_motion=True),
+        _ladder("judder", "order", _step("judder", "hold", 1.5, 2.5, 3.5, 5.5, 8.5, 12.5), needs_motion=True),
+        _ladder(
+            "scaling_h264",
+            "vmaf",
+            _step("scaling", "factor", 1.2, 1.6, 2.1, 2.8, 3.7, 4.8),
+            _step("h264", "crf", 21, 26, 30, 33, 36, 40),
+        ),
+        _ladder(
+            "scaling_av1",
+            "vmaf",
+            _step("scaling", "factor", 1.2, 1.6, 2.1, 2.8, 3.7, 4.8),
+            _step("av1", "crf", 32, 42, 49, 54, 58, 62),
+        ),
+        _ladder(
+            "noise_h265",
+            "vmaf",
+            _step("shot_noise", "photons", 2000, 700, 250, 100, 45, 20),
+            _step("h265", "crf", 21, 27, 32, 36, 40, 45),
+        ),
+        _ladder(
+            "blur_vp9",
+            "vmaf",
+            _step("gaussian_blur", "sigma", 0.3, 0.6, 0.9, 1.3, 1.8, 2.4),
+            _step("vp9", "crf", 24, 33, 41, 48, 54, 60),
+        ),
+        _ladder(
+            "low_light_h264",
+            "order",
+            _step("low_light", "stops", 0.6, 1.4, 2.2, 3.0, 3.8, 4.6),
+            _step("h264", "crf", 20, 24, 28, 32, 36, 40),
+        ),
+    )
+}
+"""Every type of distortion in the set, by name."""

@@ -1,0 +1,78 @@
+"""Videos to learn from, out of a synthetic set: the ladders of a split, or some of them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.synthetic.clip_table import read_manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledVideo:
+    """A video to learn from. `label` is on the network's score range, None where only the order in its ladder is known.
+
+    `ladder` names the versions of one scene under one distortion, `severity` is its place among them, 0 the pristine.
+    """
+
+    name: str
+    path: Path
+    label: float | None
+    ladder: str | None = None
+    severity: int = 0
+
+
+def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
+    """The ladders of a synthetic set's `train` or `validation` split, each with its scene's pristine clip at 0.
+
+    Raises:
+        SyntheticSetError, TrainingError: the manifest cannot be read, or has nothing in that split.
+    """
+    clips = [clip for clip in read_manifest(folder) if clip.split == split]
+    pristine = {clip.scene: clip for clip in clips if clip.severity == 0}
+    ladders = dict.fromkeys((clip.scene, clip.distortion) for clip in clips if clip.severity > 0)
+    members = [
+        (clip, scene, distortion)
+        for scene, distortion in ladders
+        for clip in [pristine[scene], *(c for c in clips if (c.scene, c.distortion) == (scene, distortion))]
+    ]
+    if not members:
+        raise TrainingError(f"{folder} has no clips in its {split} split")
+    return [
+        LabelledVideo(
+            name=clip.file,
+            path=folder / clip.file,
+            label=clip.label,
+            ladder=f"{scene}/{distortion}",
+            severity=clip.severity,
+        )
+        for clip, scene, distortion in members
+    ]
+
+
+def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[LabelledVideo]:
+    """Of each scene this many ladders, by the hash of their names; whole ladders."""
+    ladders = sorted({str(video.ladder) for video in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    of_scene: dict[str, list[str]] = {}
+    for ladder in ladders:
+        of_scene.setdefault(ladder.rpartition("/")[0], []).append(ladder)
+    wanted = {ladder for names in of_scene.values() for ladder in names[:per_scene]}
+    return [video for video in videos if video.ladder in wanted]
+
+
+def some_scenes(videos: Sequence[LabelledVideo], count: int) -> list[LabelledVideo]:
+    """All videos of this many scenes, by the hash of their names."""
+    scenes = {str(video.ladder).rpartition("/")[0] for video in videos}
+    wanted = sorted(scenes, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
+    return [video for video in videos if str(video.ladder).rpartition("/")[0] in wanted]
+
+
+def videos_digest(videos: Sequence[LabelledVideo]) -> str:
+    """SHA-256 of what is learnt from: whether a run may go on with it."""
+    digest = hashlib.sha256()
+    for video in videos:
+        digest.update(
+            f"{video.name} {video.label} {video.ladder} {video.severity}\n".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()

@@ -1,0 +1,203 @@
+"""Pristine clips: photographs filmed by a moving virtual camera, and cuts of videos, all scaled down by two or more."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.synthetic import camera
+from diffvqa_rt.synthetic.clip_files import RgbClip
+from diffvqa_rt.synthetic.pool import PoolItem
+from diffvqa_rt.video.color import picture_from_frame
+from diffvqa_rt.video.container import open_source, open_video
+
+Split = Literal["train", "validation"]
+
+LEAST_REDUCTION = 2.0
+"""Source pixels across one of a clip's: with fewer, the source's own compression and demosaicing show."""
+
+PHOTO_FRAME_RATE_HZ = Fraction(24)
+
+_PHOTOS_PER_VIDEO = 3
+_THUMBNAIL = (64, 36)
+_WINDOW_STRIDE = 8
+# A change between two frames this many times the usual, in grey levels of a thumbnail, is a cut.
+_CUT_RATIO, _CUT_LEVELS = 6.0, 6.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """What one pristine clip is made from; `cut` counts the clips of one content, each by a camera path of its own."""
+
+    name: str
+    item: PoolItem
+    cut: int
+    split: Split
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PristineClip:
+    """A rendered scene. `how` records what of the source it shows."""
+
+    frames: RgbClip
+    frame_rate_hz: Fraction
+    how: dict[str, object]
+
+
+def is_large_enough(item: PoolItem, width: int, height: int) -> bool:
+    """Whether the source has two pixels across each of a clip's, and for a photograph the camera room to move."""
+    room = camera.room_needed(width, height) if item.kind == "photo" else (width, height)
+    return item.width >= LEAST_REDUCTION * room[0] and item.height >= LEAST_REDUCTION * room[1]
+
+
+def split_groups(items: Sequence[PoolItem], seed: int, validation_share: float) -> dict[str, Split]:
+    """Which side each group of contents is on.
+
+    Of the table's groups of videos and of photographs, each ordered by the seed, the first `validation_share` is for
+    validation. It depends on nothing else, so that a set that grows, or is made without a package, moves no content.
+    """
+    sides: dict[str, Split] = {}
+    for kind in ("video", "photo"):
+        groups = sorted(
+            {item.group for item in items if item.kind == kind}, key=lambda g: _fraction(f"{seed}/split/{g}")
+        )
+        count = round(validation_share * len(groups))
+        sides |= {group: "validation" if place < count else "train" for place, group in enumerate(groups)}
+    return sides
+
+
+def plan_scenes(
+    items: Sequence[PoolItem],
+    *,
+    contents: int | None,
+    size: tuple[int, int],
+    cuts: int,
+    seed: int,
+    validation_share: float,
+) -> list[Scene]:
+    """The scenes of the first `contents` contents, in an order that the seed decides, a video after every third
+    photograph.
+
+    It is the table that is ordered, not what was fetched, and `contents` is a beginning of it: what is not there leaves
+    a gap, and more contents add to the same ones.
+    """
+    sides = split_groups(items, seed, validation_share)
+    usable = [item for item in items if is_large_enough(item, *size)]
+    ordered = sorted(usable, key=lambda item: _fraction(f"{seed}/order/{item.content}"))
+    photos = [item for item in ordered if item.kind == "photo"]
+    videos = [item for item in ordered if item.kind == "video"]
+    rounds = itertools.zip_longest(
+        videos, *(photos[start::_PHOTOS_PER_VIDEO] for start in range(_PHOTOS_PER_VIDEO)), fillvalue=None
+    )
+    mixed = [item for one_round in rounds for item in one_round if item is not None]
+    return [
+        Scene(
+            # A photograph's first has no number.
+            name=f"{item.content}-{cut}" if item.kind == "video" or cut else item.content,
+            item=item,
+            cut=cut,
+            split=sides[item.group],
+        )
+        for item in mixed[:contents]
+        for cut in range(cuts)
+    ]
+
+
+def render_scene(scene: Scene, source: Path, *, size: tuple[int, int], frames: int, seed: int) -> PristineClip | None:
+    """The scene's pristine clip; None if the video is too short for that many cuts.
+
+    Args:
+        size: width and height of the clip, pixels.
+
+    Raises:
+        VideoDecodeError: the video cannot be read.
+    """
+    digest = hashlib.sha256(f"{seed}/scene/{scene.name}".encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    if scene.item.kind == "photo":
+        with Image.open(source) as image:
+            photo = image.convert("RGB")
+        shots, how = camera.film(photo, size, frames, LEAST_REDUCTION, generator)
+        return PristineClip(frames=shots, frame_rate_hz=PHOTO_FRAME_RATE_HZ, how=how)
+    starts = _lively_starts(source, frames)
+    if scene.cut >= len(starts):
+        return None
+    return _cut_video(source, starts[scene.cut], size, frames, scene.cut == 0, generator)
+
+
+def motion_of(frames: RgbClip) -> float:
+    """The median over the frames of the mean change of the luma from the one before, grey levels."""
+    luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return float(np.median(np.abs(np.diff(luma, axis=0)).mean((1, 2))))
+
+
+def _lively_starts(source: Path, frames: int) -> list[int]:
+    """Where cuts of a video begin that do not overlap, hold no change of scene, and move: the liveliest first."""
+    thumbnails = [
+        np.asarray(Image.fromarray(pixels).convert("L").resize(_THUMBNAIL, Image.Resampling.BOX), np.float32)
+        for _, pixels in _decoded(source)
+    ]
+    changes = np.abs(np.diff(np.stack(thumbnails), axis=0)).mean((1, 2))
+    windows = []
+    for start in range(0, len(thumbnails) - frames + 1, _WINDOW_STRIDE):
+        inside = changes[start : start + frames - 1]
+        usual = float(np.median(inside))
+        if inside.max() <= _CUT_RATIO * usual + _CUT_LEVELS:
+            windows.append((usual, start))
+    chosen: list[int] = []
+    for _, start in sorted(windows, key=lambda window: (-window[0], window[1])):
+        if all(abs(start - other) >= frames for other in chosen):
+            chosen.append(start)
+    return chosen
+
+
+def _cut_video(
+    source: Path, start: int, size: tuple[int, int], frames: int, is_whole: bool, generator: np.random.Generator
+) -> PristineClip:
+    rate = _frame_rate_hz(source)
+    shots: list[NDArray[np.uint8]] = []
+    box: tuple[float, float, float, float] | None = None
+    reduction = 0.0
+    for index, pixels in _decoded(source):
+        if index < start:
+            continue
+        height, width = pixels.shape[:2]
+        if box is None:
+            most = min(width / size[0], height / size[1])
+            reduction = most if is_whole else float(generator.uniform(LEAST_REDUCTION, most))
+            across, down = reduction * size[0], reduction * size[1]
+            left, top = generator.uniform(0, 1, 2) * (width - across, height - down)
+            box = (float(left), float(top), float(left) + across, float(top) + down)
+        shots.append(np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box=box)))
+        if len(shots) == frames:
+            break
+    if len(shots) < frames:
+        raise SyntheticSetError(f"{source.name} has {start + len(shots)} frames at the second look; expected more")
+    assert box is not None
+    how = {"start_frame": start, "box": [round(side, 2) for side in box], "reduction": round(reduction, 3)}
+    return PristineClip(frames=np.stack(shots), frame_rate_hz=rate, how=how)
+
+
+def _decoded(source: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    with open_source(source) as (name, file), open_video(name, file) as video:
+        for index, frame in enumerate(video.container.decode(video.stream)):
+            yield index, picture_from_frame(frame, name, video.presentation).pixels
+
+
+def _frame_rate_hz(source: Path) -> Fraction:
+    with open_source(source) as (name, file), open_video(name, file) as video:
+        rate = video.stream.average_rate or video.stream.guessed_rate or PHOTO_FRAME_RATE_HZ
+        return Fraction(rate).limit_denominator(1001)
+
+
+def _fraction(key: str) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,77 @@
+"""How the bundled `tiny` weights are made, from nothing: `make weights`.
+
+    python -m diffvqa_rt.training.diffvqa.bundled.make_weights --work build/weights --out diffvqa_rt/weights
+
+The pool and the synthetic set, then the VAE, the UNet, the Controller, a TCAB and the rest of the head in turn, each
+on the training contents alone, and frozen once it is trained. What a stage leaves is rounded to float16, which the next
+one starts from: nothing was trained on weights that are not the bundled ones. A run that was stopped goes on.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.files import write_whole
+from diffvqa_rt.synthetic.ladder_agreement import agreement_markdown
+from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
+from diffvqa_rt.training.diffvqa.bundled.stages import Kitchen
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffvqa_rt.training.diffvqa.bundled.make_weights",
+        description="Make the bundled tiny weights from nothing: hours on a processor. A run that was stopped goes on.",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("build/weights"),
+        metavar="DIR",
+        help="the set, the features and the runs, 25 GB (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the weights are to go")
+    parser.add_argument(
+        "--pool", type=Path, default=Path("build/pool"), metavar="DIR", help="pristine media (default: %(default)s)"
+    )
+    parser.add_argument("--clips", type=Path, metavar="DIR", help="folder of the pool's clips that are in no package")
+    parser.add_argument(
+        "--until", choices=("controller", "head"), default="head", help="the last stage (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        metavar="DIR",
+        help="an engine folder of WORK/controller.safetensors that extracts features, faster than torch",
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=1, metavar="N", help="that decode ahead (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    kitchen = Kitchen(Recipe(), arguments.work, workers=arguments.workers, engines=arguments.engines)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        kitchen.synthetic_set(arguments.pool, arguments.clips)
+        if arguments.until == "controller":
+            print(kitchen.controller())
+            return 0
+        for made, name in [(kitchen.head(), "tiny.safetensors"), (kitchen.decoder(), "tiny-decoder.safetensors")]:
+            write_whole(arguments.out / name, partial(shutil.copyfile, made))
+            print(arguments.out / name)
+        print(agreement_markdown(kitchen.report()), end="")
+    except DiffVQAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

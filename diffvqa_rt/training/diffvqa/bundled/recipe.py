@@ -1,0 +1,82 @@
+"""What decides the bundled `tiny` weights: `make weights`."""
+
+from dataclasses import dataclass
+
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.training.loop import FitConfig
+
+_VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
+_UNET = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
+_CONTROLLER = FitConfig(steps=800, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=3)
+_HEAD = FitConfig(steps=1, learning_rate=1e-3, weight_decay=1e-4, schedule="cosine", seed=4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lesson:
+    """What a TCAB learns from: `batch` versions a step, `frames` of each, in parts 1/`across` as wide as a view."""
+
+    name: str
+    frames: int
+    across: int
+    batch: int
+    fit: FitConfig
+
+
+_LESSONS = (
+    Lesson(
+        name="tcab-parts",
+        frames=1,
+        across=2,
+        batch=128,
+        fit=FitConfig(steps=10_000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6),
+    ),
+    Lesson(
+        name="tcab-clips-of-parts",
+        frames=TINY.frames,
+        across=2,
+        batch=32,
+        fit=FitConfig(steps=1000, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7),
+    ),
+    Lesson(
+        name="tcab-clips",
+        frames=TINY.frames,
+        across=1,
+        batch=16,
+        fit=FitConfig(steps=1000, learning_rate=5e-4, weight_decay=1e-2, schedule="cosine", seed=8),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What decides the weights.
+
+    The VAE and the denoising learn from `pictures` that are cut from the training clips once: with a few of one content
+    in a batch, the VAE learned no colour. The latents' mean and deviation are taken over `normalized_over` of them.
+
+    Batches are pictures for the VAE and for denoising (of four noises each, so that the VAE's share of a step is
+    small), and videos for the head, whose steps its epochs give. The TCAB's last lesson is of whole views of as many
+    frames as the network takes.
+    """
+
+    network: DiffVQAConfig = TINY
+    ladders_per_scene: int = 4
+    pictures: int = 12_000
+    pictures_per_file: int = 4
+    pictures_seed: int = 5
+    normalized_over: int = 512
+    vae: FitConfig = _VAE
+    vae_batch: int = 8
+    vae_patch: int = 128
+    unet: FitConfig = _UNET
+    controller: FitConfig = _CONTROLLER
+    denoising_batch: int = 8
+    draws: int = 4
+    tcab: tuple[Lesson, ...] = _LESSONS
+    head: FitConfig = _HEAD
+    head_epochs: int = 4
+    train_ladders_per_scene: int = 1
+    held_out_ladders_per_scene: int = 4
+    head_batch: int = 12
+    cache_bytes: int = 40 * 10**9

@@ -1,0 +1,317 @@
+"""Where the bundled `tiny` weights are made: the stages of a `Recipe`."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.files import write_whole
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.models.diffvqa.checkpoints import load_weights, save_weights
+from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
+from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.synthetic.clip_table import MANIFEST, SyntheticClip, read_manifest
+from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders, videos_digest, videos_from_set
+from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_of
+from diffvqa_rt.synthetic.make import SyntheticConfig, make_synthetic_set
+from diffvqa_rt.synthetic.pool import fetch_pool
+from diffvqa_rt.training.arguments import item_bar, step_bar
+from diffvqa_rt.training.diffvqa.bundled.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
+from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
+from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
+    ReadTcab,
+    ReadTcabObjective,
+    VersionPairs,
+    grow,
+    start_as_frequencies,
+    start_from_tcab,
+    store_frames,
+)
+from diffvqa_rt.training.diffvqa.decoder import autoencoder, save_decoder
+from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective, Trained, Visited
+from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
+from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
+from diffvqa_rt.training.diffvqa.head import HeadBatches, HeadObjective, predict_videos
+from diffvqa_rt.training.diffvqa.pictures import OnProgress, PictureBatches, StoredPictures, store_pictures
+from diffvqa_rt.training.diffvqa.start import start_alike_everywhere, with_new_head
+from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
+from diffvqa_rt.video import DECODING_VERSION
+
+# Of the TCAB's pairs, that its patches are measured on before it learns.
+_MEASURED_BATCHES = 8
+
+
+class Kitchen:
+    """Where one set of weights is made: each stage leaves a file in `work`, and is not made again."""
+
+    def __init__(self, recipe: Recipe, work: Path, *, workers: int = 1, engines: Path | None = None) -> None:
+        self.recipe, self.work, self._workers, self._engines = recipe, work, workers, engines
+        self.set = work / "synthetic"
+
+    def synthetic_set(self, pool: Path, clips: Path | None) -> None:
+        """The set, made or completed; on stderr, which sources it is without.
+
+        Raises:
+            DiffVQAError: no source is to be had.
+        """
+        if (self.set / MANIFEST).exists():
+            return
+        config = SyntheticConfig(
+            out=self.set, ladders_per_scene=self.recipe.ladders_per_scene, jobs=os.cpu_count() or 1
+        )
+        found = fetch_pool(pool, clips)
+        for sentence in found.missing:
+            print(f"left out, so that the weights will be others: {sentence}", file=sys.stderr)
+        with item_bar("synthetic set") as show:
+            make_synthetic_set(config, found, show)
+
+    def vae(self) -> Path:
+        """The autoencoder's weights: our encoder and its decoder, the latents normalised."""
+        path, recipe = self.work / "vae.safetensors", self.recipe
+        if path.exists():
+            return path
+        torch.manual_seed(recipe.vae.seed)
+        trained = autoencoder(recipe.network.vae)
+        start_as_identity(trained)
+        batches = self._pictures(recipe.vae_batch, recipe.vae.seed)
+        describes = {
+            "network": recipe.network.as_dict(),
+            "data": {"batch": recipe.vae_batch, "patch": recipe.vae_patch, "pictures": self._pictures_made_of()},
+        }
+        self._fit("vae", AutoencoderObjective(trained, recipe.vae_patch), batches, recipe.vae, describes)
+        trained.cpu()
+        steps = range(recipe.vae.steps, recipe.vae.steps + recipe.normalized_over // recipe.vae_batch)
+        normalize_latents(trained, torch.cat([batches[step]["pictures"] for step in steps]))
+        _save_halved(trained.state_dict(), path)
+        return path
+
+    def decoder(self) -> Path:
+        """The other half of the VAE, which shows what latents hold."""
+        path = self.work / "decoder.safetensors"
+        if not path.exists():
+            trained = autoencoder(self.recipe.network.vae)
+            trained.load_state_dict(load_file(self.vae()))
+            write_whole(path, lambda part: save_decoder(trained, part, torch.float16))
+        return path
+
+    def unet(self) -> Path:
+        """A network whose VAE and UNet are trained."""
+        return self._denoising("unet", self.vae, self.recipe.unet)
+
+    def controller(self) -> Path:
+        """A network whose extractor is trained: the Controller on the noise that the sampler leaves."""
+        return self._denoising("controller", self.unet, self.recipe.controller)
+
+    def _denoising(self, trains: Trained, before: Callable[[], Path], config: FitConfig) -> Path:
+        path, recipe = self.work / f"{trains}.safetensors", self.recipe
+        if path.exists():
+            return path
+        if trains == "unet":
+            network, weights = random_network(recipe.network, config.seed), load_file(before())
+            network.extractor.null_prompt.copy_(network.extractor.null_prompt.half())
+            network.extractor.vae.load_state_dict({name: weights[name] for name in network.extractor.vae.state_dict()})
+        else:
+            network, _ = load_weights(before())
+            network.extractor.controller.copy_from_unet(network.extractor.unet)
+        visits: Visited = "sampler" if trains == "controller" else "schedule"
+        objective = DenoisingObjective(network.extractor, trains=trains, draws=recipe.draws, visits=visits)
+        batches = self._pictures(recipe.denoising_batch, config.seed)
+        describes = {
+            "network": network.config.as_dict(),
+            "start": {"weights": weights_sha256(network)},
+            "data": {
+                "batch": recipe.denoising_batch,
+                "draws": recipe.draws,
+                "visits": visits,
+                "pictures": self._pictures_made_of(),
+            },
+        }
+        self._fit(trains, objective, batches, config, describes)
+        write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
+        return path
+
+    def tcab(self) -> ReadTcab:
+        """A TCAB that has learned the quality of clips, of all the training contents' ladders."""
+        path, config, lessons = self.work / "tcab.safetensors", self.recipe.network, self.recipe.tcab
+        if path.exists():
+            learned = ReadTcab(config, frames=config.frames)
+            try:
+                learned.load_state_dict(load_file(path))
+            except RuntimeError as error:
+                raise TrainingError(f"{path} is of another recipe; delete it and head.safetensors to go on") from error
+            return learned
+        videos = videos_from_set(self.set, "train")
+        made_of = {"frames": config.frames, "clips": self._clips_digest(), "decoding": DECODING_VERSION}
+        stored = self._stored("frames", made_of, lambda path, show: store_frames(videos, config.frames, path, show))
+        torch.manual_seed(lessons[0].fit.seed)
+        learned = ReadTcab(config, frames=lessons[0].frames, across=lessons[0].across)
+        for number, lesson in enumerate(lessons):
+            size, steps = config.view_size // lesson.across, lesson.fit.steps
+            pairs = VersionPairs(
+                videos, stored, batch=lesson.batch, frames=lesson.frames, size=size, seed=lesson.fit.seed
+            )
+            if number == 0:
+                measured = torch.cat([pairs[steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
+                start_as_frequencies(learned.tcab.patch_embed.proj, measured.flatten(0, 1))
+            else:
+                learned = grow(learned.cpu(), config, frames=lesson.frames, across=lesson.across)
+            describes = {
+                "network": config.as_dict(),
+                "data": {"videos": videos_digest(videos), "stored": made_of},
+                "lessons": {taught.name: asdict(taught) for taught in lessons[: number + 1]},
+            }
+            self._fit(lesson.name, ReadTcabObjective(learned, config), pairs, lesson.fit, describes)
+        _save_halved(learned.cpu().state_dict(), path)
+        return self.tcab()
+
+    def head(self) -> Path:
+        """The whole network, trained."""
+        path, recipe = self.work / "head.safetensors", self.recipe
+        if not path.exists():
+            train = self.videos("train", recipe.train_ladders_per_scene)
+            network, cache = self.adapted(train)
+            network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
+            write_whole(path, lambda part: save_weights(network, part, is_trained=True, dtype=torch.float16))
+        return path
+
+    def report(self) -> list[LadderAgreement]:
+        """How the bundled weights' scores follow the labels and ladders of contents that no stage has seen."""
+        held_out = self.videos("validation", self.recipe.held_out_ladders_per_scene)
+        _, cache = self.adapted(held_out)
+        network, _ = load_weights(self.head())
+        return agreement_of(held_out, predict_videos(network, held_out, cache), self.set)
+
+    def videos(self, split: str, ladders_per_scene: int) -> list[LabelledVideo]:
+        """What the head learns from or is tested on: this many of each scene's ladders, since features take hours."""
+        return some_ladders(videos_from_set(self.set, split), ladders_per_scene)
+
+    def adapted(self, videos: Sequence[LabelledVideo]) -> tuple[DiffVQA, FeatureCache]:
+        """The network whose extractor is trained, and its features of the videos; by the engines where given."""
+        network, _ = load_weights(self.controller())
+        extract: Extractor
+        if self._engines is None:
+            extract = TorchExtractor(network, Accelerator())
+        else:
+            extract = EngineExtractor(self._engines, network, "onnx")
+        return network, self.features(network, extract, videos)
+
+    def features(self, network: DiffVQA, extract: Extractor, videos: Sequence[LabelledVideo]) -> FeatureCache:
+        """The features of the videos, in a cache that all stages share."""
+        max_bytes = self.recipe.cache_bytes
+        cache = FeatureCache(
+            self.work / "features",
+            network,
+            precision=extract.precision,
+            runtime=extract.runtime,
+            max_bytes=max_bytes,
+        )
+        entries = [CropOfVideo(video.path) for video in videos]
+        with item_bar("features") as show:
+            fill_cache(cache, entries, extract, Accelerator(), workers=self._workers, on_progress=show)
+        return cache
+
+    def train_head(
+        self,
+        name: str,
+        extractor: DiffVQA,
+        config: DiffVQAConfig,
+        videos: Sequence[LabelledVideo],
+        cache: FeatureCache,
+        epochs: int,
+    ) -> DiffVQA:
+        """The extractor with a new head of `config`: TCABs from `tcab`, the rest trained as the run `name`."""
+        recipe = self.recipe
+        batches = HeadBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
+        fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
+        network = with_new_head(extractor, config, recipe.head.seed)
+        start_alike_everywhere(network)
+        start_from_tcab(network, self.tcab())
+        describes = {
+            "network": network.config.as_dict(),
+            "start": {"weights": weights_sha256(network)},
+            "data": {"videos": videos_digest(videos), "batch": recipe.head_batch},
+            "features": {"entries": cache.digest(CropOfVideo(video.path) for video in videos)},
+        }
+        self._fit(name, HeadObjective(network), batches, fitted, describes)
+        return network.cpu()
+
+    def _pictures(self, batch: int, seed: int) -> StoredPictures:
+        recipe, config = self.recipe, self.recipe.network
+
+        def make(path: Path, show: OnProgress) -> None:
+            drawn = PictureBatches(
+                [self.set / clip.file for clip in self._training_clips()],
+                batch=recipe.pictures_per_file,
+                per_file=recipe.pictures_per_file,
+                frames=config.frames,
+                size=config.view_size,
+                seed=recipe.pictures_seed,
+            )
+            store_pictures(drawn, recipe.pictures, path, show)
+
+        return StoredPictures(self._stored("pictures", self._pictures_made_of(), make), batch=batch, seed=seed)
+
+    def _pictures_made_of(self) -> dict[str, Any]:
+        recipe, config = self.recipe, self.recipe.network
+        return {
+            "count": recipe.pictures,
+            "per_file": recipe.pictures_per_file,
+            "seed": recipe.pictures_seed,
+            "frames": config.frames,
+            "view_size": config.view_size,
+            "clips": self._clips_digest(),
+            "decoding": DECODING_VERSION,
+        }
+
+    def _stored(self, name: str, made_of: Mapping[str, Any], make: Callable[[Path, OnProgress], None]) -> Path:
+        """The array file of this name in `work`, made now if there is none, or one that was made of something else.
+
+        Args:
+            made_of: all that decides what is in it, as JSON; kept beside it.
+        """
+        path, beside, text = self.work / f"{name}.npy", self.work / f"{name}.json", json.dumps(made_of)
+        if not (path.exists() and beside.exists() and beside.read_text(encoding="utf-8") == text):
+            beside.unlink(missing_ok=True)
+            with item_bar(name) as show:
+                make(path, show)
+            write_whole(beside, lambda part: part.write_text(text, encoding="utf-8"))
+        return path
+
+    def _training_clips(self) -> list[SyntheticClip]:
+        return [clip for clip in read_manifest(self.set) if clip.split == "train"]
+
+    def _clips_digest(self) -> str:
+        """SHA-256 of the training clips, of names and content, in their order."""
+        clips = "".join(f"{clip.file} {clip.sha256}\n" for clip in self._training_clips())
+        return hashlib.sha256(clips.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _fit(
+        self, name: str, objective: Objective, batches: StepBatches, config: FitConfig, describes: Mapping[str, Any]
+    ) -> None:
+        accelerator = Accelerator()
+        config = replace(config, workers=self._workers)
+        with step_bar(name, config.steps) as show:
+            fit(
+                objective,
+                batches,
+                config,
+                self.work / name,
+                describes=describes,
+                accelerator=accelerator,
+                on_step=show,
+            )
+
+
+def _save_halved(tensors: Mapping[str, Tensor], path: Path) -> None:
+    halved = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda part: save_file(halved, part))

@@ -1,0 +1,255 @@
+"""What a TCAB learns before the head: the quality of single frames, then of clips, without the diffusion's features.
+
+The paper's TCAB starts from weights that VideoMamba learned on other videos. `tiny` has none to start from, and by way
+of the whole head its patches would take days to find out what a blurred edge is.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffvqa_rt.decoding import shared_decoder
+from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.views import normalize_views
+from diffvqa_rt.models.diffvqa.fusion import ScoreMLP
+from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
+from diffvqa_rt.synthetic.distortions import LADDERS
+from diffvqa_rt.synthetic.labelled import LabelledVideo
+from diffvqa_rt.training.diffvqa.head import opinion_loss
+from diffvqa_rt.training.diffvqa.pictures import OnProgress
+from diffvqa_rt.training.loop import Batch, Objective, StepBatches
+
+# Along each axis of a patch of 16, in half periods: dense where pictures have their energy.
+_FREQUENCIES = (0, 1, 2, 4, 6, 9, 12, 15)
+_COLOURS = ((0, 0), (0, 1), (1, 0))
+_LUMA = (0.299, 0.587, 0.114)
+_COLOUR_DIFFERENCES = ((0.5, -0.419, -0.081), (-0.169, -0.331, 0.5))
+
+
+class ReadTcab(nn.Module):
+    """A TCAB, read twice: frames [B, N, 3, s, s] in [−1, 1] → two scores each [B, 2], shares of the range.
+
+    The first is read from the VQA token, as the head does, the second from the mean of the patches' tokens. Through
+    that one the patches learn at once what to tell, and the VQA token has something to gather: after 200 steps on the
+    recipe's pairs, with half of its contents, SRCC on others' codecs and scalings was 0.53, and 0.08 without (both with
+    another start of the first mixer, which made little difference and was not kept).
+
+    The frames are views, or parts of them, 1/`across` as wide and high: as many pixels then show `across`² as many
+    scenes, which is what a step learns from. The error after 300 steps of 16 pairs of views was 0.21, and 0.19 of 64
+    pairs of quarters, in which there is less to see, at nine tenths of the cost (training contents, L1).
+
+    Args:
+        frames: N.
+    """
+
+    def __init__(self, config: DiffVQAConfig, *, frames: int, across: int = 1) -> None:
+        super().__init__()
+        self.tcab = TemporalCoherenceBlock(replace(config, frames=frames))
+        places = (config.view_size // config.head.tcab.patch_size // across) ** 2
+        self.tcab.pos_embed = nn.Parameter(self.tcab.pos_embed[:, : 1 + places].detach().clone())
+        readouts = [nn.Linear(config.head.tcab.width, 1) for _ in range(2)]
+        for readout in readouts:
+            nn.init.constant_(readout.bias, 0.5)
+        self.readouts = nn.ModuleList(readouts)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        tokens = self.tcab.norm_f(self.tcab.tokens(frames))
+        read = zip(self.readouts, (tokens[:, 0], tokens[:, 1:].mean(dim=1)), strict=True)
+        return torch.cat([readout(token) for readout, token in read], dim=1)
+
+
+class ReadTcabObjective(Objective):
+    """`opinion_loss` of both scores of a `ReadTcab`; args of `forward` as `VersionPairs` gives them."""
+
+    def __init__(self, trained: ReadTcab, config: DiffVQAConfig) -> None:
+        super().__init__()
+        self.trained: ReadTcab = trained
+        low, high = config.score_range
+        self._range = high - low
+
+    def forward(self, frames: Tensor, label: Tensor, severity: Tensor, unit: Tensor) -> dict[str, Tensor]:
+        scores, shares = self.trained(frames).float(), label / self._range
+        of_token, of_patches = (opinion_loss(score, shares, severity, unit) for score in scores.unbind(dim=1))
+        return of_token | {"loss": of_token["loss"] + of_patches["loss"], "l1_of_patches": of_patches["l1"]}
+
+
+class VersionPairs(StepBatches):
+    """Step s gives pairs of versions of a scene: the same frames, at the same place, of two rungs of one ladder.
+
+    Where it is a single frame, not of ladders that damage time alone.
+
+    Both are turned by the same quarters, mirrored or not, and have their colours turned and paled alike, none of which
+    VMAF can tell: it sees luma, and no direction is another to it. Without, 1,500 steps on quarters of views ended
+    with SRCC 0.76 on codecs and scalings of training contents and 0.69 on others'; with, at 0.71 and 0.70, so that
+    more steps go on teaching what holds for others.
+
+    Args:
+        videos: of a set whose clips have one size.
+        stored: an array file [files, stored, 3, H, W] uint8, as `store_frames` leaves it for these videos.
+        batch: versions in a step.
+        frames: so many in a row, of those that are stored.
+        size: of the square that is taken at a random place.
+
+    Raises:
+        TrainingError: fewer frames are stored.
+    """
+
+    def __init__(
+        self, videos: Sequence[LabelledVideo], stored: Path, *, batch: int, frames: int, size: int, seed: int
+    ) -> None:
+        super().__init__(seed)
+        if batch % 2:
+            raise ValueError(f"batch is {batch}; expected an even number, since versions come in pairs")
+        kept = np.load(stored, mmap_mode="r").shape[1]
+        if kept < frames:
+            raise TrainingError(f"{stored} has {kept} frames of each file, and {frames} are needed; delete it to go on")
+        self._stored, self._batch, self._frames, self._size = stored, batch, frames, size
+        rows = {path: row for row, path in enumerate(_files(videos))}
+        ladders: dict[str, list[tuple[int, float, int]]] = {}
+        for video in videos:
+            distortion = str(video.ladder).rpartition("/")[2]
+            if frames > 1 or not LADDERS[distortion].needs_motion:
+                label = math.nan if video.label is None else video.label
+                ladders.setdefault(str(video.ladder), []).append((rows[video.path], label, video.severity))
+        self._ladders = list(ladders.values())
+
+    def __getitem__(self, step: int) -> Batch:
+        generator = self.generator(step)
+        # Opened each time, which costs nothing: an open map would travel to a worker with all that is in it.
+        stored: NDArray[np.uint8] = np.load(self._stored, mmap_mode="r")
+        pictures, members, colours = [], [], []
+        for _ in range(self._batch // 2):
+            ladder = self._ladders[int(generator.integers(len(self._ladders)))]
+            first = int(generator.integers(stored.shape[1] - self._frames + 1))
+            top, left = (int(generator.integers(side - self._size + 1)) for side in stored.shape[3:])
+            mirrored, quarters = generator.integers(2), int(generator.integers(4))
+            colours.append(_other_colours(generator.uniform(0, 2 * math.pi), generator.uniform()))
+            for index in generator.choice(len(ladder), 2, replace=False):
+                row = ladder[int(index)][0]
+                place = np.s_[first : first + self._frames, :, top : top + self._size, left : left + self._size]
+                squares = stored[row][place]
+                pictures.append(np.rot90(squares[..., ::-1] if mirrored else squares, quarters, axes=(2, 3)))
+                members.append(ladder[int(index)])
+        frames = torch.from_numpy(normalize_views(np.stack(pictures))).unflatten(0, (-1, 2))
+        frames = torch.einsum("pij,pvnjhw->pvnihw", torch.tensor(np.stack(colours), dtype=torch.float32), frames)
+        return {
+            "frames": frames.flatten(0, 1).clamp(-1, 1),
+            "label": torch.tensor([label for _, label, _ in members], dtype=torch.float32),
+            "severity": torch.tensor([severity for _, _, severity in members]),
+            "unit": torch.arange(self._batch) // 2,
+        }
+
+
+def _other_colours(angle: float, saturation: float) -> NDArray[np.float64]:
+    """The matrix [3, 3] that turns RGB's colours by an angle, radians, and scales their saturation, luma kept."""
+    to_luma = np.array([_LUMA, *_COLOUR_DIFFERENCES])
+    cosine, sine = saturation * math.cos(angle), saturation * math.sin(angle)
+    turned = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    return np.linalg.inv(to_luma) @ turned @ to_luma
+
+
+def store_frames(
+    videos: Sequence[LabelledVideo], per_file: int, path: Path, on_progress: OnProgress | None = None
+) -> None:
+    """Keeps `per_file` evenly sampled frames of each file, for `VersionPairs`.
+
+    Raises:
+        VideoDecodeError: a video cannot be decoded.
+    """
+    files = _files(videos)
+    part = path.with_name(path.name + ".part")
+    kept: NDArray[np.uint8] | None = None
+    for row, file in enumerate(files):
+        pictures = np.moveaxis(np.stack(shared_decoder().frames(file, per_file).frames), -1, 1)
+        if kept is None:
+            kept = np.lib.format.open_memmap(part, "w+", np.uint8, (len(files), *pictures.shape))
+        kept[row] = pictures
+        if on_progress:
+            on_progress(row + 1, len(files))
+    os.replace(part, path)
+
+
+def _files(videos: Sequence[LabelledVideo]) -> list[Path]:
+    """Each file once: a scene's pristine clip is in all of its ladders."""
+    return list(dict.fromkeys(video.path for video in videos))
+
+
+@torch.no_grad()
+def start_as_frequencies(projection: nn.Conv3d, pictures: Tensor) -> None:
+    """Makes the patches' projection a cosine transform: all frequencies up to the highest, and a little of colour.
+
+    Each of its outputs gets mean 0 and deviation 1 over the pictures [B, 3, S, S]. In white filters, as layers start
+    out, the flat and the slow have nearly all the energy, and what quality is told by drowns in it.
+    """
+    width, _, _, side, _ = projection.weight.shape
+    places = (torch.arange(side) + 0.5) * math.pi / side
+    waves = torch.stack([torch.cos(frequency * places) for frequency in range(side)])
+    slow_first = sorted(((down, across) for down in _FREQUENCIES for across in _FREQUENCIES), key=sum)
+    coloured = [(colour, pair) for colour in _COLOUR_DIFFERENCES for pair in _COLOURS]
+    grey = [(_LUMA, pair) for pair in slow_first[: max(width - len(coloured), 1)]]
+    for row, (colour, (down, across)) in enumerate([*grey, *coloured][:width]):
+        wave = waves[down % side][:, None] * waves[across % side]
+        projection.weight[row, :, 0] = torch.tensor(colour)[:, None, None] * wave
+    outputs = F.conv3d(pictures[:, :, None], projection.weight, stride=projection.stride)
+    deviation, mean = torch.std_mean(outputs, dim=(0, 2, 3, 4))
+    projection.weight /= deviation[:, None, None, None, None]
+    projection.bias = nn.Parameter(-mean / deviation)
+
+
+@torch.no_grad()
+def grow(learned: ReadTcab, config: DiffVQAConfig, *, frames: int, across: int) -> ReadTcab:
+    """One for as many or more frames and as large or larger parts, which begins by repeating the places it knows."""
+    grown = ReadTcab(config, frames=frames, across=across)
+    weights = learned.state_dict()
+    embedding, time = weights["tcab.pos_embed"], weights["tcab.temporal_pos_embedding"]
+    before, after = (math.isqrt(x.tcab.pos_embed.shape[1] - 1) for x in (learned, grown))
+    grid = embedding[:, 1:].unflatten(1, (before, before)).tile(1, after // before, after // before, 1)
+    repeated = {
+        "tcab.pos_embed": torch.cat([embedding[:, :1], grid.flatten(1, 2)], dim=1),
+        "tcab.temporal_pos_embedding": time.repeat_interleave(frames // time.shape[1], dim=1),
+    }
+    grown.load_state_dict(weights | repeated)
+    return grown
+
+
+@torch.no_grad()
+def start_from_tcab(network: DiffVQA, learned: ReadTcab) -> None:
+    """Gives the network's head, where it has TCABs, what `learned` knows of whole views of as many frames.
+
+    And freezes it: of the few clips that there are features of, the TCABs would learn the contents by heart.
+
+    The view that scores the frames begins with the scores that `learned` reads from the VQA token, in a quarter of the
+    MLP's units and another that mirrors them, since GELU(x) − GELU(−x) = x. The other half is left to learn from F_FFF
+    what to add.
+    """
+    for view in (network.head.semantic, network.head.distortion):
+        if isinstance(view.tcab, TemporalCoherenceBlock):
+            view.tcab.load_state_dict(learned.tcab.state_dict())
+            view.tcab.requires_grad_(False)
+    if isinstance(network.head.distortion.tcab, TemporalCoherenceBlock):
+        readout = learned.readouts[0]
+        assert isinstance(readout, nn.Linear)
+        _begin_with(network.head.distortion.mlp, readout)
+
+
+def _begin_with(mlp: ScoreMLP, readout: nn.Linear) -> None:
+    """Makes the MLP's output, for each frame, what `readout` tells from the last of its inputs."""
+    first, last = (layer for layer in mlp if isinstance(layer, nn.Linear))
+    quarter = first.out_features // 4
+    first.weight[: 2 * quarter] = 0
+    for rows, sign in ((slice(quarter), 1), (slice(quarter, 2 * quarter), -1)):
+        first.weight[rows, -readout.in_features :] = sign * readout.weight
+        first.bias[rows] = sign * readout.bias
+        last.weight[:, rows] = sign / quarter
+    last.weight[:, 2 * quarter :] = 0
+    last.bias.zero_()

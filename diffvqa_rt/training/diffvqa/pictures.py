@@ -1,0 +1,160 @@
+"""Batches of pictures from a folder of videos and images, as the extractor sees them: what adaptation learns on."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffvqa_rt.decoding import shared_decoder
+from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.views import cut_views, normalize_views
+from diffvqa_rt.training.loop import Batch, StepBatches
+from diffvqa_rt.video import MAX_SEED
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"),
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+)
+"""Of what is taken for a video or an image."""
+
+_ATTEMPTS = 20
+# Of a file's beginning, and of its end.
+_SAMPLED_BYTES = 2**16
+
+OnProgress = Callable[[int, int], None]
+"""Called with how many of how many are done."""
+
+
+def find_media(places: Sequence[Path]) -> list[Path]:
+    """The videos and images in folders and below, and files as given, sorted.
+
+    Raises:
+        TrainingError: a place is not there, or none holds a video or an image.
+    """
+    found: set[Path] = set()
+    for place in places:
+        if not place.exists():
+            raise TrainingError(f"{place} is not there; expected a folder of videos or images")
+        inside = place.rglob("*") if place.is_dir() else [place]
+        found.update(path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise TrainingError(f"{', '.join(map(str, places))}: no videos or images; expected {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+class PictureBatches(StepBatches):
+    """Step s gives a share of `batch` pictures: `pictures` [batch / processes, 3, size, size] in [−1, 1].
+
+    Files are drawn at random, `per_file` pictures of each. A picture is one of the `frames` that scoring would sample,
+    in either view, the crop at a random place. What cannot be decoded is named in the log, and another file is drawn in
+    its place.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        batch: int,
+        per_file: int,
+        frames: int,
+        size: int,
+        seed: int,
+        processes: int = 1,
+    ) -> None:
+        super().__init__(seed, processes)
+        if batch % per_file:
+            raise ValueError(f"batch is {batch}; expected a multiple of per_file ({per_file})")
+        self.share_of(batch)
+        self._files = list(files)
+        self._batch, self._per_file, self._frames, self._size = batch, per_file, frames, size
+        self._refused: set[Path] = set()
+
+    def __getitem__(self, step: int) -> Batch:
+        share = self.share_of(self._batch)
+        # Each file's pictures are drawn for themselves, so that no process has to know which files another could not
+        # decode. A file whose pictures two processes share is decoded by both.
+        first, last = share[0] // self._per_file, share[-1] // self._per_file
+        drawn = np.concatenate([self._draw(self.generator(step, part)) for part in range(first, last + 1)])
+        at = share[0] - first * self._per_file
+        return {"pictures": torch.from_numpy(normalize_views(drawn[at : at + len(share)]))}
+
+    def _draw(self, generator: np.random.Generator) -> np.ndarray:
+        for _ in range(_ATTEMPTS):
+            path = self._files[int(generator.integers(len(self._files)))]
+            chosen = np.sort(generator.choice(self._frames, self._per_file, replace=self._per_file > self._frames))
+            views, seed = generator.integers(len(VIEWS), size=self._per_file), int(generator.integers(MAX_SEED))
+            try:
+                sampled = shared_decoder().frames(path, self._frames)
+            except VideoDecodeError as error:
+                if path not in self._refused:
+                    logger.warning("left out: %s", error)
+                self._refused.add(path)
+                continue
+            both = cut_views([sampled.frames[index] for index in chosen], self._size, seed)[0]
+            return both[np.arange(self._per_file) * len(VIEWS) + views]
+        raise TrainingError(f"{_ATTEMPTS} files in a row cannot be decoded, the last of them {path}")
+
+
+class StoredPictures(StepBatches):
+    """Like `PictureBatches`, from pictures that were cut once and kept: for runs over a small set, on few cores.
+
+    Args:
+        path: an array file [count, 3, size, size] uint8, as `store_pictures` leaves it.
+    """
+
+    def __init__(self, path: Path, *, batch: int, seed: int) -> None:
+        super().__init__(seed)
+        self._path = path
+        self._batch = batch
+
+    def __getitem__(self, step: int) -> Batch:
+        # Opened each time, which costs nothing: an open map would travel to a worker with all that is in it.
+        pictures: NDArray[np.uint8] = np.load(self._path, mmap_mode="r")
+        rows = self.generator(step).choice(len(pictures), self._batch, replace=False)
+        return {"pictures": torch.from_numpy(normalize_views(pictures[np.sort(rows)]))}
+
+
+def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress: OnProgress | None = None) -> None:
+    """Keeps the pictures of the first steps of `batches`, `count` or the next few, for `StoredPictures`."""
+    part, made = path.with_name(path.name + ".part"), 0
+    first = batches[0]["pictures"]
+    steps = -(-count // len(first))
+    kept = np.lib.format.open_memmap(part, "w+", np.uint8, (steps * len(first), *first.shape[1:]))
+    for step in range(steps):
+        pixels = (batches[step]["pictures"].numpy() + 1) * 127.5
+        kept[made : made + len(pixels)] = np.rint(pixels)
+        made += len(pixels)
+        if on_progress:
+            on_progress(made, len(kept))
+    kept.flush()
+    os.replace(part, path)
+
+
+def media_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of which files there are, by name, size, beginning and end: whether a run may go on with them.
+
+    Not by all of their content: a data set has a terabyte of it.
+
+    Raises:
+        TrainingError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
+                for start in (0, max(0, size - _SAMPLED_BYTES)):
+                    file.seek(start)
+                    digest.update(file.read(_SAMPLED_BYTES))
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
+    return digest.hexdigest()

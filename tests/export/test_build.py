@@ -1,0 +1,442 @@
+"""`export/build_engines.py`: what it writes, what it proves, and what it refuses."""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import build_engines
+import numpy as np
+import onnx
+import pytest
+import torch
+from diffvqa_export import backends
+from diffvqa_export.build import build_engines as build_folder
+from diffvqa_export.context import BuildRequest
+from diffvqa_export.onnx_export import export_onnx
+from diffvqa_export.parity import measure_parity
+from diffvqa_export.precision import KEPT_IN_FLOAT32, write_precision
+from diffvqa_export.reference import Reference, record_reference
+from diffvqa_export.stages import STAGES
+from diffvqa_export.weights import choose_weights, random_weights
+
+from diffvqa_rt.engines import Manifest, open_engines
+from diffvqa_rt.engines.torch_backend import torch_engines
+from diffvqa_rt.errors import EngineBuildError, EngineMismatchError, ParityError
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
+from diffvqa_rt.metrics.diffvqa.views import make_views
+from diffvqa_rt.models.diffvqa.checkpoints import save_weights
+from diffvqa_rt.models.diffvqa.network import random_network
+from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.video import sample_frames
+
+STANDARD_DOMAINS = {"", "ai.onnx"}
+
+
+def torch_request(out, clip) -> BuildRequest:
+    return BuildRequest(weights=random_weights(TINY), backends=("torch",), out=out, clip=clip)
+
+
+def nodes_of(graph):
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes_of(attribute.g)
+
+
+@pytest.mark.parametrize("name", engine_specs(TINY))
+def test_a_graph_has_standard_operators_only(built_engines, name):
+    model = onnx.load(built_engines / "onnx" / f"{name}.onnx", load_external_data=False)
+    local = {(function.domain, function.name) for function in model.functions}
+    called = {(node.domain, node.op_type) for graph in (model.graph, *model.functions) for node in nodes_of(graph)}
+    assert {domain for domain, operator in called - local} <= STANDARD_DOMAINS
+    # The scan is where a stand-in would hide: the head calls ours, and its body is a standard Scan.
+    assert (("diffvqa", "BidirectionalSelectiveScan") in called) == (name == "head")
+    assert (("", "Scan") in called) == (name == "head")
+    assert (("com.microsoft", "MultiHeadAttention") in called) == (("", "Attention") in called) == (name != "head")
+
+
+def test_the_manifest_says_where_the_engines_come_from_and_how_good_they_are(built_engines):
+    manifest = Manifest.read(built_engines)
+    assert manifest.config == TINY
+    assert manifest.weights.is_trained
+    assert manifest.weights.source == "tiny.safetensors"
+    assert manifest.build.versions["torch"] == torch.__version__
+    parity = manifest.backends["onnx"].parity
+    assert parity is not None
+    measured = {(o.engine, o.output) for o in parity.outputs}
+    assert measured == {(s.name, o.name) for s in engine_specs(TINY).values() for o in s.outputs}
+    assert all(0 <= o.relative_error <= o.tolerance for o in parity.outputs)
+    assert sum(o.relative_error for o in parity.outputs) > 0  # two runtimes never agree on every bit
+    assert parity.score_difference < 1e-4 * 100
+
+
+def test_timesteps_noise_and_text_are_inside_the_step(built_engines):
+    """The exact folds: no sine, no text projection, no time embedding is left to compute."""
+    model = onnx.load(built_engines / "onnx" / "unet_controller.onnx")
+    assert [i.name for i in model.graph.input] == ["z", "z0", "step"]
+    assert not {"Sin", "Cos"} & {node.op_type for node in model.graph.node}
+    stored = {onnx.numpy_helper.to_array(tensor).tobytes() for tensor in model.graph.initializer}
+    extractor = choose_weights(TINY, None).load().extractor
+    matrices = {name: p for name, p in extractor.named_parameters() if p.ndim == 2 and not name.startswith("vae")}
+    kept = {n for n, p in matrices.items() if {m.detach().numpy().tobytes() for m in (p, p.T)} & stored}
+    folded = {n for n in matrices if ".time_emb" in n or ".attn2." in n}
+    assert not folded & kept
+    assert {n for n in matrices if ".proj_in." in n or ".attn1." in n} <= kept  # what is not folded is found this way
+
+
+def test_another_networks_engines_fail_parity_and_nothing_is_written(built_engines, clip, tmp_path, monkeypatch):
+    def copy_instead_of_exporting(stage, module, config, spec, path, *others):
+        for file in (path.name, f"{path.name}.data"):
+            shutil.copy(built_engines / "onnx" / file, path.parent)
+
+    monkeypatch.setattr(backends, "export_onnx", copy_instead_of_exporting)
+    monkeypatch.setattr(Manifest, "provenance", Manifest.read(built_engines).provenance)
+    request = BuildRequest(weights=random_weights(TINY, 1), backends=("onnx",), out=tmp_path / "out", clip=clip)
+    with pytest.raises(ParityError, match="vae_encoder's z0 is off by .* Nothing was written"):
+        build_folder(request, progress=lambda step: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip, tmp_path):
+    class Broken:
+        max_videos = None
+
+        def __init__(self, engine):
+            self.spec, self._engine = engine.spec, engine
+
+        def __call__(self, inputs, outputs=None):
+            results = self._engine(inputs, outputs)
+            return {name: np.full_like(values, np.nan) for name, values in results.items()}
+
+    _, engines = open_engines(built_engines, "onnx")
+    views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
+    record_reference(choose_weights(TINY, None).load(), views, tmp_path)
+    broken = {**engines, "head": Broken(engines["head"])}
+    report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
+    assert any("head's score is off by inf" in f and "1 of its values are not finite" in f for f in report.failures)
+    assert any(failure.startswith("the score is nan") for failure in report.failures)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [(lambda row: np.nextafter(row, np.inf), r"\d"), (lambda row: row * np.nan, "nan")],
+    ids=["last_bit", "nan"],
+)
+def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tmp_path, change, difference):
+    class SeesTheBatch:
+        max_videos = None
+
+        def __init__(self, engine):
+            self.spec, self._engine = engine.spec, engine
+
+        def __call__(self, inputs, outputs=None):
+            results = self._engine(inputs, outputs)
+            return {n: np.concatenate([v[:1], change(v[1:])]) for n, v in results.items()}
+
+    _, engines = open_engines(built_engines, "onnx")
+    views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
+    record_reference(choose_weights(TINY, None).load(), views, tmp_path)
+    broken = {**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}
+    report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
+    (failure,) = report.failures
+    assert re.match(rf"vae_encoder gives a video another result in another slot of a batch \(by {difference}", failure)
+
+
+def test_a_border_that_is_not_the_specs_is_refused(tmp_path):
+    class FixedFrames(torch.nn.Module):
+        def forward(self, frames):
+            return (frames.mean((2, 3, 4)),)
+
+    spec = engine_specs(TINY)["vae_encoder"]
+    with pytest.raises(EngineBuildError, match="exported outputs are .*; the spec says"):
+        export_onnx(STAGES["vae_encoder"], FixedFrames(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
+
+
+def test_a_folder_that_is_no_engine_folder_is_not_overwritten(tmp_path, clip):
+    (tmp_path / "holiday.jpg").write_bytes(b"irreplaceable")
+    request = torch_request(tmp_path, clip)
+    with pytest.raises(EngineBuildError, match="is not an engine folder; choose another --out"):
+        build_folder(request, progress=lambda step: None)
+    assert (tmp_path / "holiday.jpg").read_bytes() == b"irreplaceable"
+
+
+def test_an_engine_folder_with_something_else_in_it_is_not_overwritten(engines_copy, clip):
+    (engines_copy / "notes.txt").write_text("irreplaceable")
+    request = torch_request(engines_copy, clip)
+    with pytest.raises(EngineBuildError, match="notes.txt is not part of the engines"):
+        build_folder(request, progress=lambda step: None)
+    (engines_copy / "notes.txt").unlink()
+    (engines_copy / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(EngineBuildError, match="is not an engine folder"):
+        build_folder(request, progress=lambda step: None)
+    assert (engines_copy / "onnx" / "head.onnx").exists()
+
+
+def test_engines_of_an_older_format_are_replaced(engines_copy, clip):
+    values = json.loads((engines_copy / "manifest.json").read_text())
+    (engines_copy / "manifest.json").write_text(json.dumps({"format": 0, "backends": values["backends"]}))
+    request = torch_request(engines_copy, clip)
+    build_folder(request, progress=lambda step: None)
+    assert list(Manifest.read(engines_copy).backends) == ["torch"]
+    beside = {path.name for path in engines_copy.parent.iterdir()}
+    assert beside == {engines_copy.name, f"{engines_copy.name}.work"}
+
+
+def test_what_the_exporter_cannot_do_is_a_sentence(tmp_path):
+    class Unexportable(torch.nn.Module):
+        def forward(self, frames):
+            return (frames if frames.sum() > 0 else -frames,)  # which way depends on the data
+
+    spec = engine_specs(TINY)["vae_encoder"]
+    with pytest.raises(EngineBuildError, match="vae_encoder could not be exported to ONNX"):
+        export_onnx(STAGES["vae_encoder"], Unexportable(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
+
+
+def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, capsys):
+    save_weights(random_network(TINY, seed=5), tmp_path / "weights.safetensors", is_trained=True)
+    arguments = [
+        "--weights",
+        str(tmp_path / "weights.safetensors"),
+        "--backend",
+        "torch",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    for _ in range(2):
+        assert build_engines.main(arguments) == 0
+    assert "untrained" not in capsys.readouterr().out
+    manifest, engines = open_engines(tmp_path / "out", "torch")
+    assert manifest.weights.is_trained and manifest.weights.source == "weights.safetensors"
+    frames = np.zeros((1, 2, 3, TINY.view_size, TINY.view_size), np.float32)
+    expected = torch_engines(random_network(TINY, seed=5))["vae_encoder"]({"frames": frames})["z0"]
+    assert np.array_equal(engines["vae_encoder"]({"frames": frames})["z0"], expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["--preset", "huge"], 2, "preset is 'huge'; expected one of tiny, sd21"),
+        (["--weights", "nowhere.safetensors"], 2, "nowhere.safetensors: no such weights file"),
+        (["--backend", "onnx,vulkan"], 2, "expected some of onnx, "),
+        (["--precision", "int8"], 2, "precision is 'int8'; expected one of fp32, fp16, bf16"),
+        (["--strip-weights"], 2, "weights are left out, and versions bridged, of TensorRT's plans alone"),
+        (["--precision", "bf16"], 2, "ONNX Runtime has no bfloat16 kernels for the CPU"),
+        (["--clip", "nowhere.mp4"], 1, "nowhere.mp4 cannot be read"),
+    ],
+)
+def test_a_users_mistake_gets_one_sentence(arguments, status, sentence, capsys):
+    assert build_engines.main(arguments) == status
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_a_missing_package_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "diffvqa_export.build", None)
+    assert build_engines.main([]) == 1
+    assert "is not installed: pip install 'diffvqa-rt[export]'" in capsys.readouterr().err
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    other = dataclasses.replace(TINY, name="other", frames=2, view_size=64)
+    save_weights(random_network(other), tmp_path / "w.safetensors", is_trained=True)
+    with pytest.raises(ValueError, match="holds the network 'other', which is not the preset 'tiny'"):
+        choose_weights(TINY, tmp_path / "w.safetensors")
+
+
+def test_weights_say_what_network_they_are_of(tmp_path):
+    tcab = dataclasses.replace(TINY.head.tcab, views="none")
+    trained = dataclasses.replace(TINY, score_range=(1.0, 5.0), head=dataclasses.replace(TINY.head, tcab=tcab))
+    save_weights(random_network(trained), tmp_path / "w.safetensors", is_trained=True)
+    chosen = choose_weights(TINY, tmp_path / "w.safetensors")
+    assert chosen.config == chosen.load().config == trained and chosen.is_trained
+
+
+def test_a_manifest_names_every_field_of_its_network(built_engines):
+    values = json.loads((built_engines / "manifest.json").read_text())
+    assert DiffVQAConfig.from_dict(values["config"]) == TINY != SD21
+
+
+class Interrupted:
+    """`export_onnx` until a stage comes; there it raises, in the place of a key, a kill or a full disk."""
+
+    def __init__(self, stage: str, error: BaseException) -> None:
+        self._stage, self._error = stage, error
+
+    def __call__(self, stage, *arguments):
+        if stage.name == self._stage:
+            raise self._error
+        export_onnx(stage, *arguments)
+
+
+def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "tiny"
+    command = ["--out", str(out)]
+    monkeypatch.setattr(backends, "export_onnx", Interrupted("unet_controller", KeyboardInterrupt()))
+    assert build_engines.main(command) == 130
+    assert f"interrupted; the same command goes on from {out}.work" in capsys.readouterr().err
+    assert not out.exists()
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(backends, "export_onnx", Interrupted("head", full))
+    assert build_engines.main(command) == 1
+    progress = capsys.readouterr().err
+    assert f"the disk of {out} is full; make room" in progress
+    assert "reference: float32 torch on frog.mp4: done before" in progress
+    assert "onnx: export vae_encoder: done before" in progress
+    assert "onnx: export unet_controller\n" in progress
+    assert not out.exists()
+
+    monkeypatch.setattr(backends, "export_onnx", export_onnx)
+    assert build_engines.main(command) == 0
+    progress = capsys.readouterr().err
+    assert progress.count("done before") == 3
+    first = Manifest.read(out)
+    open_engines(out)
+
+    # Again: nothing is left to do, and the files are found where the finished build put them.
+    assert build_engines.main(command) == 0
+    progress = capsys.readouterr().err
+    assert progress.count("done before") == 5 and "onnx: export head\n" not in progress
+    assert Manifest.read(out).backends == first.backends
+    assert (out / "onnx" / "head.onnx.data").stat().st_nlink == 1  # ONNX's tools refuse files with several names
+
+    # Stopped while it moves its files: the older engines are back in their place, and nothing is done again.
+    work = out.with_name("tiny.work")
+    (work / "new" / "onnx").mkdir(parents=True)
+    (out / "onnx" / "head.onnx").rename(work / "new" / "onnx" / "head.onnx")
+    shutil.copy(out / "manifest.json", work / "new")
+    out.rename(work / "old")
+    assert build_engines.main(command) == 0
+    assert "onnx: export head\n" not in capsys.readouterr().err
+    open_engines(out)
+    assert not (work / "manifest.json").exists()
+
+    # A build that fails leaves the engines that are there as they were, and with one name each.
+    monkeypatch.setattr(backends, "export_onnx", Interrupted("vae_encoder", KeyboardInterrupt()))
+    assert build_engines.main([*command, "--precision", "fp16"]) == 130
+    open_engines(out)
+    assert {path.stat().st_nlink for path in out.rglob("*") if path.is_file()} == {1}
+    monkeypatch.setattr(backends, "export_onnx", export_onnx)
+    capsys.readouterr()
+
+    # A step whose file was changed is done again.
+    (out / "onnx" / "head.onnx").write_bytes(b"damaged")
+    assert build_engines.main(command) == 0
+    assert "onnx: export head\n" in capsys.readouterr().err
+    open_engines(out)
+
+
+_BUILD_AND_WAIT = """
+import sys, time
+import build_engines
+from diffvqa_export import backends
+
+def wait(stage, *arguments):
+    print("exporting", flush=True)
+    time.sleep(600)
+
+backends.export_onnx = wait
+build_engines.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_build_leaves_no_engine_folder_and_no_lock(tmp_path, clip):
+    command = [sys.executable, "-c", _BUILD_AND_WAIT, "--out", str(tmp_path / "tiny")]
+    environment = os.environ | {"PYTHONPATH": str(Path(build_engines.__file__).parent)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == "exporting\n"
+        request = torch_request(tmp_path / "tiny", clip)
+        with pytest.raises(EngineBuildError, match="another build is working in .*tiny.work; wait for it"):
+            build_folder(request, progress=lambda step: None)
+        process.kill()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.work"]
+    with pytest.raises(EngineMismatchError, match="is not an engine folder"):
+        open_engines(tmp_path / "tiny.work")
+    build_folder(request, progress=lambda step: None)
+    open_engines(tmp_path / "tiny", "torch")
+
+
+def test_a_dry_run_says_what_will_be_written_and_writes_nothing(built_engines, tmp_path, capsys):
+    assert build_engines.main(["--backend", "onnx,torch", "--dry-run", "--out", str(tmp_path / "tiny")]) == 0
+    assert list(tmp_path.iterdir()) == []
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    estimated = {
+        words[2]: float(words[0]) for words in lines if len(words) == 3 and words[1] == "MB" and "/" in words[2]
+    }
+    assert estimated.keys() == {f"onnx/{name}.onnx.data" for name in engine_specs(TINY)} | {"torch/weights.safetensors"}
+    for file, megabytes in estimated.items():
+        assert megabytes == pytest.approx((built_engines / file).stat().st_size / 1e6, rel=0.02, abs=0.1)
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    assert build_engines.main(["--out", str(tmp_path / "tiny")]) == 1
+    error = capsys.readouterr().err
+    assert (
+        "needs about 38" in error
+        and " more and" in error
+        and "its disk has 1.0 MB left; make room" in error
+        and error.count("\n") == 1
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def half_precision_graph(name: str, folder: Path) -> onnx.ModelProto:
+    module = stage_modules(random_network(TINY))[name]
+    write_precision(name, module, "fp16")
+    export_onnx(STAGES[name], module, TINY, engine_specs(TINY)[name], folder / f"{name}.onnx", "")
+    model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_half_precision_keeps_what_overflows_in_float32(tmp_path):
+    """`KEPT_IN_FLOAT32`, operator by operator, in the graph that a runtime gets."""
+    model = half_precision_graph("unet_controller", tmp_path)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    inputs_of = {}
+    for node in model.graph.node:
+        inputs_of.setdefault(node.op_type, []).append(types[node.input[0]])
+    assert set(inputs_of["InstanceNormalization"]) == {FLOAT}  # GroupNorm's statistics
+    assert set(inputs_of["Softmax"]) == {FLOAT}
+    assert set(inputs_of["Clip"]) == {FLOAT}  # the sampler
+    assert set(inputs_of["MultiHeadAttention"]) == {FLOAT16}
+    assert set(inputs_of["Gemm"]) == {FLOAT16}
+    # The UNet's and the Controller's conv_in, and conv_out.
+    assert sorted(inputs_of["Conv"]).count(FLOAT) == 3 < inputs_of["Conv"].count(FLOAT16)
+    stash_types = {
+        attribute.i
+        for node in model.graph.node
+        if node.op_type == "LayerNormalization"
+        for attribute in node.attribute
+        if attribute.name == "stash_type"
+    }
+    assert stash_types <= {FLOAT}  # 1, the default
+    assert all(value.type.tensor_type.elem_type in (FLOAT, onnx.TensorProto.INT64) for value in model.graph.input)
+    assert {value.type.tensor_type.elem_type for value in model.graph.output} == {FLOAT}
+
+
+def test_the_head_stays_in_float32(tmp_path):
+    module = stage_modules(random_network(TINY))["head"]
+    write_precision("head", module, "bf16")
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    assert all(KEPT_IN_FLOAT32.values())  # each with its reason
+
+
+def test_a_folder_of_somebody_elses_is_no_work_folder(tmp_path, clip):
+    (tmp_path / "tiny.work" / "old").mkdir(parents=True)
+    with pytest.raises(EngineBuildError, match="tiny.work is not a build's work folder; choose another --out"):
+        build_folder(torch_request(tmp_path / "tiny", clip), progress=lambda step: None)
+    assert (tmp_path / "tiny.work" / "old").exists()

@@ -1,0 +1,125 @@
+"""What the real Triton server counts: scores, stages and refusals, whatever strangers send."""
+
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from clips import make_clip
+from metric_series import OURS, TRITONS
+from served import Served, assert_same, grpc
+
+from diffvqa_rt.errors import VideoDecodeError
+
+
+def scraped(served: Served) -> dict[str, float]:
+    """The metrics endpoint's series, by name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{served.metrics_port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_scores_and_stages_are_counted_in_histograms(served, client, expected):
+    video, result = expected["still.png"]
+    before = scraped(served)
+    seconds = client.score(video).stage_seconds
+    time.sleep(0.5)
+    after = scraped(served)
+    grown = {name: after[name] - before[name] for name in after if name.startswith("diffvqa_")}
+    assert grown["diffvqa_score_count"] == 1
+    assert grown["diffvqa_score_sum"] == pytest.approx(result.score)
+    for bound in range(10, 100, 10):
+        assert grown[f'diffvqa_score_bucket{{le="{bound}"}}'] == (result.score <= bound)
+    assert grown['diffvqa_score_bucket{le="+Inf"}'] == 1
+    for stage, value in {**seconds, "total": sum(seconds.values())}.items():
+        assert grown[f'diffvqa_stage_seconds_count{{stage="{stage}"}}'] == 1
+        assert grown[f'diffvqa_stage_seconds_sum{{stage="{stage}"}}'] == pytest.approx(value)
+        for bound in ("0.005", "0.25", "60"):
+            assert grown[f'diffvqa_stage_seconds_bucket{{stage="{stage}",le="{bound}"}}'] == (value <= float(bound))
+
+
+def test_what_the_dashboard_reads_is_there_to_read(served, client, expected):
+    client.score(expected["still.png"][0])
+    names = {series.split("{")[0] for series in scraped(served)}
+    assert set(OURS) <= names
+    assert {name for name in TRITONS if not name.startswith("nv_gpu")} <= names
+
+
+def test_a_refusal_is_counted_as_one(served, client):
+    def refused() -> float:
+        return sum(n for series, n in scraped(served).items() if "failures" in series and 'reason="refused"' in series)
+
+    before = refused()
+    with pytest.raises(VideoDecodeError):
+        client.score(b"no video")
+    with pytest.raises(ValueError, match="crops is 4"):
+        client.score(make_clip(), crops=4)
+    time.sleep(0.5)
+    assert refused() == before + 2
+
+
+def test_requests_that_nobody_waits_for_are_not_computed(served, client, expected):
+    def executed(model: str) -> float:
+        return scraped(served)[f'nv_inference_exec_count{{model="{model}",version="1"}}']
+
+    def cancelled() -> float:
+        lines = scraped(served).items()
+        return sum(number for series, number in lines if "failures" in series and 'reason="cancelled"' in series)
+
+    def leave_early(_: int) -> None:
+        with pytest.raises(grpc.InferenceServerException, match="Deadline Exceeded"):
+            grpc.InferenceServerClient(served.url).infer("diffvqa", inputs, client_timeout=0.2)
+
+    video, result = expected["frog.mp4"]
+    inputs = []
+    for name, values, kind in [
+        ("video", np.frombuffer(video, np.uint8), "UINT8"),
+        ("crops", np.array([3], np.int32), "INT32"),
+    ]:
+        inputs.append(grpc.InferInput(name, values.shape, kind).set_data_from_numpy(values))
+    scores, heads, before = scraped(served)["diffvqa_score_count"], executed("head"), cancelled()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(leave_early, range(6)))
+    assert_same(client.score(video), result)
+    time.sleep(0.5)
+    assert scraped(served)["diffvqa_score_count"] == scores + 1 and executed("head") <= heads + 2
+    assert before < cancelled() <= before + 6
+
+
+def test_denoise_stops_between_two_steps_when_the_time_is_over(served):
+    inputs = []
+    for name, values, kind in [
+        ("z0", np.zeros((1, 16, 4, 24, 24), np.float32), "FP32"),
+        ("preprocess_marks", np.full(3, time.monotonic() - 10), "FP64"),
+    ]:
+        inputs.append(grpc.InferInput(name, values.shape, kind).set_data_from_numpy(values))
+    connection = grpc.InferenceServerClient(served.url)
+    assert connection.infer("denoise", inputs, timeout=60_000_000).as_numpy("z0_hat") is not None
+    with pytest.raises(grpc.InferenceServerException, match="nobody waits for the answer") as refusal:
+        connection.infer("denoise", inputs, timeout=5_000_000)
+    assert refusal.value.status() == "StatusCode.CANCELLED"
+
+
+def test_a_score_is_counted_whatever_else_is_asked_for(served, expected):
+    video, result = expected["still.png"]
+    before = scraped(served)["diffvqa_score_count"]
+    tensor = grpc.InferInput("video", [len(video)], "UINT8")
+    tensor.set_data_from_numpy(np.frombuffer(video, np.uint8))
+    asked = [grpc.InferRequestedOutput("score")]
+    answer = grpc.InferenceServerClient(served.url).infer("diffvqa", [tensor], outputs=asked)
+    assert answer.as_numpy("score").tolist() == [result.score]
+    time.sleep(0.5)
+    assert scraped(served)["diffvqa_score_count"] == before + 1
+
+
+@pytest.mark.parametrize("marks", [[np.nan, 0.0], [0.0, 1e300]])
+def test_nobody_spoils_the_metrics(served, marks):
+    inputs = []
+    values = {"head_score": np.ones(1, np.float32), "preprocess_marks": np.zeros(3), "denoise_marks": np.array(marks)}
+    for name, array in values.items():
+        tensor = grpc.InferInput(name, array.shape, "FP32" if array.dtype == np.float32 else "FP64")
+        inputs.append(tensor.set_data_from_numpy(array))
+    with pytest.raises(grpc.InferenceServerException, match="say that the stages took"):
+        grpc.InferenceServerClient(served.url).infer("metrics", inputs)
+    assert all(np.isfinite(value) for name, value in scraped(served).items() if "diffvqa" in name)

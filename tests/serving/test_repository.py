@@ -1,0 +1,221 @@
+"""The served models' configs against `specs`, and the ensemble's wiring, as Triton server reads them."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from served import parsed
+
+from diffvqa_rt.engines.manifest import MAX_VIDEOS, Manifest
+from diffvqa_rt.errors import EngineMismatchError
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.serving.models import served_specs
+from diffvqa_rt.serving.repository import assemble_repository, choose_form
+from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls, StageSettings, manifest_sha256
+
+FORMS = ("embedded", "production")
+SPECS = {form: served_specs(TINY, form) for form in FORMS}
+NUMPY_NAMES = {
+    "FP32": "float32",
+    "FP64": "float64",
+    "INT64": "int64",
+    "INT32": "int32",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def settings_for(folder: Path, **changes) -> StageSettings:
+    values = {
+        "form": "embedded",
+        "engines": str(folder),
+        "manifest_sha256": manifest_sha256(folder),
+        "backend": "onnx",
+        "threads": None,
+        "python": "/some where/“python”",
+        "traffic": "/tmp/traffic",
+        "limits": RequestLimits(),
+    }
+    return StageSettings(**(values | changes))
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def settings(request, built_engines, cuda_engines) -> StageSettings:
+    if request.param == "embedded":
+        return settings_for(built_engines)
+    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
+    return settings_for(cuda_engines, form="production", backend="onnx-cuda")
+
+
+@pytest.fixture(scope="module")
+def repository(settings, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("repository") / "models"
+    assemble_repository(settings, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configs(repository):
+    return parsed(repository)
+
+
+def borders(tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
+    from tritonclient.grpc.model_config_pb2 import DataType
+
+    return {
+        tensor.name: (NUMPY_NAMES[DataType.Name(tensor.data_type).removeprefix("TYPE_")], tuple(tensor.dims))
+        for tensor in tensors
+    }
+
+
+def expected_borders(specs) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {s.name: (s.dtype, tuple(-1 if isinstance(size, str) else size for size in s.shape)) for s in specs}
+
+
+def whole_borders(config, tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """With the leading axis that Triton server adds."""
+    axis = (-1,) if config.max_batch_size else ()
+    return {name: (dtype, (*axis, *dims)) for name, (dtype, dims) in borders(tensors).items()}
+
+
+def test_there_is_a_model_for_every_stage_and_one_for_all(configs, repository, settings):
+    stages = {"preprocess", "vae_encoder", "denoise", "head", "metrics", "diffvqa"}
+    ours = {"preprocess", "denoise", "metrics"}
+    if settings.form == "embedded":
+        ours |= {"vae_encoder", "head"}
+    else:
+        stages |= {"dali", "unet_controller"}
+    assert set(configs) == set(SPECS[settings.form]) == stages
+    for name, config in configs.items():
+        assert config.name == name
+        assert (config.backend == "python") == (repository / name / "1" / "model.py").exists() == (name in ours)
+    assert configs["diffvqa"].platform == "ensemble"
+
+
+def test_a_config_has_the_names_types_and_dims_of_its_spec(configs, settings):
+    for name, config in configs.items():
+        spec = SPECS[settings.form][name]
+        assert whole_borders(config, config.input) == expected_borders(spec.inputs), name
+        assert whole_borders(config, config.output) == expected_borders(spec.outputs), name
+        assert {tensor.name for tensor in config.input if tensor.optional} == spec.optional
+        assert bool(config.max_batch_size) == (name == "dali")
+
+
+def test_the_ensemble_joins_equal_tensors_and_gives_out_all_that_a_result_needs(configs):
+    def fits(one, other) -> bool:
+        """-1 stands for any size, as Triton server takes it."""
+        (dtype, dims), (other_dtype, other_dims) = one, other
+        pairs = zip(dims, other_dims, strict=True)
+        return dtype == other_dtype and all(a == b or -1 in (a, b) for a, b in pairs)
+
+    known = borders(configs["diffvqa"].input)
+    for step in configs["diffvqa"].ensemble_scheduling.step:
+        model = configs[step.model_name]
+        inputs, outputs = borders(model.input), borders(model.output)
+        assert set(step.input_map) == set(inputs)
+        for name, tensor in step.input_map.items():
+            assert fits(known[tensor], inputs[name]), (step.model_name, name)
+        for name, tensor in step.output_map.items():
+            assert tensor not in known
+            known[tensor] = outputs[name]
+    given_out = borders(configs["diffvqa"].output)
+    assert given_out.items() <= known.items()
+    assert {"score", "frame_scores", "frame_weights", "timestamps_seconds", "video_info", "model"} < set(given_out)
+
+
+def test_settings_cross_over_unchanged(configs, settings):
+    crossed = [c.parameters["settings"].string_value for c in configs.values() if c.backend == "python"]
+    assert len(crossed) >= 3
+    assert {StageSettings.from_json(text) for text in crossed} == {settings}
+    with pytest.raises(TypeError, match="surprise"):
+        StageSettings.from_json(json.dumps({**json.loads(crossed[0]), "surprise": 1}))
+
+
+def test_models_refuse_a_folder_that_was_built_again_since(engines_copy):
+    settings = settings_for(engines_copy)
+    settings.manifest()
+    (engines_copy / "manifest.json").write_text((engines_copy / "manifest.json").read_text() + "\n")
+    with pytest.raises(EngineMismatchError, match="changed since the server started"):
+        settings.manifest()
+
+
+# The production form: Triton server's own backends.
+
+
+def production_repository(folder: Path, target: Path, backend: str) -> Path:
+    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
+    assemble_repository(settings_for(folder, form="production", backend=backend), target)
+    return target
+
+
+@pytest.mark.parametrize(("backend", "theirs"), [("onnx-cuda", "onnxruntime"), ("tensorrt", "tensorrt")])
+def test_engines_go_to_triton_servers_own_backends(cuda_engines, tmp_path, backend, theirs):
+    folder = Path(shutil.copytree(cuda_engines, tmp_path / "engines"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rtx = manifest["backends"].get("tensorrt-rtx")
+    if backend == "tensorrt":
+        if rtx is None:
+            pytest.skip("TensorRT for RTX, whose plans stand for TensorRT's, is not installed")
+        manifest["backends"]["tensorrt"] = rtx
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    repository = production_repository(folder, tmp_path / "models", backend)
+    for name, config in parsed(repository).items():
+        if name not in engine_specs(TINY):
+            continue
+        record = manifest["backends"][backend]
+        listed = record["engines"][name]["file"]
+        assert (config.backend, config.default_model_filename) == (theirs, Path(listed).name)
+        (instances,) = config.instance_group
+        assert (instances.count, instances.kind, list(instances.gpus)) == (1, instances.KIND_GPU, [0])
+        assert list(instances.profile) == (["0"] if backend == "tensorrt" else [])
+        for file in (repository / name / "1").iterdir():
+            assert file.read_bytes() == (folder / Path(listed).parent / file.name).read_bytes()
+        assert (repository / name / "1" / config.default_model_filename).exists()
+
+
+def test_triton_server_gets_no_engine_that_was_changed(cuda_engines, tmp_path):
+    folder = Path(shutil.copytree(cuda_engines, tmp_path / "engines"))
+    data = folder / "onnx" / "head.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(EngineMismatchError, match=r"head\.onnx\.data was changed after it was built"):
+        production_repository(folder, tmp_path / "models", "onnx-cuda")
+
+
+def test_the_form_follows_from_what_is_there(built_engines, tmp_path):
+    record = Manifest.read(built_engines).backends["onnx"]
+    for name in ("python", "dali", "onnxruntime"):
+        assert choose_form("onnx-cuda", record, tmp_path) == "embedded"
+        (tmp_path / name).mkdir()
+    assert choose_form("onnx-cuda", record, tmp_path) == "production"
+    assert choose_form("onnx-cuda", record, None) == "embedded"
+    assert choose_form("onnx", record, tmp_path) == "embedded"  # a CPU's engines
+    assert choose_form("tensorrt", record, tmp_path) == "embedded"
+    (tmp_path / "tensorrt").mkdir()
+    assert choose_form("tensorrt", record, tmp_path) == "production"
+    stripped = dataclasses.replace(record, settings={"STRIP_PLAN": "on"})
+    assert choose_form("tensorrt", stripped, tmp_path) == "embedded"
+    assert record.max_videos is None
+    assert dataclasses.replace(record, settings={MAX_VIDEOS: "4"}).max_videos == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda path: RequestLimits(max_frames=0), "max_frames is 0"),
+        (lambda path: RequestLimits(max_decode_seconds=-1), "max_decode_seconds is -1"),
+        (lambda path: RequestLimits(max_decode_memory_bytes=200 << 20), "200 MiB; expected at least 256"),
+        (lambda path: ServerConfig(engines=path, host="::1"), "expected a name or an IPv4 address"),
+        (lambda path: ServerConfig(engines=path, port=8000), "three different ones"),
+        (lambda path: ServerConfig(engines=path, port=70000), "below 65536"),
+        (lambda path: ServerTls(cert=path / "no.pem", key=path / "no.key"), "no.pem; expected a file in PEM format"),
+        (lambda path: ServerTls(cert=None, key=path / "no.key"), "certificate is None"),
+    ],
+)
+def test_bad_settings_are_refused(make, complaint, tmp_path):
+    with pytest.raises(ValueError, match=complaint):
+        make(tmp_path)

@@ -1,0 +1,245 @@
+"""A TCAB's lessons: pairs of versions of a scene, patches that see all frequencies, and what the head starts from."""
+
+import numpy as np
+import pytest
+import torch
+from ablation import without_tcab
+from accelerate import Accelerator
+from clips import make_clip
+from training_network import SMALLEST
+
+from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.models.diffvqa.network import random_network
+from diffvqa_rt.synthetic.labelled import LabelledVideo
+from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
+    ReadTcab,
+    ReadTcabObjective,
+    VersionPairs,
+    grow,
+    start_as_frequencies,
+    start_from_tcab,
+    store_frames,
+)
+from diffvqa_rt.training.diffvqa.start import start_alike_everywhere, with_new_head
+from diffvqa_rt.training.loop import Batch, FitConfig, StepBatches, fit
+
+SIDE = SMALLEST.view_size
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Three ladders of one scene that share its pristine clip, two of them without labels; other sizes, other bytes."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(7):
+        (folder / f"{number}.mp4").write_bytes(make_clip(size=(96, 72), frames=3 + number))
+    members = {"a/h264": (0, 1, 2), "a/freeze": (0, 3, 4), "a/banding": (0, 5, 6)}
+    return [
+        LabelledVideo(
+            name=str(number), path=folder / f"{number}.mp4", ladder=ladder, severity=severity,
+            label=90.0 - 10 * number if ladder == "a/h264" or not severity else None,
+        )
+        for ladder, numbers in members.items()
+        for severity, number in enumerate(numbers)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stored(videos, tmp_path_factory):
+    path = tmp_path_factory.mktemp("frames") / "frames.npy"
+    store_frames(videos, 2, path)
+    return path
+
+
+def test_a_file_in_two_ladders_is_stored_once(stored):
+    kept = np.load(stored)
+    assert kept.shape == (7, 2, 3, 72, 96) and kept.dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """What might be stored of the videos: noise that is grey in the first frame, of faint colours in the second."""
+    kept = np.random.default_rng(0).integers(100, 150, (7, 2, 3, 72, 96)).astype(np.uint8)
+    kept[:, 0] = kept[:, 0, :1]
+    path = tmp_path_factory.mktemp("noise") / "frames.npy"
+    np.save(path, kept)
+    return path
+
+
+def luma(pixels):
+    return np.tensordot((0.299, 0.587, 0.114), pixels, axes=(0, -3))
+
+
+def find(picture, severity, kept):
+    """Of which ladder a picture [3, SIDE, SIDE] is, and where: (frame, top, left, mirrored, quarters); by its luma."""
+    shown = luma((picture.numpy() + 1) * 127.5)
+    for row, ladder in enumerate(("h264", "freeze", "banding")) if severity else [(0, "pristine")]:
+        clip = luma(kept[2 * row + severity])
+        for frame, top, left in np.ndindex(clip.shape[0], clip.shape[1] - SIDE + 1, clip.shape[2] - SIDE + 1):
+            square = clip[frame, top : top + SIDE, left : left + SIDE]
+            for mirrored in (False, True):
+                for quarters in range(4):
+                    if np.allclose(np.rot90(square[:, ::-1] if mirrored else square, quarters), shown, atol=1e-2):
+                        return ladder, (frame, top, left, mirrored, quarters)
+    raise AssertionError("the picture is none of the stored")
+
+
+def test_a_pair_is_two_rungs_of_a_ladder_at_one_place(videos, noise):
+    batch = VersionPairs(videos, noise, batch=16, frames=1, size=SIDE, seed=0)[3]
+    assert batch["frames"].shape == (16, 1, 3, SIDE, SIDE) and batch["unit"].tolist() == [i // 2 for i in range(16)]
+    assert (batch["severity"][::2] != batch["severity"][1::2]).all()
+    kept = np.load(noise)
+    found = [find(*pair, kept) for pair in zip(batch["frames"][:, 0], batch["severity"].tolist(), strict=True)]
+    for (ladder, place), (other, other_place) in zip(found[::2], found[1::2], strict=True):
+        assert place == other_place and (ladder == other or "pristine" in (ladder, other))
+    frames, _, _, mirrored, quarters = (set(x) for x in zip(*(place for _, place in found), strict=True))
+    assert frames == {0, 1} and mirrored == {False, True} and len(quarters) > 2
+    # Of the ladder that damages time alone nothing is drawn.
+    assert {ladder for ladder, _ in found} == {"h264", "banding", "pristine"}
+
+
+def test_labels_are_of_the_version_and_missing_where_only_the_order_is_known(videos, noise):
+    batch, kept = VersionPairs(videos, noise, batch=16, frames=1, size=SIDE, seed=0)[3], np.load(noise)
+    for picture, severity, label in zip(batch["frames"][:, 0], batch["severity"].tolist(), batch["label"], strict=True):
+        is_known = find(picture, severity, kept)[0] != "banding"
+        assert label == 90 - 10 * severity if is_known else label.isnan()
+
+
+def test_grey_stays_grey_and_colours_become_others(videos, noise):
+    batch, kept = VersionPairs(videos, noise, batch=16, frames=1, size=SIDE, seed=0)[3], np.load(noise)
+    for picture, severity in zip(batch["frames"][:, 0], batch["severity"].tolist(), strict=True):
+        is_grey = find(picture, severity, kept)[1][0] == 0
+        assert torch.allclose(picture, picture[:1].expand(3, -1, -1), atol=1e-5) == is_grey
+
+
+def test_pairs_of_clips_have_all_ladders_and_their_frames_in_order(videos, noise):
+    batch, kept = VersionPairs(videos, noise, batch=16, frames=2, size=SIDE, seed=0)[3], np.load(noise)
+    assert batch["frames"].shape == (16, 2, 3, SIDE, SIDE)
+    ladders = set()
+    for clip, severity in zip(batch["frames"], batch["severity"].tolist(), strict=True):
+        (ladder, first), (_, second) = (find(picture, severity, kept) for picture in clip)
+        assert (first[0], second[0]) == (0, 1) and first[1:] == second[1:]
+        ladders.add(ladder)
+    assert ladders == {"h264", "freeze", "banding", "pristine"}
+
+
+def test_a_step_has_the_same_pairs_whenever_it_is_asked_for(videos, stored):
+    one, other = (VersionPairs(videos, stored, batch=4, frames=1, size=SIDE, seed=7) for _ in range(2))
+    other[0]
+    torch.testing.assert_close(one[5], other[5], rtol=0, atol=0, equal_nan=True)
+    assert not torch.equal(one[5]["frames"], one[6]["frames"])
+
+
+def test_an_odd_batch_has_no_pairs(videos, stored):
+    with pytest.raises(ValueError, match="batch is 3; expected an even number"):
+        VersionPairs(videos, stored, batch=3, frames=1, size=SIDE, seed=0)
+
+
+def test_frames_of_another_recipe_are_named(videos, stored):
+    with pytest.raises(TrainingError, match=r"frames.npy has 2 frames of each file, and 3 are needed; delete it"):
+        VersionPairs(videos, stored, batch=2, frames=3, size=SIDE, seed=0)
+
+
+def smooth(frames, reach):
+    """A box of `reach` pixels a side, mirrored at the edges, over [B, 3, S, S]."""
+    padded = torch.nn.functional.pad(frames, [reach // 2] * 4, mode="reflect")
+    return torch.nn.functional.avg_pool2d(padded, reach, stride=1)
+
+
+def test_patches_start_with_every_frequency_alike():
+    torch.manual_seed(0)
+    frames = smooth(torch.randn(4, 3, SIDE, SIDE), 5)
+    learned = ReadTcab(SMALLEST, frames=1)
+    start_as_frequencies(learned.tcab.patch_embed.proj, frames)
+    tokens = learned.tcab.patch_embed(frames[:, None]).flatten(0, 2)
+    torch.testing.assert_close(tokens.mean(dim=0), torch.zeros(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(tokens.std(dim=0), torch.ones(16), atol=1e-3, rtol=0)
+    # No two outputs say the same.
+    correlations = torch.corrcoef(tokens.T) - torch.eye(16)
+    assert correlations.abs().max() < 0.9
+
+
+class SharpAndBlurred(StepBatches):
+    """Noise, and the same noise blurred, which is worse."""
+
+    def __getitem__(self, step: int) -> Batch:
+        sharp = torch.from_numpy(self.generator(step).normal(size=(4, 3, SIDE, SIDE))).float()
+        both = torch.stack([sharp, smooth(sharp, 3) * 2], dim=1).flatten(0, 1)[:, None]
+        label = torch.tensor([90.0, 30.0]).repeat(4)
+        return {"frames": both, "label": label, "severity": torch.tensor([0, 3] * 4), "unit": torch.arange(8) // 2}
+
+
+def test_it_learns_that_blur_is_worse(tmp_path):
+    torch.manual_seed(0)
+    learned, batches = ReadTcab(SMALLEST, frames=1), SharpAndBlurred(seed=0)
+    start_as_frequencies(learned.tcab.patch_embed.proj, batches[1000]["frames"][:, 0])
+    config = FitConfig(steps=150, learning_rate=2e-2, weight_decay=0.0, schedule="cosine")
+    fit(
+        ReadTcabObjective(learned, SMALLEST), batches, config, tmp_path, describes={},
+        accelerator=Accelerator(cpu=True),
+    )  # fmt: skip
+    with torch.no_grad():
+        scores = learned(batches[2000]["frames"]).unflatten(0, (4, 2))
+    sharp, blurred = scores[:, 0], scores[:, 1]
+    assert (sharp > blurred + 0.3).all(), scores
+
+
+def test_a_new_head_starts_from_it_and_scores_as_it_does():
+    network = with_new_head(random_network(SMALLEST), SMALLEST, seed=1)
+    learned = ReadTcab(SMALLEST, frames=SMALLEST.frames)
+    start_from_tcab(network, learned)
+    for view in (network.head.semantic, network.head.distortion):
+        assert all(torch.equal(x, learned.tcab.state_dict()[name]) for name, x in view.tcab.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in view.tcab.parameters())
+    frames = torch.randn(3, 2 * SMALLEST.frames, 3, SIDE, SIDE)
+    with torch.no_grad():
+        score = network(frames).score
+        low, high = SMALLEST.score_range
+        torch.testing.assert_close(score, low + (high - low) * learned(frames[:, 1::2])[:, 0], atol=1e-3, rtol=0)
+
+
+def test_what_the_diffusion_knows_is_still_to_be_learned():
+    """The half of the distortion view's MLP that does not repeat the TCAB's score gets gradients, from F_FFF."""
+    network = with_new_head(random_network(SMALLEST), SMALLEST, seed=1)
+    start_from_tcab(network, ReadTcab(SMALLEST, frames=SMALLEST.frames))
+    network(torch.randn(3, 2 * SMALLEST.frames, 3, SIDE, SIDE)).score.sum().backward()
+    last = network.head.distortion.mlp[-1]
+    assert (last.weight.grad[:, SMALLEST.head.mlp_width // 2 :] != 0).any()
+
+
+def test_a_head_may_start_alike_everywhere():
+    network = with_new_head(random_network(SMALLEST), SMALLEST, seed=1)
+    width = SMALLEST.head.fused_channels * (SMALLEST.latent_size // 4) ** 2
+    vectors = torch.rand(3, width + SMALLEST.head.tcab.width)
+    moved = vectors.clone()
+    # The second half of the places in front of the first.
+    cells = moved[:, :width].unflatten(1, (SMALLEST.head.fused_channels, -1))
+    moved[:, :width] = cells.roll(cells.shape[2] // 2, dims=2).flatten(1)
+    mlp = network.head.distortion.mlp
+    assert not torch.allclose(mlp(moved), mlp(vectors))
+    start_alike_everywhere(network)
+    torch.testing.assert_close(mlp(moved), mlp(vectors))
+
+
+def test_a_head_without_a_tcab_takes_nothing():
+    network = with_new_head(random_network(SMALLEST), without_tcab(SMALLEST), seed=1)
+    before = {name: x.clone() for name, x in network.head.state_dict().items()}
+    start_from_tcab(network, ReadTcab(SMALLEST, frames=SMALLEST.frames))
+    assert all(torch.equal(x, before[name]) for name, x in network.head.state_dict().items())
+
+
+def test_what_parts_of_single_frames_taught_is_kept_for_whole_clips():
+    torch.manual_seed(0)
+    learned = ReadTcab(SMALLEST, frames=1, across=2)
+    assert learned(torch.randn(3, 1, 3, SIDE // 2, SIDE // 2)).shape == (3, 2)
+    grown = grow(learned, SMALLEST, frames=2, across=1)
+    assert grown(torch.randn(3, 2, 3, SIDE, SIDE)).shape == (3, 2)
+    side = SIDE // 2 // SMALLEST.head.tcab.patch_size
+    places = grown.tcab.pos_embed[0, 1:].unflatten(0, (2 * side, 2 * side))
+    for quarter in (places[:side, :side], places[side:, :side], places[:side, side:], places[side:, side:]):
+        assert torch.equal(quarter.flatten(0, 1), learned.tcab.pos_embed[0, 1:])
+    for time in grown.tcab.temporal_pos_embedding[0]:
+        assert torch.equal(time, learned.tcab.temporal_pos_embedding[0, 0])
+    repeated = ("tcab.pos_embed", "tcab.temporal_pos_embedding")
+    others = {name: x for name, x in learned.state_dict().items() if name not in repeated}
+    assert all(torch.equal(grown.state_dict()[name], x) for name, x in others.items())
+    assert torch.equal(grown.tcab.pos_embed[0, 0], learned.tcab.pos_embed[0, 0])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.video import VideoInfo
+
+_NO_CURVE = np.empty((1, 0), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +89,10 @@ def video_score(
     facts: ModelFacts,
     warnings: tuple[ScoreWarning, ...] = (),
 ) -> VideoScore:
-    """The result of one video from the head's outputs, a row per crop, wherever the head ran.
+    """The result of one video from its chain's outputs, a row per crop, wherever the chain ran.
 
     Args:
-        outputs: `score` [crops], `frame_scores` and `frame_weights` [crops, N].
+        outputs: `score` [crops]; and, of a metric that scores frames, `frame_scores` and `frame_weights` [crops, N].
         source, seed, timestamps_seconds, info, stage_seconds, warnings: as in `VideoScore`.
         facts: of the model.
     """
@@ -107,9 +109,9 @@ def video_score(
         score_range=facts.score_range,
         crop_scores=tuple(crop_scores.tolist()),
         crop_spread=float(crop_scores.max() - crop_scores.min()),
-        # The semantic view, and with it the weights, is the same in every crop's row.
-        frame_scores=tuple(outputs["frame_scores"].astype(np.float64).mean(axis=0).tolist()),
-        frame_weights=tuple(outputs["frame_weights"][0].astype(np.float64).tolist()),
+        frame_scores=tuple(outputs.get("frame_scores", _NO_CURVE).astype(np.float64).mean(axis=0).tolist()),
+        # Weights are of whole frames, and so the same in every crop's row.
+        frame_weights=tuple(outputs.get("frame_weights", _NO_CURVE)[0].astype(np.float64).tolist()),
         timestamps_seconds=timestamps_seconds,
         seed=seed,
         video=info,
@@ -130,32 +132,32 @@ def _fields(schema: type) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)]
 
 
-STAGES = ("decode", "views", "vae_encoder", "denoise", "head")
-"""The keys of `VideoScore.stage_seconds`, in the order in which a video passes them."""
-
 _NESTED = ("video", "stage_seconds")
 # A column that is new goes to the end: readers count.
 _NEW = (
     *("warnings", "color_primaries", "sample_aspect_ratio", "field_order", "is_deinterlaced"),
     *("engines_sha256", "precision", "raw_score"),
 )
-CSV_COLUMNS = (
-    *(name for name in _fields(VideoScore) if name not in (*_NESTED, *_NEW)),
-    *(name for name in _fields(VideoInfo) if name not in _NEW),
-    *(f"{stage}_seconds" for stage in STAGES),
-    "error",
-    *_NEW,
-)
-"""The whole of a `VideoScore` on one level, and what a `ScoringFailure` adds."""
 
 
-def csv_row(result: VideoScore | ScoringFailure) -> dict[str, Any]:
-    """A result under `CSV_COLUMNS`; sequences are joined by spaces, what a result lacks is empty."""
+def csv_columns(stages: Iterable[str]) -> tuple[str, ...]:
+    """The whole of a `VideoScore` with these stages on one level, and what a `ScoringFailure` adds."""
+    return (
+        *(name for name in _fields(VideoScore) if name not in (*_NESTED, *_NEW)),
+        *(name for name in _fields(VideoInfo) if name not in _NEW),
+        *(f"{stage}_seconds" for stage in stages),
+        "error",
+        *_NEW,
+    )
+
+
+def csv_row(result: VideoScore | ScoringFailure, columns: Iterable[str]) -> dict[str, Any]:
+    """A result under these columns; sequences are joined by spaces, what a result lacks is empty."""
     values = result.as_dict()
     stages = {f"{stage}_seconds": seconds for stage, seconds in values.get("stage_seconds", {}).items()}
     warnings = "; ".join(f"{warning['code']}: {warning['message']}" for warning in values.get("warnings", ()))
     flat = {**values.get("video", {}), **stages, **values, "warnings": warnings}
-    return {name: _cell(flat.get(name)) for name in CSV_COLUMNS}
+    return {name: _cell(flat.get(name)) for name in columns}
 
 
 def _cell(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Video in, `VideoScore` out: the views, the K-step loop over the engines, the result. Runs without torch.
+"""Video in, `VideoScore` out: frames, what the engines take, the chain over them, the result. Runs without torch.
 
 scorer = Scorer.open("build/tiny")
 print(scorer.score("clip.mp4").score)
@@ -6,8 +6,8 @@ print(scorer.score("clip.mp4").score)
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,91 +16,28 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.checks import MAX_COUNT, flag, whole
-from diffvqa_rt.decoding import DecodedVideo, DecodeLimits, EncodedSource, IsolatedDecoder, Pending
-from diffvqa_rt.engines import BackendName, DenoisingEngine, Engine, open_engines
+from diffvqa_rt.chain import StageClock, play
+from diffvqa_rt.checks import MAX_COUNT, whole
+from diffvqa_rt.decoding import DecodeLimits, EncodedSource, IsolatedDecoder, Pending
+from diffvqa_rt.engines import BackendName, open_engines
 from diffvqa_rt.engines.manifest import Manifest, engines_sha256
-from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, ScoreWarning
+from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.metrics.diffvqa.engines import FEATURES
-from diffvqa_rt.metrics.diffvqa.views import make_views, normalize_views
+from diffvqa_rt.metric import Request, ResizedBy
+from diffvqa_rt.preparation import PreparedSource, prepare_frames
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
-from diffvqa_rt.specs import Array
-from diffvqa_rt.video import VideoInfo, sample_frames
-from diffvqa_rt.video.crops import ViewCutter, check_crops, check_seed, scaling_warnings
+from diffvqa_rt.specs import Engine
+from diffvqa_rt.video import sample_frames
 
 VideoSource = EncodedSource | NDArray[np.uint8]
 
 
-class StageClock:
-    """Seconds spent in each stage, by the stage's name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def denoise(
-    unet_controller: Engine, z0: Array, steps: int, before_step: Callable[[], None] = lambda: None
-) -> Mapping[str, Array]:
-    """All K steps towards z0 [V, 2N, C, h, w]. Returns the last step's outputs: `z_next` (ẑ0) and the features.
-
-    `before_step` may end it by an exception; an engine that plays all steps by itself calls it once.
-    """
-    if isinstance(unet_controller, DenoisingEngine):
-        before_step()
-        return unet_controller.denoise(z0, steps)
-    # Step 0 makes its own z_T from z0 and the noise table, and does not read z.
-    z: Array = np.zeros(z0.shape, z0.dtype)
-    for step in range(steps - 1):
-        before_step()
-        z = unet_controller({"z": z, "z0": z0, "step": np.array([step])}, ["z_next"])["z_next"]
-    before_step()
-    return unet_controller({"z": z, "z0": z0, "step": np.array([steps - 1])})
-
-
-def play(
-    engines: Mapping[str, Engine], frames: NDArray[np.float32], steps: int, clock: StageClock | None = None
-) -> dict[str, NDArray[np.float32]]:
-    """The whole chain of engines on views [V, 2N, 3, S, S]: score [V], frame_scores and frame_weights [V, N].
-
-    As many videos at a time as the engines take.
-    """
-    clock = clock or StageClock()
-    limits = [engine.max_videos for engine in engines.values() if engine.max_videos is not None]
-    size = min([len(frames), *limits])
-    parts = [_play_together(engines, frames[i : i + size], steps, clock) for i in range(0, len(frames), size)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _play_together(
-    engines: Mapping[str, Engine], frames: NDArray[np.float32], steps: int, clock: StageClock
-) -> dict[str, NDArray[np.float32]]:
-    with clock.measure("vae_encoder"):
-        z0 = engines["vae_encoder"]({"frames": frames})["z0"]
-    with clock.measure("denoise"):
-        last = denoise(engines["unet_controller"], z0, steps)
-    with clock.measure("head"):
-        features = {name: last[name] for name in FEATURES}
-        outputs = engines["head"]({"z0_hat": last["z_next"], **features, "frames": frames})
-        return {name: np.asarray(values) for name, values in outputs.items()}
-
-
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A video that has become the network's input; its full-size frames are gone."""
+    """A source by its name, and what the engines take of it."""
 
-    source: str
-    timestamps_seconds: tuple[float, ...]
-    info: VideoInfo
-    warnings: tuple[ScoreWarning, ...]
-    views: NDArray[np.float32]
-    seconds: dict[str, float]
+    name: str
+    source: PreparedSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +45,7 @@ class _Begun:
     """A source, and what has become of it so far."""
 
     source: VideoSource
-    pending: Pending[DecodedVideo] | ScoringFailure | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """How each video is to be scored."""
-
-    seed: int
-    crops: int
-    keep_interlaced: bool
-
-    @classmethod
-    def checked(cls, seed: int, crops: int, keep_interlaced: bool) -> "_Options":
-        """Raises ValueError where a number is out of range."""
-        return cls(check_seed(seed), check_crops(crops), flag("keep_interlaced", keep_interlaced))
+    pending: Pending[PreparedSource] | ScoringFailure | None
 
 
 class Scorer:
@@ -200,9 +123,9 @@ class Scorer:
             DecoderStartError: there is no process to decode in.
             ValueError, TypeError: an array of another shape or dtype, or a number out of range.
         """
-        options = _Options.checked(seed, crops, keep_interlaced)
-        pending = self._begin(source, options) if isolate else None
-        return self._score_batch([self._prepare(source, pending, options)], options)[0]
+        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        pending = self._begin(source, request) if isolate else None
+        return self._score_batch([self._prepare(source, pending, request)], request)[0]
 
     def score_many(
         self,
@@ -223,14 +146,14 @@ class Scorer:
             ValueError, TypeError: `batch`, `crops`, `seed` or `sources` itself is not what it should be.
         """
         batch = min(whole("batch", batch, 1), MAX_COUNT)
-        options = _Options.checked(seed, crops, keep_interlaced)
+        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         # Closed, so that the process does not go on with a video that nobody asks for any more.
-        with closing(self._prepare_many(sources, options)) as prepared:
+        with closing(self._prepare_many(sources, request)) as prepared:
             while group := list(islice(prepared, batch)):
                 good = [item for item in group if isinstance(item, _Prepared)]
-                scores = iter(self._score_batch(good, options) if good else ())
+                scores = iter(self._score_batch(good, request) if good else ())
                 for item in group:
                     yield item if isinstance(item, ScoringFailure) else next(scores)
 
@@ -247,15 +170,15 @@ class Scorer:
         self.close()
 
     def _prepare_many(
-        self, sources: Iterable[VideoSource], options: "_Options"
+        self, sources: Iterable[VideoSource], request: Request
     ) -> Generator["_Prepared | ScoringFailure"]:
         # What makes its items one by one is asked for the next one when that is due: it may wait for something.
         is_ahead = isinstance(sources, Sequence)
-        begun = (_Begun(source, self._begin_or_fail(source, options)) for source in sources)
+        begun = (_Begun(source, self._begin_or_fail(source, request)) for source in sources)
         current = next(begun, None)
         try:
             while current is not None:
-                prepared = self._prepare_or_fail(current, options)
+                prepared = self._prepare_or_fail(current, request)
                 if is_ahead:
                     current = next(begun, None)
                 yield prepared
@@ -265,86 +188,70 @@ class Scorer:
             if current is not None and isinstance(current.pending, Pending):
                 current.pending.cancel()
 
-    def _begin_or_fail(self, source: VideoSource, options: "_Options") -> Pending[DecodedVideo] | ScoringFailure | None:
+    def _begin_or_fail(self, source: VideoSource, request: Request) -> Pending[PreparedSource] | ScoringFailure | None:
         try:
-            return self._begin(source, options)
+            return self._begin(source, request)
         except (DiffVQAError, TypeError, ValueError) as error:
             return ScoringFailure(source=source_name(source), error=str(error))
 
-    def _prepare_or_fail(self, begun: "_Begun", options: "_Options") -> "_Prepared | ScoringFailure":
+    def _prepare_or_fail(self, begun: "_Begun", request: Request) -> "_Prepared | ScoringFailure":
         if isinstance(begun.pending, ScoringFailure):
             return begun.pending
         try:
-            return self._prepare(begun.source, begun.pending, options)
+            return self._prepare(begun.source, begun.pending, request)
         except (DiffVQAError, TypeError, ValueError) as error:
             return ScoringFailure(source=source_name(begun.source), error=str(error))
 
-    def _begin(self, source: VideoSource, options: "_Options") -> Pending[DecodedVideo] | None:
+    def _begin(self, source: VideoSource, request: Request) -> Pending[PreparedSource] | None:
         """The video on its way to another process; None for what is not to be decoded there."""
         if not isinstance(source, str | os.PathLike | bytes):
             return None
-        config = self.manifest.config
-        return self._decoder.begin_views(
-            source,
-            config.frames,
-            config.view_size,
-            seed=options.seed,
-            crops=options.crops,
-            keep_interlaced=options.keep_interlaced,
-        )
+        return self._decoder.begin(source, self.manifest.metric, self.manifest.config, request)
 
-    def _prepare(self, source: VideoSource, pending: Pending[DecodedVideo] | None, options: "_Options") -> "_Prepared":
+    def _prepare(self, source: VideoSource, pending: Pending[PreparedSource] | None, request: Request) -> "_Prepared":
         if pending is not None:
-            decoded = pending.result()
-            start = time.perf_counter()
-            views = normalize_views(decoded.views)
-            seconds = {
-                "decode": decoded.decode_seconds,
-                "views": decoded.views_seconds + time.perf_counter() - start,
-            }
-            return _Prepared(
-                source_name(source), decoded.timestamps_seconds, decoded.info, decoded.warnings, views, seconds
-            )
-        clock = StageClock()
-        config = self.manifest.config
-        with clock.measure("decode"):
-            sampled = sample_frames(source, config.frames, keep_interlaced=options.keep_interlaced)
-        with clock.measure("views"):
-            views = make_views(sampled.frames, config.view_size, options.seed, options.crops)
-        warnings = sampled.warnings + scaling_warnings(sampled.info.width, sampled.info.height, config.view_size)
-        return _Prepared(source_name(source), sampled.timestamps_seconds, sampled.info, warnings, views, clock.seconds)
+            return _Prepared(source_name(source), pending.result())
+        metric, config = self.manifest.metric, self.manifest.config
+        start = time.perf_counter()
+        sampled = sample_frames(source, metric.frames(config), keep_interlaced=request.keep_interlaced)
+        decode_seconds = time.perf_counter() - start
+        return _Prepared(source_name(source), prepare_frames(sampled, metric, config, request, decode_seconds))
 
-    def _score_batch(self, videos: list["_Prepared"], options: "_Options") -> list[VideoScore]:
+    def _score_batch(self, videos: list["_Prepared"], request: Request) -> list[VideoScore]:
         if self._is_cut_off:
             raise DeviceUnavailableError(
                 f"these {self._facts.backend} engines are on a GPU, which a forked child cannot use; "
                 "open the scorer in the child, or start that by spawn"
             )
-        config = self.manifest.config
+        metric, config = self.manifest.metric, self.manifest.config
         clock = StageClock()
-        views = np.concatenate([video.views for video in videos])
-        outputs = play(self._engines, views, config.sampler.steps, clock)
+        sources = [video.source for video in videos]
+        arrays = {name: np.concatenate([source.arrays[name] for source in sources]) for name in sources[0].arrays}
+        outputs = play(metric.chains(config)[metric.choose(request)], self._engines, arrays, clock=clock)
+        outputs["score"] = metric.score(config, outputs)
         # The engines ran for all at once: a video's share is that of its rows.
         share = {stage: seconds / len(videos) for stage, seconds in clock.seconds.items()}
         scores, row = [], 0
         for video in videos:
-            rows = slice(row, row := row + len(video.views))
+            source = video.source
+            rows = slice(row, row := row + source.rows)
+            seconds = {"decode": source.decode_seconds, "views": source.views_seconds, **share}
             scores.append(
                 video_score(
                     {name: values[rows] for name, values in outputs.items()},
-                    source=video.source,
-                    seed=options.seed,
-                    timestamps_seconds=video.timestamps_seconds,
-                    info=video.info,
-                    stage_seconds={**video.seconds, **share},
+                    source=video.name,
+                    seed=request.seed,
+                    timestamps_seconds=source.timestamps_seconds,
+                    info=source.info,
+                    stage_seconds=seconds,
                     facts=self._facts,
-                    warnings=video.warnings,
+                    warnings=source.warnings,
                 )
             )
         return scores
 
 
-def model_facts(manifest: Manifest, backend: BackendName, views_by: ViewCutter = "pillow") -> ModelFacts:
+def model_facts(manifest: Manifest, backend: BackendName, views_by: ResizedBy = "pillow") -> ModelFacts:
     """What every result of these engines says of them."""
     record = manifest.backends[backend]
     return ModelFacts(

@@ -3,8 +3,8 @@
 The leading axis of every tensor is the batch V (`videos`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -33,6 +33,10 @@ class Array(Protocol):
     def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> NDArray: ...
 
 
+Arrays = Mapping[str, Any]
+"""Arrays by name: NumPy's, or those that a runtime keeps on its device."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
     """How many videos at a time an engine takes: `min` … `max`, and `opt`, the number that it is tuned for."""
@@ -55,14 +59,42 @@ class TensorSpec:
     shape: tuple[Dimension, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelScale:
+    """How a network wants its pixels: (x / 255 − mean) / std, a number for each of the three channels."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """From 0 … 255 to the network's own range, [..., 3, H, W] float32."""
+        mean, std = (np.array(values)[:, None, None] for values in (self.mean, self.std))
+        scaled = pixels.astype(np.float32)
+        scaled /= (255 * std).astype(np.float32)
+        scaled -= (mean / std).astype(np.float32)
+        return scaled
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine's border. `is_per_frame`: axis 1 holds frames that do not see each other."""
+    """One engine's border.
+
+    Attributes:
+        name: the engine's.
+        inputs, outputs: its tensors.
+        is_per_frame: whether axis 1 holds frames that do not see each other.
+        pixels: of an input that is made from pixels, their scale.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     is_per_frame: bool
+    pixels: Mapping[str, PixelScale] = field(default_factory=dict, hash=False)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(tensor.name for tensor in self.inputs)
 
     def check_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Raises ValueError where the arrays are not this engine's inputs: by name, dtype, rank or fixed dimension."""
@@ -79,3 +111,20 @@ class EngineSpec:
                 raise ValueError(
                     f"{self.name} takes {spec.name} as {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}"
                 )
+
+
+class Engine(Protocol):
+    """`max_videos`: how many videos it takes at a time; None where any number goes."""
+
+    @property
+    def spec(self) -> EngineSpec: ...
+    @property
+    def max_videos(self) -> int | None: ...
+
+    def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> Mapping[str, Array]:
+        """The named outputs (all of them by default). Raises ValueError where the inputs don't fit the spec.
+
+        Takes NumPy arrays, and what engines of the same folder returned: a runtime with a device keeps its arrays there
+        from one engine to the next, and they hold their values until the engine that returned them is called again.
+        """
+        ...

@@ -9,7 +9,8 @@ from pathlib import Path
 from diffvqa_rt.engines import BACKENDS
 from diffvqa_rt.engines.describe import describe
 from diffvqa_rt.errors import DiffVQAError
-from diffvqa_rt.metrics.diffvqa.presets import PRESETS, preset_named
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.metrics.diffvqa.presets import PRESETS
 from diffvqa_rt.specs import Profile
 
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"build_engines.py: {error.name} is not installed: pip install 'diffvqa-rt[export]'", file=sys.stderr)
         return 1
     try:
-        preset = preset_named(arguments.preset)
+        preset = METRIC.preset_named(arguments.preset)
         suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
         request = BuildRequest(
             weights=choose_weights(preset, arguments.weights),

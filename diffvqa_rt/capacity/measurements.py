@@ -11,11 +11,12 @@ import math
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diffvqa_rt.errors import CapacityError
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 
 # In a checkout, and as the wheel installs it.
 _FOLDERS = (
@@ -34,15 +35,8 @@ MOST_CLIENTS = 1024
 _CLIENTS_BY_NAME = {"test_one_video": 1, "test_sixteen_clients": 16}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageSeconds:
-    """Of one video that is alone on its device."""
-
-    decode: float
-    views: float
-    vae_encoder: float
-    denoise: float
-    head: float
+StageSeconds = Mapping[str, float]
+"""Seconds of one video that is alone on its device, by the metric's stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +53,16 @@ class ServedRow:
     p99_seconds: float | None
 
 
+Kind = tuple[str, str, str]
+"""Metric, preset, backend."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasurementFile:
-    """One file's rows of one preset and backend; `cores` and `commit` where it says them."""
+    """One file's rows of one network and backend; `cores` and `commit` where it says them."""
 
     name: str
+    metric: str
     preset: str
     backend: str
     cores: int | None
@@ -71,6 +70,10 @@ class MeasurementFile:
     videos: tuple[StageSeconds, ...]
     served: tuple[ServedRow, ...]
     overhead_seconds: float | None
+
+    @property
+    def kind(self) -> Kind:
+        return self.metric, self.preset, self.backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,7 @@ class Measurement:
     Attributes:
         device: its name.
         is_gpu: whether the engines ran on a GPU; else on the cores.
-        preset, backend: the network and the runtime.
+        metric, preset, backend: the network and the runtime.
         cores: of the machine; beside a GPU, those that feed it.
         videos: stage times, one for each measured video.
         served: of the same device; may be empty.
@@ -90,6 +93,7 @@ class Measurement:
 
     device: str
     is_gpu: bool
+    metric: str
     preset: str
     backend: str
     cores: int
@@ -133,12 +137,12 @@ def known_measurement(wanted: Wanted) -> Measurement:
     if not any(file.videos for file in files):
         raise CapacityError(_nothing_known(wanted, by_device))
     # Older stage times, or an older server, of the same network and runtime are of older code.
-    newest: dict[tuple[str, str, str], MeasurementFile] = {}
+    newest: dict[tuple[str, ...], MeasurementFile] = {}
     for file in files:
         if file.videos:
-            newest.setdefault((file.preset, file.backend, "videos"), replace(file, served=()))
+            newest.setdefault((*file.kind, "videos"), replace(file, served=()))
         if file.served:
-            newest.setdefault((file.preset, file.backend, "served"), replace(file, videos=()))
+            newest.setdefault((*file.kind, "served"), replace(file, videos=()))
     return _measurement(wanted, list(newest.values()), default_cores=None)
 
 
@@ -181,16 +185,16 @@ def measurement_from(paths: Sequence[Path], wanted: Wanted, this_machines_cores:
 
 
 def _measurement(wanted: Wanted, files: Sequence[MeasurementFile], default_cores: int | None) -> Measurement:
-    kinds = sorted({(file.preset, file.backend) for file in files if file.videos})
+    kinds = sorted({file.kind for file in files if file.videos})
     if len(kinds) > 1:
-        found = ", ".join(f"{preset} by {backend}" for preset, backend in kinds)
+        found = ", ".join(f"{preset} by {backend}" for _, preset, backend in kinds)
         raise CapacityError(f"these measurements are of several kinds ({found}); choose by --preset and --backend")
-    preset, backend = kinds[0]
+    metric, preset, backend = kinds[0]
     if wanted.is_gpu is None and backend not in GPU_BACKENDS + CPU_BACKENDS:
         raise CapacityError(
             f"{backend} runs on GPUs and on processors; say where it did, by --gpu NAME or --device NAME"
         )
-    files = [file for file in files if (file.preset, file.backend) == kinds[0]]
+    files = [file for file in files if file.kind == kinds[0]]
     timed = [file for file in files if file.videos]
     cores = wanted.cores or timed[0].cores or default_cores
     if cores is None:
@@ -198,6 +202,7 @@ def _measurement(wanted: Wanted, files: Sequence[MeasurementFile], default_cores
     return Measurement(
         device=wanted.device,
         is_gpu=backend in GPU_BACKENDS or bool(wanted.is_gpu),
+        metric=metric,
         preset=preset,
         backend=backend,
         cores=cores,
@@ -240,14 +245,16 @@ def _json_objects(text: str) -> list[dict[str, Any]]:
 
 
 def _from_scores(name: str, objects: Iterable[Mapping[str, Any]]) -> list[MeasurementFile]:
-    rows: dict[tuple[str, str], list[StageSeconds]] = {}
+    rows: dict[Kind, list[StageSeconds]] = {}
     for row in objects:
         if "stage_seconds" in row:  # a video that failed has none
-            kind = (str(row["model"]).removesuffix(" (untrained)"), str(row["backend"]))
-            rows.setdefault(kind, []).append(_stage_seconds(row["stage_seconds"]))
+            metric = _metric_of(row)
+            kind = (metric, str(row["model"]).removesuffix(" (untrained)"), str(row["backend"]))
+            rows.setdefault(kind, []).append(_stage_seconds(metric, row["stage_seconds"]))
     return [
         MeasurementFile(
             name=name,
+            metric=metric,
             preset=preset,
             backend=backend,
             cores=None,
@@ -257,30 +264,32 @@ def _from_scores(name: str, objects: Iterable[Mapping[str, Any]]) -> list[Measur
             served=(),
             overhead_seconds=None,
         )
-        for (preset, backend), videos in rows.items()
+        for (metric, preset, backend), videos in rows.items()
     ]
 
 
 def _from_benchmark(name: str, content: Mapping[str, Any]) -> list[MeasurementFile]:
-    by_kind: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    by_kind: dict[Kind, list[Mapping[str, Any]]] = {}
     for row in content["benchmarks"]:
         facts = row["extra_info"]
         # Eager torch is no engine and this process no server: what others are compared with is not what runs.
         if not facts.get("baseline") and ("stage_seconds" in facts or _clients(row)):
-            kind = (str(facts.get("preset", "tiny")), str(facts.get("backend", "onnx")))
+            kind = (_metric_of(facts), str(facts.get("preset", "tiny")), str(facts.get("backend", "onnx")))
             by_kind.setdefault(kind, []).append(row)
     files = []
-    for (preset, backend), rows in by_kind.items():
+    for (metric, preset, backend), rows in by_kind.items():
         facts = [row["extra_info"] for row in rows]
+        timed = [each["stage_seconds"] for each in facts if "stage_seconds" in each]
         overheads = [_number("overhead_seconds", each) for each in facts if "overhead_seconds" in each]
         files.append(
             MeasurementFile(
                 name=name,
+                metric=metric,
                 preset=preset,
                 backend=backend,
                 cores=int(content["machine_info"]["cpu"]["count"]),
                 commit=str(content["commit_info"]["id"]),
-                videos=tuple(_stage_seconds(each["stage_seconds"]) for each in facts if "stage_seconds" in each),
+                videos=tuple(_stage_seconds(metric, seconds) for seconds in timed),
                 served=tuple(_served_row(row) for row in rows if _clients(row)),
                 # It can come out below nothing where it is nothing.
                 overhead_seconds=max(0.0, overheads[0]) if overheads else None,
@@ -320,11 +329,16 @@ def _served_row(row: Mapping[str, Any]) -> ServedRow:
     )
 
 
-def _stage_seconds(values: Mapping[str, Any]) -> StageSeconds:
-    names = [field.name for field in fields(StageSeconds)]
+def _metric_of(facts: Mapping[str, Any]) -> str:
+    """The metric's name; what does not say it is from before there were several. Raises ValueError for another one."""
+    return metric_named(str(facts.get("metric", DEFAULT))).name
+
+
+def _stage_seconds(metric: str, values: Mapping[str, Any]) -> StageSeconds:
+    names = metric_named(metric).stages
     if missing := [name for name in names if name not in values]:
         raise ValueError(f"stage_seconds lacks {', '.join(missing)}")
-    return StageSeconds(**{name: _number(name, values, lambda value: value >= 0) for name in names})
+    return {name: _number(name, values, lambda value: value >= 0) for name in names}
 
 
 def _is_positive(value: float) -> bool:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from diffvqa_rt.capacity.measurements import Measurement, ServedRow
 from diffvqa_rt.capacity.simulation import Passage, ServedStage, simulate
 from diffvqa_rt.errors import CapacityError
+from diffvqa_rt.metric import PREPARATION
+from diffvqa_rt.metrics.registry import metric_named
+from diffvqa_rt.serving.models import Form, served_models
 
 SECONDS_A_DAY = 86_400
 SIMULATED_VIDEOS = 50_000
@@ -20,12 +23,6 @@ _LEAST_UTILISATION = 0.01
 _PRECISION = 0.005
 _CLOSED_LOOP_VIDEOS = 400
 
-INSTANCES = {
-    "embedded": {"preprocess": 2, "vae_encoder": 1, "denoise": 1, "head": 1},
-    "production": {"preprocess": 2, "vae_encoder": 1, "denoise": 2, "head": 1},
-}
-"""Of each served model, by form: `instance_group` in `triton_repo/`. In the production form two videos take turns, step
-by step, at the one instance of `unet_controller`."""
 _PRODUCTION_BACKENDS = ("onnx-cuda", "tensorrt")
 
 
@@ -50,7 +47,7 @@ class Target:
             ("videos_per_day", 1, 1e15),
             ("peak_factor", 1, SECONDS_A_DAY),  # from an even day to all of it in a second
             ("max_p99_seconds", 1e-6, SECONDS_A_DAY),
-            ("max_utilisation", _LEAST_UTILISATION, 0.99),  # what is full has a line without an end
+            ("max_utilisation", _LEAST_UTILISATION, 0.99),  # at full utilisation the queue grows without bound
         ):
             if not least <= (value := getattr(self, name)) <= most:
                 raise ValueError(f"{name} is {value}; expected {least:g} to {most:g}")
@@ -111,22 +108,26 @@ class Device:
         # aot-inductor runs in one thread on a CPU; the other runtimes take what there is.
         engine_cores = 1 if measurement.backend == "aot-inductor" else cores
         resource, demand = ("gpu", 1) if measurement.is_gpu else ("cores", engine_cores)
-        self.form = "production" if measurement.is_gpu and measurement.backend in _PRODUCTION_BACKENDS else "embedded"
-        instances = INSTANCES[self.form]
+        is_production = measurement.is_gpu and measurement.backend in _PRODUCTION_BACKENDS
+        self.form: Form = "production" if is_production else "embedded"
+        metric = metric_named(measurement.metric)
+        # Every network of a metric has the same stages, one with a name of its own too.
+        config = metric.presets.get(measurement.preset, next(iter(metric.presets.values())))
+        # In the production form two videos take turns, turn by turn, at the one instance of a loop's engine.
+        models = served_models(metric, config, self.form).values()
+        instances = {model.stage: model.instances for model in models if model.stage is not None}
+        names = [item.stage for item in metric.chain(config)]
         self.capacities = {"cores": float(cores)} | ({"gpu": 1.0} if measurement.is_gpu else {})
         self.stages = (
             # Passing requests and tensors on: Triton server has threads enough for it.
             ServedStage(name="serving", resource="cores", demand=1, instances=math.inf),
             ServedStage(name="preprocess", resource="cores", demand=1, instances=instances["preprocess"]),
-            *(
-                ServedStage(name=name, resource=resource, demand=demand, instances=instances[name])
-                for name in ("vae_encoder", "denoise", "head")
-            ),
+            *(ServedStage(name=name, resource=resource, demand=demand, instances=instances[name]) for name in names),
         )
         overhead = measurement.overhead_seconds or 0.0
         self._videos = np.array(
             [
-                (overhead, video.decode + video.views, video.vae_encoder, video.denoise, video.head)
+                (overhead, sum(video[stage] for stage in PREPARATION), *(video[name] for name in names))
                 for video in measurement.videos
             ]
         )

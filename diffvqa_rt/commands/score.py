@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,7 +15,8 @@ from diffvqa_rt.decoding import DecodeLimits
 from diffvqa_rt.engines import Manifest
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE, describe
 from diffvqa_rt.errors import printable
-from diffvqa_rt.results import CSV_COLUMNS, ScoringFailure, VideoScore, csv_row
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
+from diffvqa_rt.results import ScoringFailure, VideoScore, csv_columns, csv_row
 from diffvqa_rt.scoring import Scorer
 from diffvqa_rt.serving import Client, ClientTls
 from diffvqa_rt.video import MAX_SEED
@@ -23,7 +24,7 @@ from diffvqa_rt.video.container import OpenFile
 from diffvqa_rt.video.crops import MAX_CROPS
 
 Result = VideoScore | ScoringFailure
-Writer = Callable[[Iterator[Result]], None]
+Writer = Callable[[Iterator[Result], Sequence[str]], None]
 
 
 def add_score_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -140,7 +141,7 @@ def run_score(arguments: argparse.Namespace) -> int:
             batch=arguments.batch,
             keep_interlaced=arguments.keep_interlaced,
         )
-        return _write_results(scored, arguments)
+        return _write_results(scored, arguments, scorer.manifest.metric.stages)
 
 
 def run_client(arguments: argparse.Namespace) -> int:
@@ -157,7 +158,7 @@ def run_client(arguments: argparse.Namespace) -> int:
             crops=arguments.crops,
             keep_interlaced=arguments.keep_interlaced,
         )
-        return _write_results(_noting_untrained(scored), arguments)
+        return _write_results(_noting_untrained(scored), arguments, metric_named(DEFAULT).stages)
 
 
 def run_info(arguments: argparse.Namespace) -> int:
@@ -186,7 +187,7 @@ def _noting_untrained(results: Iterator[Result]) -> Iterator[Result]:
         yield result
 
 
-def _write_results(scored: Iterator[Result], arguments: argparse.Namespace) -> int:
+def _write_results(scored: Iterator[Result], arguments: argparse.Namespace, stages: Sequence[str]) -> int:
     """Prints results as they come, in the format asked for; exit status 1 if any is a failure."""
     failures = 0
 
@@ -209,11 +210,11 @@ def _write_results(scored: Iterator[Result], arguments: argparse.Namespace) -> i
                     sys.stdout.flush()
                 bar.update()
 
-    FORMATS[arguments.format](results())
+    FORMATS[arguments.format](results(), stages)
     return 1 if failures else 0
 
 
-def _write_table(results: Iterator[Result]) -> None:
+def _write_table(results: Iterator[Result], stages: Sequence[str]) -> None:
     print(f"{'score':>8}  {'spread':>7}  {'seconds':>7}  {'model':<16}  video", flush=True)
     for result in results:
         if isinstance(result, ScoringFailure):
@@ -225,16 +226,17 @@ def _write_table(results: Iterator[Result]) -> None:
         print(f"{result.score:8.3f}{mark} {spread}  {seconds:7.2f}  {result.model:<16}  {printable(result.source)}")
 
 
-def _write_json(results: Iterator[Result]) -> None:
+def _write_json(results: Iterator[Result], stages: Sequence[str]) -> None:
     for result in results:
         print(json.dumps(result.as_dict()))
 
 
-def _write_csv(results: Iterator[Result]) -> None:
-    writer = csv.DictWriter(sys.stdout, CSV_COLUMNS, lineterminator="\n")
+def _write_csv(results: Iterator[Result], stages: Sequence[str]) -> None:
+    columns = csv_columns(stages)
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     for result in results:
-        writer.writerow(csv_row(result))
+        writer.writerow(csv_row(result, columns))
 
 
 FORMATS: dict[str, Writer] = {"table": _write_table, "json": _write_json, "csv": _write_csv}

@@ -286,7 +286,7 @@ def _network(arguments: argparse.Namespace, score_range: tuple[float, float]) ->
                 "--new-head to begin with a random one, or leave --videomamba out to go on from the trained one"
             )
         # What a head tells are shares of the range, so that another range moves no weight.
-        return network_from_state(config, network.state_dict(), arguments.weights), False
+        return network_from_state(DiffVQA, config, network.state_dict(), arguments.weights), False
     network = with_new_head(network, config, arguments.seed)
     if arguments.videomamba:
         views = (network.head.semantic, network.head.distortion)

@@ -7,7 +7,7 @@ What comes back is bit for bit what `diffvqa_rt.video` gives in this process. `l
 `worker` the process, `framing` the messages to and from it, `process` its life, and `decoder` what others call.
 """
 
-from diffvqa_rt.decoding.decoder import DecodedVideo, EncodedSource, IsolatedDecoder, Pending, shared_decoder
+from diffvqa_rt.decoding.decoder import EncodedSource, IsolatedDecoder, Pending, shared_decoder
 from diffvqa_rt.decoding.limits import DecodeLimits
 
-__all__ = ["DecodeLimits", "DecodedVideo", "EncodedSource", "IsolatedDecoder", "Pending", "shared_decoder"]
+__all__ = ["DecodeLimits", "EncodedSource", "IsolatedDecoder", "Pending", "shared_decoder"]

@@ -1,6 +1,7 @@
-"""Decoding in another process: a path or a file's bytes in, frames or views out."""
+"""Decoding in another process: a path or a file's bytes in, frames or what a metric's engines take out."""
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -12,17 +13,16 @@ from functools import cache
 from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.decoding.limits import DecodeLimits
 from diffvqa_rt.decoding.process import DecoderProcess, DecoderProcesses, ProcessEndedError, TimeIsOverError
 from diffvqa_rt.errors import DecoderStartError, DeviceDecodeError, ScoreWarning, VideoDecodeError
-from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.diffvqa.views import check_numbers
+from diffvqa_rt.metric import Config, Metric, Request
+from diffvqa_rt.preparation import PreparedSource
+from diffvqa_rt.specs import TensorSpec
 from diffvqa_rt.video import SampledFrames, VideoInfo
 from diffvqa_rt.video.container import open_source
-from diffvqa_rt.video.crops import ViewCutter
 from diffvqa_rt.video.plan import DecodingPlan
 
 EncodedSource = str | os.PathLike[Any] | bytes
@@ -31,18 +31,6 @@ EncodedSource = str | os.PathLike[Any] | bytes
 _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (VideoDecodeError, DeviceDecodeError)}
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DecodedVideo:
-    """A video's views [crops, 2N, 3, S, S] in pixels, its facts as in `SampledFrames`, and how long each took."""
-
-    views: NDArray[np.uint8]
-    timestamps_seconds: tuple[float, ...]
-    info: VideoInfo
-    warnings: tuple[ScoreWarning, ...]
-    decode_seconds: float
-    views_seconds: float
 
 
 class Pending(Generic[Result]):
@@ -198,35 +186,35 @@ class IsolatedDecoder:
         request = {"task": "frames", "frames": count, "keep_interlaced": bool(keep_interlaced)}
         return self._ask(source, request, _Reception(allocate, unpack)).result()
 
-    def begin_views(
-        self,
-        source: EncodedSource,
-        count: int,
-        size: int,
-        *,
-        seed: int = 0,
-        crops: int = 1,
-        keep_interlaced: bool = False,
-        cutter: ViewCutter = "pillow",
-    ) -> Pending[DecodedVideo]:
-        """What `cut_views` makes of `sample_frames`' frames, in the process while this one goes on.
+    def begin(self, source: EncodedSource, metric: Metric, config: Config, request: Request) -> Pending[PreparedSource]:
+        """What `prepare_frames` makes of a source, in the process while this one goes on.
 
         Raises:
             VideoDecodeError: the source cannot be opened.
-            ValueError: a number is out of range.
             DecoderStartError: there is no process to decode in.
         """
-        count, (size, seed, crops) = whole("count", count, 1), check_numbers(size, seed, crops)
-        views = np.empty((crops, len(VIEWS) * count, 3, size, size), np.uint8)
+        specs = metric.inputs(config)
+        row_bytes = sum(_row_bytes(spec) for spec in specs)
+        # A row per crop, and of a metric that scores frames alone per frame.
+        most = request.crops * metric.frames(config) * row_bytes
+        content = np.empty(0, np.uint8)
 
         def allocate(size: int) -> memoryview:
-            if size not in (0, views.nbytes):
-                raise ValueError(f"{size} bytes of views; expected {views.nbytes}")
-            return views.data.cast("B")[:size]
+            nonlocal content
+            if size > most or size % row_bytes:
+                raise ValueError(f"{size} bytes of rows; expected at most {most} and whole rows of {row_bytes}")
+            content = np.empty(size, np.uint8)
+            return content.data
 
-        def unpack(values: dict[str, Any]) -> DecodedVideo:
-            return DecodedVideo(
-                views=views,
+        def unpack(values: dict[str, Any]) -> PreparedSource:
+            rows, start = len(content) // row_bytes, 0
+            arrays = {}
+            for spec in specs:
+                end = start + rows * _row_bytes(spec)
+                arrays[spec.name] = content[start:end].view(spec.dtype).reshape(rows, *spec.shape[1:])
+                start = end
+            return PreparedSource(
+                arrays=arrays,
                 timestamps_seconds=tuple(values["timestamps_seconds"]),
                 info=VideoInfo(**values["info"]),
                 warnings=_warnings(values),
@@ -234,20 +222,17 @@ class IsolatedDecoder:
                 views_seconds=values["views_seconds"],
             )
 
-        request = {
-            "task": "views",
-            "frames": count,
-            "view_size": size,
-            "seed": seed,
-            "crops": crops,
-            "keep_interlaced": bool(keep_interlaced),
-            "cutter": cutter,
+        task = {
+            "task": "prepare",
+            "metric": metric.name,
+            "config": config.as_dict(),
+            "request": dataclasses.asdict(request),
         }
-        return self._ask(source, request, _Reception(allocate, unpack))
+        return self._ask(source, task, _Reception(allocate, unpack))
 
-    def views(self, source: EncodedSource, count: int, size: int, **options: Any) -> DecodedVideo:
-        """The views at once; arguments and errors as for `begin_views` and `Pending.result`."""
-        return self.begin_views(source, count, size, **options).result()
+    def prepare(self, source: EncodedSource, metric: Metric, config: Config, request: Request) -> PreparedSource:
+        """The same at once. Raises as `begin` and `Pending.result`."""
+        return self.begin(source, metric, config, request).result()
 
     def plan(self, video: bytes, count: int) -> DecodingPlan | None:
         """How a GPU is to decode the video; None if it is not for a GPU. Raises as `frames`."""
@@ -278,6 +263,10 @@ class IsolatedDecoder:
 def shared_decoder() -> IsolatedDecoder:
     """The decoder of all that has none of its own, within the default limits."""
     return IsolatedDecoder()
+
+
+def _row_bytes(spec: TensorSpec) -> int:
+    return math.prod(int(size) for size in spec.shape[1:]) * np.dtype(spec.dtype).itemsize
 
 
 def _warnings(values: dict[str, Any]) -> tuple[ScoreWarning, ...]:

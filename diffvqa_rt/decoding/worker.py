@@ -1,6 +1,6 @@
-"""The decoder's process: videos in on the socket that is its standard input, views or frames out, one after another.
+"""The decoder's process: videos in on the socket that is its standard input, one after another.
 
-Or, for a video that a GPU is to decode, the plan for that.
+Out goes what a metric's engines take, or frames; or, for a video that a GPU is to decode, the plan for that.
 
 It may be killed at any time, and it kills itself: the kernel ends it when its time is over or its parent is gone, and
 denies it memory above its limit. Numbers and text cross its border as JSON and pixels as plain bytes: what a decoder
@@ -23,17 +23,15 @@ import numpy as np
 
 from diffvqa_rt.decoding.framing import Message, receive_message, send_message
 from diffvqa_rt.errors import DeviceDecodeError, DiffVQAError, VideoDecodeError
-from diffvqa_rt.metrics.diffvqa.views import cut_views
+from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.registry import metric_named
+from diffvqa_rt.preparation import PreparedSource, prepare_frames
 from diffvqa_rt.video import SampledFrames, sample_frames
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, OpenFile, open_source, open_video
-from diffvqa_rt.video.crops import scaling_warnings
 from diffvqa_rt.video.plan import plan_decoding
 from diffvqa_rt.video.stills import declared_size
 
 Answer = tuple[dict[str, Any], Sequence[memoryview]]
-
-# A thread takes address space, which is limited, and a video has eight frames.
-_DALI_THREADS = 4
 
 
 def main() -> None:
@@ -116,24 +114,22 @@ def _ended_with_its_parent(connection: socket.socket) -> Iterator[None]:
         fcntl.fcntl(connection, fcntl.F_SETFL, flags)
 
 
-def _views(source: OpenFile, request: dict[str, Any]) -> Answer:
-    sampled, decode_seconds = _sample(source, request)
-    start = time.perf_counter()
-    size, seed, crops = request["view_size"], request["seed"], request["crops"]
-    if request["cutter"] == "dali":
-        views = _dali_views(size).cut(sampled.frames, seed, crops)
-    else:
-        views = cut_views(sampled.frames, size, seed, crops)
-    views_seconds = time.perf_counter() - start
-    scaled = scaling_warnings(sampled.info.width, sampled.info.height, size)
-    sampled = dataclasses.replace(sampled, warnings=sampled.warnings + scaled)
-    answer = _facts(sampled) | {"decode_seconds": decode_seconds, "views_seconds": views_seconds}
-    return answer, [views.data.cast("B")]
+def _prepare(source: OpenFile, request: dict[str, Any]) -> Answer:
+    metric = metric_named(request["metric"])
+    config, asked = metric.config_from_dict(request["config"]), Request(**request["request"])
+    sampled, decode_seconds = _sample(source, request, metric.frames(config), asked.keep_interlaced)
+    prepared = prepare_frames(sampled, metric, config, asked, decode_seconds)
+    answer = _facts(prepared) | {
+        "decode_seconds": prepared.decode_seconds,
+        "views_seconds": prepared.views_seconds,
+    }
+    arrays = (prepared.arrays[spec.name] for spec in metric.inputs(config))
+    return answer, [np.ascontiguousarray(array).data.cast("B") for array in arrays]
 
 
 def _frames(source: OpenFile, request: dict[str, Any]) -> Answer:
     """All frames, those that are one in memory once."""
-    sampled, _ = _sample(source, request)
+    sampled, _ = _sample(source, request, request["frames"], request["keep_interlaced"])
     distinct = {id(frame): frame for frame in sampled.frames}
     order = list(distinct)
     answer = _facts(sampled) | {
@@ -143,29 +139,24 @@ def _frames(source: OpenFile, request: dict[str, Any]) -> Answer:
     return answer, [np.ascontiguousarray(frame).data.cast("B") for frame in distinct.values()]
 
 
-def _sample(source: OpenFile, request: dict[str, Any]) -> tuple[SampledFrames, float]:
+def _sample(
+    source: OpenFile, request: dict[str, Any], count: int, keep_interlaced: bool
+) -> tuple[SampledFrames, float]:
     start = time.perf_counter()
     _refuse_by_header(source, request)
-    sampled = sample_frames(source, request["frames"], keep_interlaced=request["keep_interlaced"])
+    sampled = sample_frames(source, count, keep_interlaced=keep_interlaced)
     seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
     _refuse_beyond(request, largest, sampled.info.frame_count)
     return sampled, seconds
 
 
-def _facts(sampled: SampledFrames) -> dict[str, Any]:
+def _facts(sampled: SampledFrames | PreparedSource) -> dict[str, Any]:
     return {
         "timestamps_seconds": sampled.timestamps_seconds,
         "info": dataclasses.asdict(sampled.info),
         "warnings": [dataclasses.asdict(warning) for warning in sampled.warnings],
     }
-
-
-@functools.cache
-def _dali_views(size: int) -> Any:
-    from diffvqa_rt.metrics.diffvqa.dali import DaliViews  # DALI, which only the production form needs
-
-    return DaliViews(size, threads=_DALI_THREADS)
 
 
 def _plan(source: OpenFile, request: dict[str, Any]) -> Answer:
@@ -179,7 +170,11 @@ def _plan(source: OpenFile, request: dict[str, Any]) -> Answer:
     return {"plan": plan.as_dict()}, ()
 
 
-_TASKS: dict[str, Callable[[OpenFile, dict[str, Any]], Answer]] = {"views": _views, "frames": _frames, "plan": _plan}
+_TASKS: dict[str, Callable[[OpenFile, dict[str, Any]], Answer]] = {
+    "prepare": _prepare,
+    "frames": _frames,
+    "plan": _plan,
+}
 
 
 def _refuse_by_header(source: OpenFile, request: dict[str, Any]) -> None:

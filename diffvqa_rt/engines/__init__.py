@@ -9,13 +9,13 @@ One protocol for every runtime: arrays in by name, arrays out by name, as `diffv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.engines.cpus import available_cpus
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.specs import Array, EngineSpec
+from diffvqa_rt.specs import Engine
 
 BackendName = Literal["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx", "aot-inductor", "torch"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
@@ -33,30 +33,6 @@ EXTRAS: dict[BackendName, str] = {
 
 MAX_THREADS = 2**16
 """More than any machine's processors, and fewer than what a runtime's numbers hold."""
-
-
-class Engine(Protocol):
-    """`max_videos`: how many videos it takes at a time; None where any number goes."""
-
-    @property
-    def spec(self) -> EngineSpec: ...
-    @property
-    def max_videos(self) -> int | None: ...
-
-    def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Mapping[str, Array]:
-        """The named outputs (all of them by default). Raises ValueError where the inputs don't fit the spec.
-
-        Takes NumPy arrays, and what engines of the same folder returned: a runtime with a device keeps its arrays there
-        from one engine to the next, and they hold their values until the engine that returned them is called again.
-        """
-        ...
-
-
-@runtime_checkable
-class DenoisingEngine(Protocol):
-    """A `unet_controller` that plays all K steps itself, on its device."""
-
-    def denoise(self, z0: Any, steps: int) -> Mapping[str, Array]: ...
 
 
 def open_engines(
@@ -126,7 +102,6 @@ __all__ = [
     "BACKENDS",
     "MAX_THREADS",
     "BackendName",
-    "DenoisingEngine",
     "Engine",
     "Manifest",
     "available_cpus",

@@ -109,13 +109,6 @@ class DeviceArray:
         self.dtype = np.dtype(dtype)
         self._stream = stream
 
-    @classmethod
-    def from_host(cls, array: NDArray, stream: Stream) -> "DeviceArray":
-        """A copy with memory of its own."""
-        on_device = cls(Allocation(array.nbytes), array.shape, array.dtype, stream)
-        stream.upload(on_device.address, array)
-        return on_device
-
     @property
     def address(self) -> int:
         return self.allocation.address

@@ -3,8 +3,8 @@
 On a CPU a package runs in one thread, and one at a time in a process: torch's loader holds Python's lock while it runs,
 so several cores take several processes. The work is cut for the cache: a per-frame engine's frames into shares, the
 head's videos one by one. Frames and videos don't see each other, so no bit depends on the cut (a test holds that). On a
-GPU the whole batch is one call, per-frame engines leave their outputs there as `TensorArray`s, and the step engine's
-`denoise` plays all steps as one CUDA graph.
+GPU the whole batch is one call, per-frame engines leave their outputs there as `TensorArray`s, and a loop is one CUDA
+graph.
 """
 
 import platform
@@ -20,13 +20,13 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from diffvqa_rt.chain import STEP, Loop
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import copy_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
+from diffvqa_rt.specs import MANIFEST_NAME, Arrays, EngineSpec
 
 _REBUILD = "build it here with export/build_engines.py --backend aot-inductor"
 _FEATURES = "diffvqa_cpu_features"
@@ -72,10 +72,6 @@ class TensorArray:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
         return np.asarray(self.tensor.cpu().numpy(), dtype)
-
-
-Arrays = Mapping[str, Any]
-"""NumPy arrays by name; a GPU's engines take and give `TensorArray`s too."""
 
 
 class InductorEngine:
@@ -150,7 +146,7 @@ class CudaInductorEngine:
         keep_float32()
         # Without locks and events between runs, which a CUDA graph can't record.
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), _MODEL, True, 1, -1)
-        self._graphs: dict[tuple[tuple[int, ...], int], _DenoiseGraph] = {}
+        self._graphs: dict[tuple[Any, ...], _LoopGraph] = {}
 
     def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         self.spec.check_inputs(inputs)
@@ -164,29 +160,29 @@ class CudaInductorEngine:
         named = dict(zip([spec.name for spec in self.spec.outputs], results, strict=True))
         return {name: self._array(named[name]) for name in (named if outputs is None else outputs)}
 
-    def denoise(self, z0: Any, steps: int) -> dict[str, Any]:
-        """What `diffvqa_rt.scoring.denoise` gives, as one CUDA graph; the first call with a shape of z0 records it."""
-        assert self.spec.name == "unet_controller"
-        source = _on_gpu(z0)
-        key = (tuple(source.shape), steps)
+    def loop(self, loop: Loop, tensors: Arrays) -> dict[str, Any]:
+        """All turns as one CUDA graph, as `diffvqa_rt.chain.run_loop`; the first call with new shapes records it."""
+        sources = {name: _on_gpu(tensors[name]) for name in sorted(loop.reads)}
+        key = (loop.stage, *(tuple(source.shape) for source in sources.values()))
         if key not in self._graphs:
-            self._graphs[key] = _DenoiseGraph(self._loader, source, steps)
-        results = self._graphs[key].play(source)
+            self._graphs[key] = _LoopGraph(self._loader, self.spec, loop, sources)
+        results = self._graphs[key].play(sources)
         torch.cuda.synchronize()
-        return {spec.name: TensorArray(tensor) for spec, tensor in zip(self.spec.outputs, results, strict=True)}
+        return {name: TensorArray(tensor) for name, tensor in results.items()}
 
     def _array(self, tensor: Tensor) -> Any:
         return TensorArray(tensor) if self.spec.is_per_frame else tensor.cpu().numpy()
 
 
-class _DenoiseGraph:
-    """All steps of the sampler on a buffer of z0's shape, recorded once."""
+class _LoopGraph:
+    """All turns of a loop on buffers of its tensors' shapes, recorded once."""
 
-    def __init__(self, loader: Any, z0: Tensor, steps: int) -> None:
-        self._videos_and_frames = z0.shape[:2]
-        self._z0 = z0.flatten(0, 1)[None].clone()
-        self._start = torch.zeros_like(self._z0)
-        self._steps = list(torch.arange(steps, device=z0.device)[:, None])
+    def __init__(self, loader: Any, spec: EngineSpec, loop: Loop, sources: Mapping[str, Tensor]) -> None:
+        self._spec, self._loop = spec, loop
+        self._videos_and_frames = next(iter(sources.values())).shape[:2]
+        self._sources = {name: self._taken(source).clone() for name, source in sources.items()}
+        device = next(iter(sources.values())).device
+        self._steps = list(torch.arange(loop.count, device=device)[:, None])
         # Twice outside the graph first, on its stream: libraries allocate and choose kernels there.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -198,17 +194,30 @@ class _DenoiseGraph:
         with torch.cuda.graph(self._graph):
             self._results = self._unroll(loader)
 
-    def _unroll(self, loader: Any) -> list[Tensor]:
-        results = [self._start]
-        for step in self._steps:
-            results = loader.run([results[0], self._z0, step])
-        return results
+    def _unroll(self, loader: Any) -> dict[str, Tensor]:
+        loop = self._loop
+        kept: dict[str, Tensor] = {}
+        carried = {name: self._sources[source] for name, source in loop.start.items()}
+        for turn, step in enumerate(self._steps):
+            inputs = {**self._sources, **carried, STEP: step}
+            results = loader.run([inputs[tensor.name] for tensor in self._spec.inputs])
+            outputs = dict(zip([tensor.name for tensor in self._spec.outputs], results, strict=True))
+            kept |= {name: outputs[output] for name, (output, kept_turn) in loop.keep.items() if kept_turn == turn}
+            carried = {name: outputs[output] for name, output in loop.carry.items()}
+        return kept
 
-    def play(self, z0: Tensor) -> list[Tensor]:
-        self._z0.copy_(z0.flatten(0, 1)[None])
+    def play(self, sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, source in sources.items():
+            self._sources[name].copy_(self._taken(source))
         self._graph.replay()
         # The next replay writes where this one did.
-        return [tensor[0].unflatten(0, self._videos_and_frames).clone() for tensor in self._results]
+        return {name: self._given(tensor).clone() for name, tensor in self._results.items()}
+
+    def _taken(self, tensor: Tensor) -> Tensor:
+        return tensor.flatten(0, 1)[None] if self._spec.is_per_frame else tensor
+
+    def _given(self, tensor: Tensor) -> Tensor:
+        return tensor[0].unflatten(0, self._videos_and_frames) if self._spec.is_per_frame else tensor
 
 
 def _on_gpu(array: Any) -> Tensor:
@@ -226,7 +235,7 @@ def open_inductor(
         EngineMismatchError: a file is not what the manifest says, or was compiled for another machine or torch.
     """
     engines: dict[str, InductorEngine | CudaInductorEngine] = {}
-    specs = engine_specs(manifest.config)
+    specs = manifest.engine_specs()
     for name, engine in record.engines.items():
         file = engine.file
         # The loader takes a path: it gets a copy where only this user writes, and the copy is what is verified.

@@ -14,9 +14,9 @@ from typing import Any
 
 from diffvqa_rt.engines.verification import map_verified, unlisted_files
 from diffvqa_rt.errors import EngineMismatchError
-from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.specs import MANIFEST_NAME, Precision, TensorSpec
+from diffvqa_rt.metric import Config, Metric
+from diffvqa_rt.metrics.registry import DEFAULT, METRICS, metric_named
+from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, Precision, TensorSpec
 
 FORMAT = 2
 PROVENANCE_KEY = "diffvqa_provenance"
@@ -174,14 +174,26 @@ class BuildRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    config: DiffVQAConfig
+    """An engine folder's manifest. A folder from before there were several metrics names none: it is of the default."""
+
+    config: Config
     weights: WeightsRecord
     build: BuildRecord
     backends: dict[str, BackendRecord]
+    metric_name: str = DEFAULT
     format: int = FORMAT
 
+    @property
+    def metric(self) -> Metric:
+        return metric_named(self.metric_name)
+
+    def engine_specs(self) -> dict[str, EngineSpec]:
+        """The borders of the network's engines by name."""
+        return self.metric.engines(self.config)
+
     def write(self, folder: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), indent=2)
+        values = dataclasses.asdict(self)
+        text = json.dumps({"metric": values.pop("metric_name"), **values}, indent=2)
         (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -201,15 +213,21 @@ class Manifest:
             raise EngineMismatchError(
                 f"{path} has format {found!r}, this version reads {FORMAT}; build the engines again"
             )
+        name = values.get("metric", DEFAULT)
+        if name not in METRICS:
+            raise EngineMismatchError(
+                f"{path} is of the metric {name!r}, this version knows {', '.join(METRICS)}; take a newer version"
+            )
         try:
-            return cls._from_dict(values)
+            return cls._from_dict(values, metric_named(name))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineMismatchError(f"{path} is damaged ({error!r}); build the engines again") from error
 
     @classmethod
-    def _from_dict(cls, values: dict[str, Any]) -> "Manifest":
+    def _from_dict(cls, values: dict[str, Any], metric: Metric) -> "Manifest":
         return cls(
-            config=DiffVQAConfig.from_dict(values["config"]),
+            metric_name=metric.name,
+            config=metric.config_from_dict(values["config"]),
             weights=WeightsRecord(**values["weights"]),
             build=BuildRecord(**values["build"]),
             backends={
@@ -235,7 +253,7 @@ class Manifest:
                 f"{folder} has no {name} engines, only {', '.join(self.backends)}; "
                 f"build them with export/build_engines.py --backend {','.join([*self.backends, name])}"
             )
-        for engine, spec in engine_specs(self.config).items():
+        for engine, spec in self.engine_specs().items():
             built = record.engines.get(engine)
             if built is None or built.file not in record.files:
                 raise EngineMismatchError(
@@ -256,7 +274,9 @@ class Manifest:
     @property
     def provenance(self) -> str:
         """The network and its weights as one line of JSON. A build writes it into every engine that can carry it."""
-        values = {"config": self.config.as_dict(), "weights": dataclasses.asdict(self.weights)}
+        values: dict[str, Any] = {"config": self.config.as_dict(), "weights": dataclasses.asdict(self.weights)}
+        if self.metric_name != DEFAULT:  # which engines from before there were several do not name
+            values["metric"] = self.metric_name
         return json.dumps(values, sort_keys=True)
 
     def verify(self, folder: Path) -> None:

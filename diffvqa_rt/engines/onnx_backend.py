@@ -14,7 +14,6 @@ from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import listed_data_files, map_verified, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 
 
@@ -103,7 +102,7 @@ class OnnxDeviceArray:
 def open_onnx(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, OnnxEngine]:
     """The folder's ONNX engines on the CPU. Raises EngineMismatchError for a file that is not what was built."""
     sessions = _open_sessions(folder, manifest, record, "CPUExecutionProvider", cpu_session_options)
-    specs = engine_specs(manifest.config)
+    specs = manifest.engine_specs()
     return {name: OnnxEngine(specs[name], session, threads) for name, session in sessions.items()}
 
 
@@ -122,7 +121,7 @@ def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord) -> d
         # Without a usable GPU, ONNX Runtime goes on with the CPU and says so in a log that nobody reads.
         if provider not in session.get_providers():
             raise DeviceUnavailableError(f"{name}: ONNX Runtime finds no GPU that it can use; take the onnx backend")
-    specs = engine_specs(manifest.config)
+    specs = manifest.engine_specs()
     return {name: OnnxCudaEngine(specs[name], session) for name, session in sessions.items()}
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from diffvqa_rt.chain import STEP, Loop
 from diffvqa_rt.engines.cuda_memory import Allocation, CudaError, DeviceArray, Graph, Stream, gpu_architecture
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
 from diffvqa_rt.engines.tensorrt_library import Library, TensorRTName, load_library
 from diffvqa_rt.engines.verification import copy_verified, listed_data_files, onnx_metadata, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, EngineMismatchError
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.specs import MANIFEST_NAME, Array, EngineSpec
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class _Context:
                 raise EngineRunError(f"{library.label} refused {name} of shape {shape}: {library.first_error()}")
         self._scratch_bytes = self._context.update_device_memory_size_for_shapes()
         self.graph: Graph | None = None
-        self.graph_addresses: tuple[int, ...] = ()
+        self.captured: tuple[Loop, tuple[int, ...]] | None = None
 
     @property
     def can_be_captured(self) -> bool:
@@ -106,10 +105,6 @@ class TensorRTEngine:
         """How many videos the plan takes at a time."""
         return min(largest[0] for _, largest in self._ranges.values())
 
-    def to_device(self, array: NDArray) -> DeviceArray:
-        """A copy on the GPU, for inputs that several engines read."""
-        return DeviceArray.from_host(array, self._gpu.stream)
-
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, DeviceArray]:
         """The named outputs (all of them by default).
 
@@ -134,53 +129,90 @@ class TensorRTEngine:
         self._gpu.stream.synchronize()  # what fails, and how long it takes, is this engine's and not the next one's
         return results if outputs is None else {name: results[name] for name in outputs}
 
-    def denoise(self, z0: Array, steps: int) -> dict[str, DeviceArray]:
-        """All K steps of the step engine towards z0 [V, 2N, C, h, w], as `diffvqa_rt.scoring.denoise`.
+    def loop(self, loop: Loop, tensors: Mapping[str, Array]) -> dict[str, DeviceArray]:
+        """All turns of a loop over this engine, as `diffvqa_rt.chain.run_loop`.
 
-        The first call with a number of videos runs step by step, which TensorRT wants before it is captured; the later
-        ones replay all steps as one CUDA graph.
+        The first call with a number of videos runs turn by turn, which TensorRT wants before it is captured; the later
+        ones replay all turns as one CUDA graph.
 
         Returns:
-            The last step's outputs: `z_next` (ẑ0) and the features.
+            The loop's kept tensors by the chain's names.
 
         Raises:
             ValueError, CudaError, EngineRunError: as a call of the engine.
         """
-        inputs: dict[str, Array] = {"z": z0, "z0": z0, "step": np.zeros(1, np.int64)}
+        sources = {name: name for name in loop.inputs} | dict(loop.start)
+        inputs: dict[str, Array] = {name: tensors[source] for name, source in sources.items()}
+        inputs[STEP] = np.zeros(1, np.int64)
         self._check(inputs)
         context = self._context(inputs)
         results = self._outputs(inputs)
-        # The latents go to and fro between the output's memory and another: K is even or odd, ẑ0 ends in the output's.
-        other = self._allocation("denoise:z", results["z_next"].nbytes).address
-        latents = (results["z_next"].address, other) if steps % 2 == 0 else (other, results["z_next"].address)
-        fixed = {name: array.address for name, array in results.items()} | {"z0": self._place("denoise:z0", z0)}
-        step_addresses = self._step_addresses(steps)
+        placed = {name: self._place(f"loop:{name}", tensors[name]) for name in sorted(loop.reads)}
+        turns = self._turns(loop, placed, results)
+        kept = self._kept(loop, results)
         context.take_scratch()
 
-        def run_steps() -> None:
-            # Step 0 makes its own z_T from z0 and does not read z.
-            for step, address in enumerate(step_addresses):
-                z, z_next = latents[step % 2], latents[1 - step % 2]
-                context.run({**fixed, "z": z, "z_next": z_next, "step": address})
+        def run_turns() -> None:
+            for turn, addresses in enumerate(turns):
+                context.run(addresses)
+                for name, (output, kept_turn) in loop.keep.items():
+                    if kept_turn == turn < loop.count - 1:  # which the next turns overwrite
+                        self._gpu.stream.copy(kept[name].address, addresses[output], kept[name].nbytes)
 
-        addresses = (*fixed.values(), *latents, *step_addresses, self._gpu.scratch.address)
-        if context.graph is not None and context.graph_addresses == addresses:
+        addresses = (
+            *(address for turn in turns for address in turn.values()),
+            *(array.address for array in kept.values()),
+            self._gpu.scratch.address,
+        )
+        if context.graph is not None and context.captured == (loop, addresses):
             context.graph.launch(self._gpu.stream)
             self._gpu.stream.synchronize()
-            return results
+            return kept
         context.graph = None
-        run_steps()
+        run_turns()
         self._gpu.stream.synchronize()
         if context.can_be_captured:
             try:
-                context.graph = self._gpu.stream.capture(run_steps)
-                context.graph_addresses = addresses
+                context.graph = self._gpu.stream.capture(run_turns)
+                context.captured = loop, addresses
             except (CudaError, EngineRunError) as error:
-                # The steps have run, and what they gave is there.
+                # The turns have run, and what they gave is there.
                 logger.warning("%s could not capture %s: %s", self._library.label, self.spec.name, error)
         else:
             logger.warning("%s cannot capture %s: it runs step by step", self._library.label, self.spec.name)
-        return results
+        return kept
+
+    def _turns(self, loop: Loop, placed: Mapping[str, int], results: Mapping[str, DeviceArray]) -> list[dict[str, int]]:
+        """The addresses of every turn's tensors.
+
+        What is carried goes to and fro between the output's memory and another, and ends in the output's.
+        """
+        fixed = {name: array.address for name, array in results.items()} | {name: placed[name] for name in loop.inputs}
+        others = {
+            output: self._allocation(f"loop:other {output}", results[output].nbytes).address
+            for output in loop.carry.values()
+        }
+        turns = []
+        carried = {name: placed[source] for name, source in loop.start.items()}
+        for turn, step in enumerate(self._step_addresses(loop.count)):
+            is_others = (loop.count - turn) % 2 == 0
+            outputs = {
+                output: others[output] if is_others else results[output].address for output in loop.carry.values()
+            }
+            turns.append({**fixed, **carried, **outputs, STEP: step})
+            carried = {name: outputs[output] for name, output in loop.carry.items()}
+        return turns
+
+    def _kept(self, loop: Loop, results: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+        """The loop's tensors: the last turn's in the outputs' memory, those of earlier turns in memory of their own."""
+        kept = {}
+        for name, (output, turn) in loop.keep.items():
+            array = results[output]
+            if turn < loop.count - 1:
+                allocation = self._allocation(f"loop:kept {name}", array.nbytes)
+                array = DeviceArray(allocation, array.shape, array.dtype, self._gpu.stream)
+            kept[name] = array
+        return kept
 
     def _check(self, inputs: Mapping[str, Any]) -> None:
         self.spec.check_inputs(inputs)
@@ -233,10 +265,10 @@ class TensorRTEngine:
         return address
 
     def _step_addresses(self, steps: int) -> list[int]:
-        """Where 0 … K−1 lie on the GPU, each at an address that TensorRT takes."""
+        """Where the turns' numbers lie on the GPU, each at an address that TensorRT takes."""
         table = np.zeros((steps, ALIGNMENT_BYTES // np.dtype(np.int64).itemsize), np.int64)
         table[:, 0] = np.arange(steps)
-        allocation = self._allocation("denoise:step", table.nbytes)
+        allocation = self._allocation("loop:step", table.nbytes)
         if self._step_count < steps:
             self._gpu.stream.upload(allocation.address, table)
             self._step_count = steps
@@ -282,7 +314,7 @@ def open_tensorrt(
     if record.is_version_compatible:
         # Such a plan carries the runtime that it was built with, as code; its hash is checked below.
         opener.engine_host_code_allowed = True
-    specs = engine_specs(manifest.config)
+    specs = manifest.engine_specs()
     engines = {}
     for name, built in record.engines.items():
         library.clear_errors()

@@ -14,10 +14,8 @@ from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.verification import read_verified
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.models.diffvqa.checkpoints import network_from_state
-from diffvqa_rt.models.diffvqa.network import DiffVQA
-from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.models.registry import models_of
+from diffvqa_rt.models.weights import network_from_state
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 
 
@@ -50,22 +48,22 @@ class TorchEngine:
         return {name: results[name] for name in outputs} if outputs is not None else results
 
 
-def torch_engines(network: DiffVQA) -> dict[str, TorchEngine]:
-    """A network's three stages as engines."""
-    modules = stage_modules(network)
-    return {name: TorchEngine(spec, modules[name]) for name, spec in engine_specs(network.config).items()}
+def torch_engines(specs: Mapping[str, EngineSpec], modules: Mapping[str, nn.Module]) -> dict[str, TorchEngine]:
+    """A network's stages as engines."""
+    return {name: TorchEngine(spec, modules[name]) for name, spec in specs.items()}
 
 
 def open_torch(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, TorchEngine]:
     """The folder's weights in the torch network. Raises EngineMismatchError if they aren't what the manifest says."""
     torch.set_num_threads(threads)
+    models = models_of(manifest.metric_name)
     ((name, sha256),) = record.files.items()
     try:
         weights = load_safetensors(read_verified(folder, name, sha256))
-        network = network_from_state(manifest.config, weights, folder / name)
+        network = network_from_state(models.network, manifest.config, weights, folder / name)
     except (ValueError, SafetensorError) as error:
         raise EngineMismatchError(
             f"{folder / name} does not fit the network of {MANIFEST_NAME}; build the engines again"
         ) from error
-    engines = torch_engines(network)
+    engines = torch_engines(manifest.engine_specs(), models.stages(network))
     return {name: engines[name] for name in record.engines}

@@ -1,7 +1,9 @@
 """Weights as safetensors, for every network: read, put into modules, hashed."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +20,24 @@ def weights_sha256(network: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def network_from_state(make_network: Callable[[Any], Network], config: Any, weights: Weights, path: Path) -> Network:
+    """The network with these tensors for its weights, in float32 and evaluation mode; `path` is what an error names.
+
+    Raises:
+        ValueError: a tensor is missing or of another shape.
+    """
+    # No storage of its own first: at full size the weights are 5 GB, and once is enough.
+    with torch.device("meta"):
+        network = make_network(config)
+    # A file may hold half precision; BatchNorm's counter is an integer.
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    fill_module(network, weights, path, assign=True)
+    return network.eval()
 
 
 def fill_module(module: nn.Module, weights: Weights, path: Path, *, assign: bool = False) -> None:

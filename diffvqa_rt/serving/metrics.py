@@ -3,12 +3,12 @@
 Importable only in the processes of the Python backend, as `python_backend` is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import triton_python_backend_utils as pb_utils
 
-from diffvqa_rt.results import STAGES
+from diffvqa_rt.metrics.registry import DEFAULT
 
 STAGE_BOUNDS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 TOTAL = "total"
@@ -40,19 +40,21 @@ class Failures:
 class ScoreMetrics:
     """What is counted of every video that was scored."""
 
-    def __init__(self, score_range: tuple[float, float]) -> None:
+    def __init__(self, metric: str, stages: Sequence[str], score_range: tuple[float, float]) -> None:
         low, high = score_range
+        # Dashboards know the first metric's without this label.
+        labels = {} if metric == DEFAULT else {"metric": metric}
         histogram = pb_utils.MetricFamily.HISTOGRAM
         description = "Seconds that a stage of scoring a video took, the wait for it included"
         seconds = pb_utils.MetricFamily(name="diffvqa_stage_seconds", description=description, kind=histogram)
         scores = pb_utils.MetricFamily(name="diffvqa_score", description="Scores given", kind=histogram)
         self._families = seconds, scores  # a metric lives as long as its family
         self._stages = {
-            stage: seconds.Metric(labels={"stage": stage}, buckets=list(STAGE_BOUNDS_SECONDS))
-            for stage in (*STAGES, TOTAL)
+            stage: seconds.Metric(labels={"stage": stage, **labels}, buckets=list(STAGE_BOUNDS_SECONDS))
+            for stage in (*stages, TOTAL)
         }
         tenths = [low + (high - low) * tenth / 10 for tenth in range(1, 10)]
-        self._scores = scores.Metric(labels={}, buckets=tenths)
+        self._scores = scores.Metric(labels=labels, buckets=tenths)
 
     def observe(self, stage_seconds: Mapping[str, float], score: float) -> None:
         for stage, seconds in {**stage_seconds, TOTAL: sum(stage_seconds.values())}.items():

@@ -16,21 +16,19 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from diffvqa_rt.engines import Engine, open_engines
+from diffvqa_rt.engines import open_engines
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
-from diffvqa_rt.metrics.diffvqa.views import normalize_views
 from diffvqa_rt.serving.metrics import Failures
 from diffvqa_rt.serving.settings import StageSettings
 from diffvqa_rt.serving.tensor_checks import check_inputs, check_outputs
 from diffvqa_rt.serving.traffic import Traffic
+from diffvqa_rt.specs import Arrays, Engine, EngineSpec
 
 logger = logging.getLogger(__name__)
 
 _TAKEN = b"used_dltensor"
 _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
-
-Arrays = Mapping[str, Any]
 
 
 class AbandonedError(DiffVQAError):
@@ -90,15 +88,17 @@ class Responder:
 
     Attributes:
         settings: what the server was started with.
+        parameters: what the model is told beside that (`ServedModel.parameters`).
         is_stopped: whether new videos are to be refused.
     """
 
     def __init__(self, args: Mapping[str, str]) -> None:
         """`args`: of the model's `initialize`."""
         config = json.loads(args["model_config"])
-        self.settings = StageSettings.from_json(config["parameters"]["settings"]["string_value"])
+        self.parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self.settings = StageSettings.from_json(self.parameters["settings"])
         self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
-        # Where Triton server plays the engines, a network's own NaN comes as an input, and `metrics` tells of it.
+        # Where Triton server plays the engines, a network's own NaN comes as an input, and `finish` tells of it.
         self._checks_values = self.settings.form == "embedded"
         self._model = args["model_name"]
         self._traffic = Traffic(Path(self.settings.traffic))
@@ -108,10 +108,13 @@ class Responder:
     def is_stopped(self) -> bool:
         return self._traffic.is_stopped
 
-    def check_rows(self, array: NDArray) -> None:
-        """Raises ValueError unless an array has as many rows as a video may have crops."""
-        if not 1 <= len(array) <= self.settings.limits.max_crops:
-            raise ValueError(f"1 to {self.settings.limits.max_crops} rows at a time; got {len(array)}")
+    def check_rows(self, arrays: Arrays) -> None:
+        """Raises ValueError unless all arrays have the same number of rows, and no more than a video may have crops."""
+        rows = {len(array) for array in arrays.values()}
+        if len(rows) > 1:
+            raise ValueError(f"all tensors have a row per crop; got {', '.join(map(str, sorted(rows)))} rows")
+        if not 1 <= min(rows) <= self.settings.limits.max_crops:
+            raise ValueError(f"1 to {self.settings.limits.max_crops} rows at a time; got {min(rows)}")
 
     def wait_until_free(self, model: str) -> None:
         """Returns when another model is not at work.
@@ -214,31 +217,22 @@ def open_engine(settings: StageSettings, name: str) -> Engine:
     return engines[name]
 
 
-class EngineModel:
-    """A stage that is one engine: `vae_encoder` and `head` in Triton server's embedded form are this class.
+def stage_named(responder: Responder) -> Any:
+    """The `Call` or `Loop` that a model plays, of the chains of its metric."""
+    manifest = responder.settings.manifest()
+    items = (item for chain in manifest.metric.chains(manifest.config).values() for item in chain)
+    return next(item for item in items if item.stage == responder.parameters["stage"])
 
-    Attributes:
-        hands_over_to: the model to wait for before the answer goes on to it.
-    """
 
-    hands_over_to: str | None = None
+class CalledEngine:
+    """An engine that Triton server plays, behind the engine protocol: each run is a request to its model."""
 
-    def initialize(self, args: Mapping[str, str]) -> None:
-        self._responder = Responder(args)
-        self._engine = open_engine(self._responder.settings, args["model_name"])
+    max_videos = None  # no request has more rows than the engines take
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        return self._responder.answer(requests, self._play)
+    def __init__(self, model: str, spec: EngineSpec) -> None:
+        self.spec = spec
+        self._model = model
 
-    def _play(self, request: Request) -> dict[str, Any]:
-        frames = request.inputs["frames"]
-        self._responder.check_rows(frames)
-        arrays = {**request.inputs, "frames": normalize_views(frames)}
-        outputs = [tensor.name for tensor in self._engine.spec.outputs if tensor.name in request.wanted]
-        results = {name: np.asarray(values) for name, values in self._engine(arrays, outputs).items()}
-        if self.hands_over_to:
-            self._responder.wait_until_free(self.hands_over_to)
-        return results
-
-    def finalize(self) -> None:
-        del self._engine
+    def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
+        names = [spec.name for spec in self.spec.outputs] if outputs is None else outputs
+        return call_model(self._model, inputs, names)

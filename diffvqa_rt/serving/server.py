@@ -18,8 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from diffvqa_rt.engines.manifest import Manifest
+from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.serving.endpoints import Answer, Endpoint, fetch_metrics
+from diffvqa_rt.serving.models import Form
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
 from diffvqa_rt.serving.settings import ServerConfig, StageSettings, manifest_sha256
 from diffvqa_rt.serving.traffic import Traffic
@@ -96,25 +97,23 @@ class Server:
             self._inner_metrics_port = free.getsockname()[1]
 
     def _prepare(self, installed: TritonServer) -> None:
-        config, folder = self.config, self.config.engines.resolve()
-        manifest = Manifest.read(folder)
-        record = manifest.backend(config.backend, folder)
-        # For a sentence here and now; each model's process verifies the very bytes that it opens, too.
-        manifest.verify(folder)
-        self.form = choose_form(config.backend, record, installed.backends)
-        # Only so many crops of a video as the engines take rows: nobody cuts a request in the production form.
-        max_crops = min(config.limits.max_crops, record.max_videos or config.limits.max_crops)
-        settings = StageSettings(
-            form=self.form,
-            engines=str(folder),
-            manifest_sha256=manifest_sha256(folder),
-            backend=config.backend,
-            threads=config.threads,
-            python=sys.executable,
-            traffic=str(self._traffic.folder),
-            limits=dataclasses.replace(config.limits, max_crops=max_crops),
-        )
-        assemble_repository(settings, self._run / "models")
+        config = self.config
+        of_metric: dict[str, Path] = {}
+        records = []
+        self.forms: dict[str, Form] = {}
+        for folder in (folder.resolve() for folder in config.folders):
+            manifest = Manifest.read(folder)
+            name, record = manifest.metric.name, manifest.backend(config.backend, folder)
+            # For a sentence here and now; each model's process verifies the very bytes that it opens, too.
+            manifest.verify(folder)
+            if name in of_metric:
+                raise ServerError(
+                    f"{of_metric[name]} and {folder} are both of the metric {name}; a server plays one of them"
+                )
+            of_metric[name] = folder
+            self.forms[name] = choose_form(config.backend, record, installed.backends)
+            assemble_repository(self._settings(folder, self.forms[name], record), self._run / "models")
+            records.append(record)
         # Nothing lies there: DALI opens what a text in a video's place names, if it lies where the server runs.
         self._working_folder = self._run / "empty"
         self._working_folder.mkdir()
@@ -123,9 +122,29 @@ class Server:
             installed,
             self._run,
             self._inner_metrics_port,
-            is_version_compatible=record.is_version_compatible,
+            is_version_compatible=any(record.is_version_compatible for record in records),
         )
         self._environment = {**os.environ, **environment(), **installed.environment}
+
+    def _settings(self, folder: Path, form: Form, record: BackendRecord) -> StageSettings:
+        config = self.config
+        # Only so many crops of a video as the engines take rows: nobody cuts a request in the production form.
+        max_crops = min(config.limits.max_crops, record.max_videos or config.limits.max_crops)
+        return StageSettings(
+            form=form,
+            engines=str(folder),
+            manifest_sha256=manifest_sha256(folder),
+            backend=config.backend,
+            threads=config.threads,
+            python=sys.executable,
+            traffic=str(self._traffic.folder),
+            limits=dataclasses.replace(config.limits, max_crops=max_crops),
+        )
+
+    @property
+    def form(self) -> Form:
+        """How the engines run: `production` where Triton server runs any by itself."""
+        return "production" if "production" in self.forms.values() else "embedded"
 
     @property
     def url(self) -> str:
@@ -277,8 +296,12 @@ def _leave(*_: object) -> None:
 
 def _announce(server: Server) -> None:
     config = server.config
+    forms = (
+        f"{form} form, {config.backend} engines{f' of {metric}' if len(server.forms) > 1 else ''}"
+        for metric, form in server.forms.items()
+    )
     for line in (
-        f"{server.form} form, {config.backend} engines",
+        *forms,
         f"scoring at {server.url} (gRPC{', TLS' if config.tls else ''})",
         f"health at http://{config.host}:{config.http_port}/v2/health/ready",
         f"metrics at http://{config.host}:{config.metrics_port}/metrics",

@@ -114,8 +114,8 @@ class ServerConfig:
     """A server: what it plays, where it listens, what it takes.
 
     Attributes:
-        engines: the engine folder.
-        backend: which of its engines to play.
+        engines: the engine folder, or several of different metrics.
+        backend: which of their engines to play.
         threads: CPU threads of an engine; all that the process may use if None.
         host: the address to listen on; only this machine reaches the default.
         port, http_port, metrics_port: gRPC for requests; HTTP for health alone; Prometheus metrics.
@@ -124,7 +124,7 @@ class ServerConfig:
         drain_seconds: how long requests in flight have to finish once the server is told to stop.
     """
 
-    engines: Path
+    engines: Path | tuple[Path, ...]
     backend: BackendName = "onnx"
     threads: int | None = None
     host: str = "127.0.0.1"
@@ -136,11 +136,18 @@ class ServerConfig:
     drain_seconds: int = 60
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """The engine folders."""
+        return self.engines if isinstance(self.engines, tuple) else (self.engines,)
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches `host`."""
         return self.host == "localhost" or self.host.startswith("127.")
 
     def __post_init__(self) -> None:
+        if not self.folders:
+            raise ValueError("engines is (); expected an engine folder, or several")
         if ":" in self.host:
             raise ValueError(f"host is {self.host!r}; expected a name or an IPv4 address")
         ports = (self.port, self.http_port, self.metrics_port)

@@ -1,31 +1,17 @@
 """Pieces of a frame at native resolution: how many, where a seed places them, and what they show."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.errors import ScoreWarning
 
 RgbFrame = NDArray[np.uint8]
-
-ViewCutter = Literal["pillow", "dali"]
-"""Whose resampling makes the views: this module's, or `dali`'s, where DALI's decoders make those of other videos."""
 
 MAX_SEED = 2**63 - 1
 """Any seed fits an int64, which is what crosses a gRPC border."""
 
 MAX_CROPS = 2**16
 """The most crop positions of a video; the command line, the server and this module refuse more."""
-
-
-def scaling_warnings(width: int, height: int, size: int) -> tuple[ScoreWarning, ...]:
-    """A warning where pictures of this size are smaller than a view, which then shows what they do not have."""
-    if min(width, height) >= size:
-        return ()
-    sentence = f"its pictures of {width}×{height} pixels are scaled up for views of {size}×{size}"
-    return (ScoreWarning("views-scaled-up", sentence),)
 
 
 def check_seed(seed: int) -> int:

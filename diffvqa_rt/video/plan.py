@@ -15,10 +15,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import DeviceDecodeError, ScoreWarning, VideoDecodeError
-from diffvqa_rt.metrics.diffvqa.views import check_numbers
 from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import VideoFile, open_source, open_video
-from diffvqa_rt.video.crops import crop_places, crop_region
 from diffvqa_rt.video.decode import describe_video, warnings_of
 from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.reader import FrameReader
@@ -128,30 +126,6 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
                 info=info,
                 warnings=warnings_of(reader, timeline, info, wanted),
             )
-
-
-def device_inputs(plan: DecodingPlan, size: int, seed: int = 0, crops: int = 1) -> list[dict[str, NDArray]]:
-    """The inputs, by name, of the graph that `dali.write_model` writes: one row for each crop of a video.
-
-    Raises ValueError where the seed or the crops are out of range.
-    """
-    check_numbers(size, seed, crops)
-    shared: dict[str, NDArray] = {
-        "video": np.frombuffer(plan.source, np.uint8),
-        "frame_numbers": plan.frame_numbers,
-        "rgb_matrix": plan.rgb_matrix,
-        "orientation": np.array([plan.orientation.rotation_degrees, plan.orientation.is_mirrored], np.int32),
-    }
-    return [
-        shared | {"region": region_input(plan.info.width, plan.info.height, size, place)}
-        for place in crop_places(seed, crops)
-    ]
-
-
-def region_input(width: int, height: int, size: int, place: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Top, left, bottom and right of a crop, as the graph takes them, [4] float32."""
-    left, top, right, bottom = crop_region(width, height, size, place)
-    return np.array([top, left, bottom, right], np.float32)
 
 
 def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[np.int32], list[int]]:

@@ -18,11 +18,12 @@ import onnx
 import onnxruntime
 import onnxscript
 import torch
+from numpy.typing import NDArray
 
 import diffvqa_rt
 from diffvqa_export.backends import builder_of
 from diffvqa_export.context import BuildContext, BuildRequest, Built
-from diffvqa_export.parity import Views, measure_parity
+from diffvqa_export.parity import measure_parity
 from diffvqa_export.reference import Reference, record_reference
 from diffvqa_export.stages import STAGES
 from diffvqa_export.work import Progress, WorkFolder, file_sha256, peak_memory_bytes
@@ -35,11 +36,14 @@ from diffvqa_rt.engines.manifest import (
     WeightsRecord,
     parity_from_dict,
 )
+from diffvqa_rt.engines.torch_backend import torch_engines
 from diffvqa_rt.engines.verification import unlisted_files
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
+from diffvqa_rt.metric import Metric, Request
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.metrics.diffvqa.views import make_views
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
+from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.specs import MANIFEST_NAME
 from diffvqa_rt.video import DECODING_VERSION, sample_frames
@@ -68,7 +72,8 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     backends = sorted(request.backends, key=lambda name: (name == "aot-inductor") - (name == "torch"))
     builders = {name: builder_of(name, request) for name in backends}
     config = request.config
-    views = make_views(sample_frames(request.clip, config.frames).frames, config.view_size)
+    metric = metric_named(DEFAULT)
+    given = metric.prepare(config, sample_frames(request.clip, metric.frames(config)).frames, Request())
     with WorkFolder(out, progress) as work:
         progress(f"load the weights: {request.weights.source}")
         network = request.weights.load()
@@ -88,7 +93,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
             "decoding": DECODING_VERSION,
         }
         if set(request.backends) != {"torch"}:  # which would be compared with itself
-            _record_reference(context, views, clip)
+            _record_reference(context, metric, given, clip)
         built = {name: build(context) for name, build in builders.items()}
         context.release()
         records: dict[str, BackendRecord] = {}
@@ -132,9 +137,13 @@ def refuse_to_replace_other_files(out: Path) -> None:
         raise EngineBuildError(f"{foreign[0]} is not part of the engines in {out}; move it, or choose another --out")
 
 
-def _record_reference(context: BuildContext, views: Views, clip: Mapping[str, Any]) -> None:
+def _record_reference(
+    context: BuildContext, metric: Metric, given: dict[str, NDArray], clip: Mapping[str, Any]
+) -> None:
     def make(folder: Path) -> dict[str, Any]:
-        record_reference(context.network, views, folder)
+        config, network = context.request.config, context.network
+        engines = torch_engines(metric.engines(config), models_of(metric.name).stages(network))
+        record_reference(metric, config, engines, given, folder)
         return {}
 
     # Of the weights as they are, whatever the engines' precision.
@@ -142,7 +151,7 @@ def _record_reference(context: BuildContext, views: Views, clip: Mapping[str, An
 
 
 def _record(built: Built, manifest: Manifest) -> BackendRecord:
-    specs = engine_specs(manifest.config)
+    specs = manifest.engine_specs()
     return BackendRecord(
         runtime=built.runtime,
         precision=built.precision,
@@ -171,6 +180,7 @@ def _with_parity(
         report = measure_parity(
             engines,
             Reference(context.work.path),
+            manifest.metric,
             manifest.config,
             STAGES,
             record.precision,

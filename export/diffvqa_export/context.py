@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 import diffvqa_export
+import diffvqa_rt.chain
 import diffvqa_rt.metrics.diffvqa.config
 import diffvqa_rt.metrics.diffvqa.engines
 import diffvqa_rt.models
 import diffvqa_rt.sampler
-import diffvqa_rt.scoring
 import diffvqa_rt.specs
 from diffvqa_export.precision import PRECISIONS, write_precision
 from diffvqa_export.weights import ChosenWeights
@@ -143,7 +143,7 @@ SOURCES = (
     diffvqa_rt.metrics.diffvqa.engines,
     diffvqa_rt.sampler,
     diffvqa_rt.specs,
-    diffvqa_rt.scoring,
+    diffvqa_rt.chain,
 )
 
 

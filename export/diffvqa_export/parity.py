@@ -5,16 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_export.reference import Arrays, Reference
+from diffvqa_export.reference import Arrays, Reference, some_frames
 from diffvqa_export.stage import ExportStage
-from diffvqa_rt.engines import Engine
+from diffvqa_rt.chain import play
 from diffvqa_rt.engines.manifest import OutputParity, ParityReport
 from diffvqa_rt.errors import ParityError
-from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.scoring import play
-from diffvqa_rt.specs import Precision
-
-Views = NDArray[np.float32]
+from diffvqa_rt.metric import Config, Metric
+from diffvqa_rt.specs import Engine, Precision
 
 # Of the score's range: what a user may see between two runtimes.
 SCORE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 2e-2}
@@ -23,7 +20,8 @@ SCORE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 2
 def measure_parity(
     engines: Mapping[str, Engine],
     reference: Reference,
-    config: DiffVQAConfig,
+    metric: Metric,
+    config: Config,
     stages: Mapping[str, ExportStage],
     precision: Precision,
     clip: str,
@@ -36,7 +34,7 @@ def measure_parity(
     Args:
         engines: what is measured.
         reference: of the same network and weights, on the real video that the report calls `clip`.
-        config: the network's.
+        metric, config: the network's.
         stages: the tolerances.
         precision: what the engines compute in.
         clip: a name for the report.
@@ -47,7 +45,9 @@ def measure_parity(
     """
     worst: dict[tuple[str, str], OutputParity] = {}
     last_calls: dict[str, tuple[Arrays, Arrays]] = {}
-    for name, inputs, expected in reference.calls(slice(frames)):
+    for name, inputs, expected in reference.calls():
+        if frames is not None and engines[name].spec.is_per_frame:
+            inputs, expected = some_frames(inputs, frames), some_frames(expected, frames)
         actual = {output: np.asarray(values) for output, values in engines[name](inputs, list(expected)).items()}
         tolerance = stages[name].tolerances[precision].relative
         for output, values in expected.items():
@@ -57,14 +57,14 @@ def measure_parity(
     low, high = config.score_range
     return ParityReport(
         clip=clip,
-        frames=reference.views.shape[1] if frames is None else frames,
+        frames=reference.frames if frames is None else frames,
         outputs=tuple(worst.values()),
         row_differences={
             name: _row_difference(engines[name], inputs, actual if is_same_alone else None)
             for name, (inputs, actual) in last_calls.items()
             if engines[name].max_videos != 1
         },
-        score=float(np.asarray(play(engines, reference.views, config.sampler.steps)["score"])[0]),
+        score=float(metric.score(config, play(metric.chain(config), engines, reference.given))[0]),
         reference_score=reference.score,
         score_tolerance=SCORE_TOLERANCE[precision] * (high - low),
     )

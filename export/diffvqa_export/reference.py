@@ -1,67 +1,90 @@
 """What float32 torch computes on a real clip: every engine's inputs and outputs, kept on disk for the comparisons."""
 
+import json
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.engines.torch_backend import torch_engines
-from diffvqa_rt.metrics.diffvqa.engines import FEATURES
-from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.chain import play
+from diffvqa_rt.metric import Config, Metric
+from diffvqa_rt.specs import Engine
 
 Arrays = dict[str, NDArray]
 FILE = "reference.npz"
+_CALLS = "calls"
 
 
-def record_reference(network: DiffVQA, views: NDArray[np.float32], folder: Path) -> None:
-    """Plays the network on views [1, 2N, 3, S, S] and writes what passes the engines' borders into the folder.
+def record_reference(
+    metric: Metric, config: Config, engines: Mapping[str, Engine], given: Arrays, folder: Path
+) -> None:
+    """Plays the metric's chain on what `Metric.prepare` gave, and writes what passes the engines' borders.
 
-    Of the feature maps only the last step's, the ones that the head reads: those of all steps are 2 GB at full size.
+    Of each turn of a loop only what is carried or kept: the feature maps of all steps are 2 GB at full size.
     """
-    engines, steps = torch_engines(network), network.config.sampler.steps
-    z0 = engines["vae_encoder"]({"frames": views})["z0"]
-    latents = [np.zeros_like(z0)]
-    outputs: Arrays = {}
-    for step in range(steps):
-        outputs = engines["unet_controller"]({"z": latents[-1], "z0": z0, "step": np.array([step])})
-        latents.append(outputs["z_next"])
-    features = {name: outputs[name] for name in FEATURES}
-    head = engines["head"]({"z0_hat": latents[-1], **features, "frames": views})
-    arrays: dict[str, Any] = {"frames": views, "z0": z0, "latents": np.stack(latents), **features, **head}
-    np.savez(folder / FILE, **arrays)
+    recording = _Recording()
+    recorded_given = recording.names_of(given)
+    outputs = play(metric.chain(config), engines, given, observe=recording.observe)
+    score = float(metric.score(config, outputs)[0])
+    described = {"given": recorded_given, "calls": recording.calls, "score": score}
+    recording.arrays[_CALLS] = np.array(json.dumps(described))
+    np.savez(folder / FILE, **recording.arrays)
+
+
+class _Recording:
+    """Each array once, under a name of its own, and the calls as the names of their arrays."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Any] = {}
+        self.calls: list[tuple[str, dict[str, str], dict[str, str]]] = []
+        self._names: dict[int, str] = {}
+
+    def observe(self, engine: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self.calls.append((engine, self.names_of(inputs), self.names_of(outputs)))
+
+    def names_of(self, arrays: Mapping[str, Any]) -> dict[str, str]:
+        return {name: self._name_of(name, np.asarray(array)) for name, array in arrays.items()}
+
+    def _name_of(self, name: str, array: NDArray) -> str:
+        if id(array) not in self._names:
+            kept = f"{name}_{len(self.arrays)}"
+            self.arrays[kept] = array  # which holds on to it: no other array gets its identity
+            self._names[id(array)] = kept
+        return self._names[id(array)]
 
 
 class Reference:
-    """A recorded reference. `calls` replays it, engine by engine."""
+    """A recorded reference. `calls` replays it, engine by engine.
+
+    Attributes:
+        given: what the chain starts from.
+        score: of the clip.
+    """
 
     def __init__(self, folder: Path) -> None:
         with np.load(folder / FILE, allow_pickle=False) as file:
-            self._arrays = {name: file[name] for name in file.files}
+            self._arrays = {name: file[name] for name in file.files if name != _CALLS}
+            described = json.loads(str(file[_CALLS]))
+        self._calls: list[tuple[str, dict[str, str], dict[str, str]]] = described["calls"]
+        self.given = self._named(described["given"])
+        self.score: float = described["score"]
 
     @property
-    def views(self) -> NDArray[np.float32]:
-        return self._arrays["frames"]
+    def frames(self) -> int:
+        """How many frames the per-frame engines see, both views counted."""
+        return int(next(iter(self.given.values())).shape[1])
 
-    @property
-    def score(self) -> float:
-        return float(self._arrays["score"][0])
+    def calls(self) -> Iterator[tuple[str, Arrays, Arrays]]:
+        """(engine, inputs, expected outputs) in the order in which they ran."""
+        for engine, inputs, outputs in self._calls:
+            yield engine, self._named(inputs), self._named(outputs)
 
-    def calls(self, frames: slice) -> Iterator[tuple[str, Arrays, Arrays]]:
-        """(engine, inputs, expected outputs) in the order of a video's way; `frames` of the per-frame engines."""
-        a = self._arrays
-        z0, latents = a["z0"][:, frames], a["latents"][:, :, frames]
-        yield "vae_encoder", {"frames": a["frames"][:, frames]}, {"z0": z0}
-        last = len(latents) - 2
-        for step, (z, z_next) in enumerate(pairwise(latents)):
-            features = _named(a, FEATURES, frames) if step == last else {}
-            yield "unet_controller", {"z": z, "z0": z0, "step": np.array([step])}, {"z_next": z_next, **features}
-        everything = slice(None)
-        inputs = {"z0_hat": a["latents"][-1], **_named(a, FEATURES, everything), "frames": a["frames"]}
-        yield "head", inputs, _named(a, ("score", "frame_scores", "frame_weights"), everything)
+    def _named(self, names: Mapping[str, str]) -> Arrays:
+        return {name: self._arrays[kept] for name, kept in names.items()}
 
 
-def _named(arrays: Mapping[str, NDArray], names: tuple[str, ...], frames: slice) -> Arrays:
-    return {name: arrays[name][:, frames] if arrays[name].ndim > 1 else arrays[name] for name in names}
+def some_frames(arrays: Arrays, count: int) -> Arrays:
+    """The first `count` frames of a per-frame engine's tensors."""
+    return {name: array[:, :count] if array.ndim > 1 else array for name, array in arrays.items()}

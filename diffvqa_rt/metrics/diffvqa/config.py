@@ -141,10 +141,12 @@ class DiffVQAConfig:
             for width, side in zip(reversed(widths), sides, strict=True)
         )
 
-    @property
-    def token_count(self) -> int:
-        """L + 1 of the TCAB: one token a 16×16 patch and frame, and the VQA token."""
-        return self.frames * (self.view_size // self.head.tcab.patch_size) ** 2 + 1
+    def describe(self) -> str:
+        """A few words for a person: what the network takes, and what it does to it."""
+        return (
+            f"{self.frames} frames, views of {self.view_size}×{self.view_size} pixels, {self.sampler.steps} denoising "
+            f"steps ({self.sampler.schedule})"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -24,11 +24,13 @@ from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.data_node import DataNode
 
 from diffvqa_rt.errors import DeviceDecodeError
-from diffvqa_rt.metrics.diffvqa.views import check_arguments, normalize_views
+from diffvqa_rt.metrics.diffvqa.device import device_inputs, region_input
+from diffvqa_rt.metrics.diffvqa.engines import PIXELS
+from diffvqa_rt.metrics.diffvqa.views import check_arguments
 from diffvqa_rt.video.crops import RgbFrame, crop_places
-from diffvqa_rt.video.plan import DecodingPlan, device_inputs, region_input
+from diffvqa_rt.video.plan import DecodingPlan
 
-# The same float32 as `normalize_views` gives; DALI's own normalisation is a unit in the last place off.
+# The same float32 as `PIXELS.normalize` gives; DALI's own normalisation is a unit in the last place off.
 _SCALE = (np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)).tolist()
 
 Decoder = Literal["pyav", "libavcodec", "nvdec"]
@@ -169,7 +171,7 @@ class DaliViews:
         Raises:
             TypeError, ValueError: as `make_views`.
         """
-        return normalize_views(self.cut(frames, seed, crops))
+        return PIXELS.normalize(self.cut(frames, seed, crops))
 
     def cut(self, frames: Sequence[RgbFrame], seed: int = 0, crops: int = 1) -> NDArray[np.uint8]:
         """The same in pixels, as by `cut_views`."""

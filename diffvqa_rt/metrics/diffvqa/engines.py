@@ -6,7 +6,10 @@ cut it.
 """
 
 from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
-from diffvqa_rt.specs import Dimension, EngineSpec, TensorSpec
+from diffvqa_rt.specs import Dimension, EngineSpec, PixelScale, TensorSpec
+
+PIXELS = PixelScale(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""The networks take pixels in [-1, 1]."""
 
 FEATURES = ("features_0", "features_1", "features_2", "features_3")
 
@@ -29,6 +32,7 @@ def engine_specs(config: DiffVQAConfig) -> dict[str, EngineSpec]:
             inputs=(frames("frames", image, any_count),),
             outputs=(frames("z0", latent, any_count),),
             is_per_frame=True,
+            pixels={"frames": PIXELS},
         ),
         EngineSpec(
             "unet_controller",
@@ -53,6 +57,7 @@ def engine_specs(config: DiffVQAConfig) -> dict[str, EngineSpec]:
                 TensorSpec("frame_weights", "float32", ("videos", config.frames)),
             ),
             is_per_frame=False,
+            pixels={"frames": PIXELS},
         ),
     )
     return {spec.name: spec for spec in specs}

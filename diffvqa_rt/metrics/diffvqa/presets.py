@@ -53,11 +53,3 @@ TINY = DiffVQAConfig(
 """The same network at a size that two CPU cores score in seconds: the default, and what the tests run."""
 
 PRESETS = {preset.name: preset for preset in (TINY, SD21)}
-
-
-def preset_named(name: str) -> DiffVQAConfig:
-    """The preset of that name. Raises ValueError, listing the right names, for any other."""
-    try:
-        return PRESETS[name]
-    except KeyError:
-        raise ValueError(f"preset is {name!r}; expected one of {', '.join(PRESETS)}") from None

@@ -15,7 +15,7 @@ from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
-from diffvqa_rt.models.weights import Weights, fill_module, one_line, read_safetensors
+from diffvqa_rt.models.weights import Weights, fill_module, network_from_state, one_line, read_safetensors
 
 # The names that diffusers gave the VAE's attention before 0.18, as Stable Diffusion 2.1-base was published.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -43,22 +43,7 @@ def load_weights(path: Path) -> tuple[DiffVQA, bool]:
         ValueError: the file is no safetensors file of a DiffVQA network, or a tensor is missing or of another shape.
     """
     config, is_trained = read_description(path)
-    return network_from_state(config, read_safetensors(path), path), is_trained
-
-
-def network_from_state(config: DiffVQAConfig, weights: Weights, path: Path) -> DiffVQA:
-    """The network with these tensors for its weights, in float32 and evaluation mode; `path` is what an error names.
-
-    Raises:
-        ValueError: a tensor is missing or of another shape.
-    """
-    # No storage of its own first: at full size the weights are 5 GB, and once is enough.
-    with torch.device("meta"):
-        network = DiffVQA(config)
-    # A file may hold half precision; BatchNorm's counter is an integer.
-    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    fill_module(network, weights, path, assign=True)
-    return network.eval()
+    return network_from_state(DiffVQA, config, read_safetensors(path), path), is_trained
 
 
 def read_description(path: Path) -> tuple[DiffVQAConfig, bool]:

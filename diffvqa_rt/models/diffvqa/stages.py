@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep
 from diffvqa_rt.models.diffvqa.network import DiffVQA, Head
 from diffvqa_rt.models.diffvqa.vae import VaeEncoder
+from diffvqa_rt.models.registry import MetricModels
 
 
 class VaeEncoderStage(nn.Module):
@@ -45,3 +46,6 @@ def stage_modules(network: DiffVQA) -> dict[str, nn.Module]:
         "head": HeadStage(network.head),
     }
     return {name: stage.eval() for name, stage in stages.items()}
+
+
+MODELS = MetricModels(network=DiffVQA, stages=stage_modules)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning
-from diffvqa_rt.results import STAGES, ModelFacts, VideoScore, video_score
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
+from diffvqa_rt.results import ModelFacts, VideoScore, video_score
 from diffvqa_rt.video import VideoInfo
 
 # Fields that servers before them do not send. Such a server deinterlaces nothing and reads no field order.
@@ -41,9 +42,10 @@ def score_from_answer(tensors: Mapping[str, NDArray | None], *, source: str, see
     timestamps, stage_seconds = (_numbers(tensors, name, 1) for name in ("timestamps_seconds", "stage_seconds"))
     if not frame_scores.shape == frame_weights.shape == (len(score), len(timestamps)):
         raise AnswerError("frame_scores and frame_weights are not of as many crops and frames as the rest")
-    if len(stage_seconds) < len(STAGES):
-        raise AnswerError(f"stage_seconds has {len(stage_seconds)} values, not those of {', '.join(STAGES)}")
     info, facts = _object(tensors, "video_info"), _object(tensors, "model")
+    stages = _stages(facts)
+    if len(stage_seconds) < len(stages):
+        raise AnswerError(f"stage_seconds has {len(stage_seconds)} values, not those of {', '.join(stages)}")
     match facts.get("score_range"):
         case [int() | float() as low, int() | float() as high]:
             facts["score_range"] = (float(low), float(high))
@@ -53,10 +55,18 @@ def score_from_answer(tensors: Mapping[str, NDArray | None], *, source: str, see
         seed=seed,
         timestamps_seconds=tuple(timestamps.tolist()),
         info=VideoInfo(**_fields(VideoInfo, "video_info", info)),
-        stage_seconds=dict(zip(STAGES, stage_seconds.tolist(), strict=False)),
+        stage_seconds=dict(zip(stages, stage_seconds.tolist(), strict=False)),
         facts=ModelFacts(**_fields(ModelFacts, "model", facts)),
         warnings=_warnings(info.get("warnings", [])),
     )
+
+
+def _stages(facts: Mapping[str, Any]) -> list[str]:
+    """The stages' names; a server that does not say them is from before there were several metrics."""
+    stages = facts.get("stages", list(metric_named(DEFAULT).stages))
+    if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
+        raise AnswerError(f"model has stages {stages!r}")
+    return stages
 
 
 def _tensor(tensors: Mapping[str, NDArray | None], name: str) -> NDArray:

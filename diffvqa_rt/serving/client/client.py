@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
+from diffvqa_rt.metric import Request
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.scoring import VideoSource, source_name
 from diffvqa_rt.serving.client.address import ServerAddress
 from diffvqa_rt.serving.client.answers import AnswerError, score_from_answer
 from diffvqa_rt.serving.client.diagnosis import NOT_GRPC, obstacle_at
-from diffvqa_rt.serving.client.request import MAX_MESSAGE_BYTES, RequestOptions, encoded_video, request_tensors
+from diffvqa_rt.serving.client.request import MAX_MESSAGE_BYTES, encoded_video, request_tensors
 from diffvqa_rt.serving.client.waiter import Waiter
 from diffvqa_rt.serving.settings import require_pem
 
@@ -149,9 +150,9 @@ class Client:
             RequestError: no answer within the deadline, the server failed, or `close` was called meanwhile.
             ValueError, TypeError: the seed or the crops are out of range, or the source is of another kind.
         """
-        options = RequestOptions.checked(seed, crops, keep_interlaced)
+        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         with self._waiter() as waiter:
-            return self._ask(waiter, source_name(source), encoded_video(source), options)
+            return self._ask(waiter, source_name(source), encoded_video(source), request)
 
     def score_many(
         self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1, keep_interlaced: bool = False
@@ -164,14 +165,14 @@ class Client:
         Raises:
             ValueError, TypeError: the seed or the crops are out of range, or `sources` is a single video.
         """
-        options = RequestOptions.checked(seed, crops, keep_interlaced)
+        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         under_way: deque[Future[Result]] = deque()
         with self._waiter() as waiter:
             for source in sources:
                 done = under_way.popleft().result() if len(under_way) == self._concurrency else None
-                under_way.append(self._begin(waiter, source, options))
+                under_way.append(self._begin(waiter, source, request))
                 if done is not None:
                     yield done
             while under_way:
@@ -242,37 +243,33 @@ class Client:
             }
         return self._grpc.InferenceServerClient(self._address.target, channel_args=self._channel, **options)
 
-    def _begin(
-        self, waiter: Waiter, source: VideoSource, options: RequestOptions
-    ) -> "Future[VideoScore | ScoringFailure]":
+    def _begin(self, waiter: Waiter, source: VideoSource, request: Request) -> "Future[VideoScore | ScoringFailure]":
         """Scores a video in a thread of its own, which holds up no end of the process: it may read from a pipe."""
         future: Future[Result] = Future()
 
         def score() -> None:
             try:
-                future.set_result(self._score_or_failure(waiter, source, options))
+                future.set_result(self._score_or_failure(waiter, source, request))
             except BaseException as error:  # for whoever asks for the result
                 future.set_exception(error)
 
         threading.Thread(target=score, name="diffvqa-client", daemon=True).start()
         return future
 
-    def _score_or_failure(
-        self, waiter: Waiter, source: VideoSource, options: RequestOptions
-    ) -> VideoScore | ScoringFailure:
+    def _score_or_failure(self, waiter: Waiter, source: VideoSource, request: Request) -> VideoScore | ScoringFailure:
         name = source_name(source)
         try:
             video = encoded_video(source)
         except (DiffVQAError, TypeError, ValueError, OSError) as error:
             return ScoringFailure(source=name, error=str(error))
         try:
-            return self._ask(waiter, name, video, options)
+            return self._ask(waiter, name, video, request)
         except DiffVQAError as error:
             return ScoringFailure(source=name, error=str(error))
 
-    def _ask(self, waiter: Waiter, name: str, video: NDArray[np.uint8], options: RequestOptions) -> VideoScore:
+    def _ask(self, waiter: Waiter, name: str, video: NDArray[np.uint8], request: Request) -> VideoScore:
         """The result of a video. Asks again, with growing pauses, while the server is away."""
-        inputs = request_tensors(self._grpc, video, options)
+        inputs = request_tensors(self._grpc, video, request)
         asked = time.monotonic()
         deadline = asked + self._deadline_seconds
         deaths = 0
@@ -280,7 +277,7 @@ class Client:
         while True:
             try:
                 tensors = self._infer(waiter, inputs, max(deadline - time.monotonic(), 0.001))
-                return score_from_answer(tensors, source=name, seed=options.seed)
+                return score_from_answer(tensors, source=name, seed=request.seed)
             except AnswerError as error:
                 raise RequestError(
                     f"{name}: {self.url} answered, but not as a server of diffvqa does ({error}); see that it is one, "
@@ -290,7 +287,7 @@ class Client:
                 if waiter.has_left:
                     raise RequestError(f"{name}: the client was closed before {self.url} gave a score") from error
                 status, message = _reason(error)
-                self._raise_if_final(status, message, name, options)
+                self._raise_if_final(status, message, name, request)
                 # It may be this very video that ends the process it is in.
                 deaths += _STUB_ENDED in message
                 if deaths > _MOST_DEATHS:
@@ -331,14 +328,14 @@ class Client:
             raise error
         return {tensor.name: result.as_numpy(tensor.name) for tensor in result.get_response().outputs}
 
-    def _raise_if_final(self, status: str, message: str, name: str, options: RequestOptions) -> None:
+    def _raise_if_final(self, status: str, message: str, name: str, request: Request) -> None:
         """Raises what a status means, unless the server is away or out of time."""
         if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             return
         if status == "INVALID_ARGUMENT":
             if message.startswith("<bytes>"):
                 raise VideoDecodeError(name + message.removeprefix("<bytes>")) from None
-            if options.keep_interlaced and "keep_interlaced" in message:
+            if request.keep_interlaced and "keep_interlaced" in message:
                 raise ValueError(
                     f"keep_interlaced is True, and the server at {self.url} is of a version that does not know it"
                 ) from None

@@ -1,34 +1,18 @@
 """A request to the ensemble: the video and the options of a score, checked before anything is sent."""
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.checks import flag
 from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.metric import Request
 from diffvqa_rt.scoring import VideoSource
 from diffvqa_rt.video.container import open_source
-from diffvqa_rt.video.crops import check_crops, check_seed
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 _ROOM_FOR_THE_REST_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """What is asked of each video, checked."""
-
-    seed: int
-    crops: int
-    keep_interlaced: bool
-
-    @classmethod
-    def checked(cls, seed: int, crops: int, keep_interlaced: bool) -> "RequestOptions":
-        """Raises ValueError where one is of another kind or out of range."""
-        return cls(check_seed(seed), check_crops(crops), flag("keep_interlaced", keep_interlaced))
 
 
 def encoded_video(source: VideoSource) -> NDArray[np.uint8]:
@@ -44,14 +28,14 @@ def encoded_video(source: VideoSource) -> NDArray[np.uint8]:
     return video
 
 
-def request_tensors(grpc: Any, video: NDArray[np.uint8], options: RequestOptions) -> list[Any]:
+def request_tensors(grpc: Any, video: NDArray[np.uint8], request: Request) -> list[Any]:
     """The ensemble's inputs as tritonclient takes them."""
     tensors: list[tuple[str, NDArray, str]] = [
         ("video", video, "UINT8"),
-        ("seed", np.array([options.seed], np.int64), "INT64"),
-        ("crops", np.array([options.crops], np.int32), "INT32"),
+        ("seed", np.array([request.seed], np.int64), "INT64"),
+        ("crops", np.array([request.crops], np.int32), "INT32"),
     ]
-    if options.keep_interlaced:  # which servers before it do not know
+    if request.keep_interlaced:  # which servers before it do not know
         tensors.append(("keep_interlaced", np.array([True]), "BOOL"))
     return [
         grpc.InferInput(tensor, array.shape, datatype).set_data_from_numpy(array) for tensor, array, datatype in tensors

@@ -5,21 +5,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffvqa_rt.chain import play
 from diffvqa_rt.decoding import shared_decoder
-from diffvqa_rt.engines import BackendName, Engine, Manifest, open_engines
+from diffvqa_rt.engines import BackendName, Manifest, open_engines
 from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import FEATURES
-from diffvqa_rt.metrics.diffvqa.views import normalize_views
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.weights import weights_sha256
-from diffvqa_rt.scoring import denoise
+from diffvqa_rt.specs import Engine
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.diffvqa.pictures import OnProgress
 from diffvqa_rt.training.loop import read_ahead
@@ -82,21 +84,19 @@ class EngineExtractor:
             raise TrainingError(f"{folder} was built from other weights than the extractor's; build it from the same")
         self.precision = _FULL_PRECISION if record.precision == "fp32" else record.precision
         self.runtime = f"{backend} engines {engines_sha256(record.files)}"
-        self._steps = manifest.config.sampler.steps
+        # Without the head, which is what learns.
+        self._chain = manifest.metric.chain(manifest.config)[:-1]
         self._folder, self._backend, self._threads = folder, backend, threads
 
     @cached_property
     def _engines(self) -> Mapping[str, Engine]:
         """Raises EngineMismatchError, DeviceUnavailableError where they cannot be played here."""
         # Not before: where all features are there, neither the runtime nor its device is needed.
-        return open_engines(self._folder, self._backend, self._threads, names=("vae_encoder", "unet_controller"))[1]
+        return open_engines(self._folder, self._backend, self._threads, names=[item.engine for item in self._chain])[1]
 
     def __call__(self, views: Tensor) -> dict[str, Tensor]:
-        frames = normalize_views(views[None].numpy())
-        z0 = self._engines["vae_encoder"]({"frames": frames})["z0"]
-        last = denoise(self._engines["unet_controller"], z0, self._steps)
-        named = {"z0_hat": last["z_next"], **{name: last[name] for name in FEATURES}}
-        return {name: torch.from_numpy(np.asarray(values)[0]) for name, values in named.items()}
+        features = play(self._chain, self._engines, {"frames": views[None].numpy()})
+        return {name: torch.from_numpy(values[0]) for name, values in features.items()}
 
 
 def fill_cache(
@@ -141,8 +141,8 @@ def fill_cache(
 class _Views(Dataset[Tensor | str]):
     """The views of each entry, uint8 [2N, 3, S, S], or why there are none."""
 
-    def __init__(self, entries: Sequence[CropOfVideo], frames: int, size: int) -> None:
-        self._entries, self._frames, self._size = entries, frames, size
+    def __init__(self, entries: Sequence[CropOfVideo], config: DiffVQAConfig) -> None:
+        self._entries, self._config = entries, config
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -150,14 +150,14 @@ class _Views(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         entry = self._entries[index]
         try:
-            decoded = shared_decoder().views(entry.path, self._frames, self._size, seed=entry.crop)
+            prepared = shared_decoder().prepare(entry.path, METRIC, self._config, Request(seed=entry.crop))
         except VideoDecodeError as error:
             return str(error)
-        return torch.from_numpy(decoded.views[0])
+        return torch.from_numpy(prepared.arrays["frames"][0])
 
 
 def _decoded(
     entries: Sequence[CropOfVideo], cache: FeatureCache, workers: int
 ) -> Iterator[tuple[CropOfVideo, Tensor | str]]:
-    views = _Views(entries, cache.config.frames, cache.config.view_size)
+    views = _Views(entries, cache.config)
     yield from zip(entries, read_ahead(views, range(len(entries)), workers), strict=True)

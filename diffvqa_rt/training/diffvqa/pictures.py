@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.diffvqa.views import cut_views, normalize_views
+from diffvqa_rt.metrics.diffvqa.engines import PIXELS
+from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.training.loop import Batch, StepBatches
 from diffvqa_rt.video import MAX_SEED
 
@@ -84,7 +85,7 @@ class PictureBatches(StepBatches):
         first, last = share[0] // self._per_file, share[-1] // self._per_file
         drawn = np.concatenate([self._draw(self.generator(step, part)) for part in range(first, last + 1)])
         at = share[0] - first * self._per_file
-        return {"pictures": torch.from_numpy(normalize_views(drawn[at : at + len(share)]))}
+        return {"pictures": torch.from_numpy(PIXELS.normalize(drawn[at : at + len(share)]))}
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
         for _ in range(_ATTEMPTS):
@@ -119,7 +120,7 @@ class StoredPictures(StepBatches):
         # Opened each time, which costs nothing: an open map would travel to a worker with all that is in it.
         pictures: NDArray[np.uint8] = np.load(self._path, mmap_mode="r")
         rows = self.generator(step).choice(len(pictures), self._batch, replace=False)
-        return {"pictures": torch.from_numpy(normalize_views(pictures[np.sort(rows)]))}
+        return {"pictures": torch.from_numpy(PIXELS.normalize(pictures[np.sort(rows)]))}
 
 
 def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress: OnProgress | None = None) -> None:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.metrics.diffvqa.engines import PIXELS
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.metrics.diffvqa.views import cut_views, normalize_views
+from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.sampler import alphas_cumprod, noise_strengths, timesteps
 from diffvqa_rt.training.diffvqa.bundled.autoencoder import (
@@ -96,7 +97,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(media):
 
 def test_pictures_are_what_scoring_sees(media):
     path = media / "below" / "two.MKV"  # as large as a view, so that there is one crop
-    views = normalize_views(cut_views(sample_frames(path, 2).frames, 64)[0])
+    views = PIXELS.normalize(cut_views(sample_frames(path, 2).frames, 64)[0])
     for picture in batches_of([path])[0]["pictures"].numpy():
         assert any(np.array_equal(picture, view) for view in views)
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.metrics.diffvqa.views import normalize_views
+from diffvqa_rt.metrics.diffvqa.engines import PIXELS
 from diffvqa_rt.models.diffvqa.fusion import ScoreMLP
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
@@ -140,7 +140,7 @@ class VersionPairs(StepBatches):
                 squares = stored[row][place]
                 pictures.append(np.rot90(squares[..., ::-1] if mirrored else squares, quarters, axes=(2, 3)))
                 members.append(ladder[int(index)])
-        frames = torch.from_numpy(normalize_views(np.stack(pictures))).unflatten(0, (-1, 2))
+        frames = torch.from_numpy(PIXELS.normalize(np.stack(pictures))).unflatten(0, (-1, 2))
         frames = torch.einsum("pij,pvnjhw->pvnihw", torch.tensor(np.stack(colours), dtype=torch.float32), frames)
         return {
             "frames": frames.flatten(0, 1).clamp(-1, 1),

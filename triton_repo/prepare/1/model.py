@@ -1,4 +1,4 @@
-"""`preprocess` in Triton server: an encoded video's bytes in, its views and the facts of its result out."""
+"""The first step in Triton server: an encoded video in, what the engines take and the facts of its result out."""
 
 import dataclasses
 import json
@@ -7,12 +7,10 @@ import time
 
 import numpy as np
 
-from diffvqa_rt.metrics.diffvqa.views import normalize_views
+from diffvqa_rt.metric import Request
 from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.python_backend import CalledModelError, Responder, UnavailableError, call_model
-from diffvqa_rt.video.crops import scaling_warnings
-from diffvqa_rt.video.plan import device_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +22,15 @@ class TritonPythonModel:
         self._responder = Responder(args)
         settings = self._responder.settings
         manifest = settings.manifest()
+        self._metric, self._config = manifest.metric, manifest.config
         self._is_production = settings.form == "production"
-        self._size = manifest.config.view_size
-        # DALI's operators where its decoders make other videos' views: a score must not depend on the codec's luck.
-        cutter = "dali" if self._is_production else "pillow"
-        self._decoder = Decoder(manifest.config, settings.limits, settings.python, cutter)
-        self._facts = as_json(dataclasses.asdict(model_facts(manifest, settings.backend, cutter)))
+        self._dali = self._responder.parameters.get("dali")
+        # DALI where its decoders make other videos' input: a score must not depend on the codec's luck.
+        self._resized_by = "dali" if self._dali else "pillow"
+        self._decoder = Decoder(self._metric, self._config, settings.limits, settings.python)
+        facts = dataclasses.asdict(model_facts(manifest, settings.backend, self._resized_by))
+        self._facts = as_json({**facts, "stages": self._metric.stages})
+        self._scales = pixel_scales(self._metric, self._config) if self._is_production else {}
 
     def execute(self, requests):
         return self._responder.answer(requests, self._prepare)
@@ -38,49 +39,59 @@ class TritonPythonModel:
         inputs, received = request.inputs, time.monotonic()
         if self._responder.is_stopped:
             raise UnavailableError("the server is stopping; ask again later, or another one")
-        options = {name: inputs[name][0].item() if name in inputs else default for name, default in DEFAULTS.items()}
+        asked = {name: inputs[name][0].item() if name in inputs else default for name, default in DEFAULTS.items()}
+        asked = dataclasses.replace(Request.checked(**asked), resized_by=self._resized_by)
         video = inputs["video"].data
-        prepared = self._prepare_on_device(video, options["seed"], options["crops"]) if self._is_production else None
-        frames, decoded, decode_seconds = prepared or self._prepare_on_host(video, **options)
+        prepared = self._prepare_on_device(video, asked) if self._dali else None
+        arrays, decoded, decode_seconds = prepared or self._prepare_on_host(video, asked)
         return {
-            "frames": frames,
+            **arrays,
             "timestamps_seconds": np.array(decoded.timestamps_seconds),
             "video_info": as_json(video_facts(decoded)),
             "model": self._facts,
             "preprocess_marks": np.array([received, received + decode_seconds, time.monotonic()]),
         }
 
-    def _prepare_on_host(self, video, seed, crops, keep_interlaced):
-        decoded = self._decoder.decode(video, seed, crops, keep_interlaced=keep_interlaced)
+    def _prepare_on_host(self, video, asked):
+        decoded = self._decoder.decode(video, asked)
         # Pixels to other processes of ours, a quarter of the bytes; to engines that Triton server plays, their input.
-        frames = normalize_views(decoded.views) if self._is_production else decoded.views
-        return frames, decoded, decoded.decode_seconds
+        arrays = {
+            name: self._scales[name].normalize(array) if name in self._scales else array
+            for name, array in decoded.arrays.items()
+        }
+        return arrays, decoded, decoded.decode_seconds
 
-    def _prepare_on_device(self, video, seed, crops):
+    def _prepare_on_device(self, video, asked):
         """The same by the model `dali`, on its GPU; None where the video is for the host, or DALI fails at it.
 
         Interlaced video is for the host.
         """
         start = time.monotonic()
-        plan = self._decoder.plan(video, crops)
+        plan = self._decoder.plan(video, asked)
         plan_seconds = time.monotonic() - start
         if plan is None:
             return None
-        scaled = scaling_warnings(plan.info.width, plan.info.height, self._size)
-        plan = dataclasses.replace(plan, warnings=plan.warnings + scaled)
+        plan = dataclasses.replace(plan, warnings=plan.warnings + self._metric.warnings(self._config, plan.info))
+        names = [spec.name for spec in self._metric.inputs(self._config)]
         try:
             # One by one: a row has the whole video with it, and the memory between processes is small.
-            frames = [
-                call_model("dali", {name: array[None] for name, array in row.items()}, ["frames"])["frames"]
-                for row in device_inputs(plan, self._size, seed, crops)
+            rows = [
+                call_model(self._dali, {name: array[None] for name, array in row.items()}, names)
+                for row in self._metric.on_device.rows(self._config, plan, asked)
             ]
-            return np.concatenate(frames), plan, plan_seconds
+            return {name: np.concatenate([row[name] for row in rows]) for name in names}, plan, plan_seconds
         except (UnavailableError, CalledModelError) as error:
             logger.warning("%s; decoding on the host", error)
             return None
 
     def finalize(self):
         self._decoder.close()
+
+
+def pixel_scales(metric, config):
+    """The scale of each input that is made of pixels; those who read it agree on it."""
+    engines = metric.engines(config).values()
+    return {name: scale for engine in engines for name, scale in engine.pixels.items()}
 
 
 def video_facts(decoded):

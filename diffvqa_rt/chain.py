@@ -1,0 +1,343 @@
+"""A metric's chain of engines as data, and `play`, the one place where engines follow each other.
+
+chain = (Call(engine="encoder", …), Loop(stage="denoise", …), Call(engine="head", …))
+outputs = play(chain, engines, {"frames": views})
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.specs import Array, Arrays, Dimension, Engine, EngineSpec, PixelScale, TensorSpec
+
+STEP = "step"
+"""The input, [1] int64, by which a loop's engine learns the number of its turn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One engine, once. `inputs` and `outputs` are the chain's tensors, under the engine's own names for them."""
+
+    engine: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def stage(self) -> str:
+        return self.engine
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The chain's tensors that it takes."""
+        return frozenset(self.inputs)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The chain's tensors that it gives."""
+        return self.outputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loop:
+    """One engine, `count` times; each turn gets its number as `step`.
+
+    Attributes:
+        stage: the name of the whole.
+        engine: the engine.
+        count: of the turns.
+        inputs: the chain's tensors that are the same in every turn.
+        carry: input of a turn ← output of the turn before.
+        start: the same inputs ← the chain's tensors, in turn 0.
+        keep: the chain's name ← (output, turn), of what the loop gives.
+    """
+
+    stage: str
+    engine: str
+    count: int
+    inputs: tuple[str, ...]
+    carry: Mapping[str, str]
+    start: Mapping[str, str]
+    keep: Mapping[str, tuple[str, int]]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The chain's tensors that it takes."""
+        return frozenset((*self.inputs, *self.start.values()))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The chain's tensors that it gives."""
+        return tuple(self.keep)
+
+    def without_last_turn(self) -> "Loop | None":
+        """The turns before the last; it keeps what that takes, under the inputs' names. None of a single turn."""
+        if self.count == 1:
+            return None
+        carried = {name: (output, self.count - 2) for name, output in self.carry.items()}
+        early = {name: (output, turn) for name, (output, turn) in self.keep.items() if turn < self.count - 1}
+        return dataclasses.replace(self, count=self.count - 1, keep={**carried, **early})
+
+    def wanted_in(self, turn: int) -> list[str]:
+        """The outputs of a turn that the next turn or the chain reads."""
+        carried = self.carry.values() if turn < self.count - 1 else ()
+        kept = (output for output, kept_turn in self.keep.values() if kept_turn == turn)
+        return list(dict.fromkeys((*carried, *kept)))
+
+
+Chain = tuple[Call | Loop, ...]
+
+
+@runtime_checkable
+class LoopingEngine(Protocol):
+    """An engine that plays a whole loop by itself, on its device."""
+
+    def loop(self, loop: Loop, tensors: Mapping[str, Any]) -> Mapping[str, Array]:
+        """The loop's kept tensors by the chain's names; `tensors` has all that the loop reads."""
+        ...
+
+
+class StageClock:
+    """Seconds spent in each stage, by the stage's name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+Observer = Callable[[str, Arrays, Arrays], None]
+"""Sees each run of an engine: its name, its inputs, and those of its outputs that are read."""
+
+
+def play(
+    chain: Chain,
+    engines: Mapping[str, Engine],
+    tensors: Arrays,
+    *,
+    observe: Observer | None = None,
+    clock: StageClock | None = None,
+    before_turn: Callable[[], None] = lambda: None,
+) -> dict[str, NDArray]:
+    """Runs a chain, as many rows at a time as its engines take.
+
+    Args:
+        chain: what runs.
+        engines: by name; more than the chain has may be there.
+        tensors: what the chain reads and does not make, rows first; pixels may be uint8 where the engine's border has
+            their scale.
+        observe: sees every run of an engine; loops then run turn by turn.
+        clock: measures each stage under its name.
+        before_turn: may end a loop by an exception between two turns; an engine that plays all turns calls it once.
+
+    Returns:
+        What the chain makes and none of its stages reads.
+    """
+    clock = clock or StageClock()
+    rows = len(next(iter(tensors.values())))
+    limits = [most for item in chain if (most := engines[item.engine].max_videos) is not None]
+    size = min([rows, *limits])
+    parts = [
+        _play_together(
+            chain, engines, {name: array[i : i + size] for name, array in tensors.items()}, observe, clock, before_turn
+        )
+        for i in range(0, rows, size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _play_together(
+    chain: Chain,
+    engines: Mapping[str, Engine],
+    given: Arrays,
+    observe: Observer | None,
+    clock: StageClock,
+    before_turn: Callable[[], None],
+) -> dict[str, NDArray]:
+    last_reader = {name: number for number, item in enumerate(chain) for name in item.reads}
+    tensors = _Tensors(given)
+    results: dict[str, NDArray] = {}
+    for number, item in enumerate(chain):
+        engine = engines[item.engine]
+        with clock.measure(item.stage):
+            made = _run(item, engine, tensors, observe, before_turn)
+            # In this stage's time: an array that stays on a device is brought here.
+            results |= {name: np.asarray(array) for name, array in made.items() if name not in last_reader}
+            tensors.add(made)
+        tensors.keep({name for name, last in last_reader.items() if last > number})
+    return results
+
+
+class _Tensors:
+    """The tensors that a later stage reads; pixels are normalised once for all that read them at the same scale."""
+
+    def __init__(self, given: Arrays) -> None:
+        self._arrays: dict[str, Any] = dict(given)
+        self._scaled: dict[tuple[str, PixelScale], NDArray] = {}
+
+    def read(self, name: str, scale: PixelScale | None) -> Any:
+        array = self._arrays[name]
+        if scale is None or array.dtype != np.uint8:
+            return array
+        if (name, scale) not in self._scaled:
+            self._scaled[name, scale] = scale.normalize(array)
+        return self._scaled[name, scale]
+
+    def add(self, made: Arrays) -> None:
+        self._arrays |= made
+
+    def keep(self, names: set[str]) -> None:
+        self._arrays = {name: array for name, array in self._arrays.items() if name in names}
+        self._scaled = {(name, scale): array for (name, scale), array in self._scaled.items() if name in names}
+
+
+def _run(
+    item: Call | Loop,
+    engine: Engine,
+    tensors: _Tensors,
+    observe: Observer | None,
+    before_turn: Callable[[], None],
+) -> Arrays:
+    scales = engine.spec.pixels
+    if isinstance(item, Loop):
+        sources = {name: name for name in item.inputs} | dict(item.start)
+        read = {name: tensors.read(name, scales.get(input_name)) for input_name, name in sources.items()}
+        if isinstance(engine, LoopingEngine) and observe is None:
+            before_turn()
+            return engine.loop(item, read)
+        return run_loop(item, engine, read, observe=observe, before_turn=before_turn)
+    inputs = {name: tensors.read(name, scales.get(name)) for name in item.inputs}
+    outputs = engine(inputs, item.outputs)
+    if observe is not None:
+        observe(item.engine, inputs, outputs)
+    return outputs
+
+
+def run_loop(
+    loop: Loop,
+    engine: Engine,
+    tensors: Mapping[str, Any],
+    *,
+    observe: Observer | None = None,
+    before_turn: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """A loop, turn by turn. Returns its kept tensors by the chain's names.
+
+    Args:
+        loop: what runs.
+        engine: the loop's.
+        tensors: all that the loop reads.
+        observe: as in `play`.
+        before_turn: may end the loop by an exception.
+    """
+    fixed = {name: tensors[name] for name in loop.inputs}
+    carried = {name: tensors[source] for name, source in loop.start.items()}
+    kept: dict[str, Any] = {}
+    for turn in range(loop.count):
+        before_turn()
+        inputs = {**fixed, **carried, STEP: np.array([turn])}
+        outputs = engine(inputs, loop.wanted_in(turn))
+        if observe is not None:
+            observe(loop.engine, inputs, outputs)
+        is_last = turn == loop.count - 1
+        # An engine's next run may write where this one's outputs are.
+        kept |= {
+            name: outputs[output] if is_last else np.array(outputs[output])
+            for name, (output, kept_turn) in loop.keep.items()
+            if kept_turn == turn
+        }
+        if not is_last:
+            carried = {name: outputs[output] for name, output in loop.carry.items()}
+    return kept
+
+
+def check_chain(chain: Chain, engines: Mapping[str, EngineSpec], given: Sequence[TensorSpec]) -> dict[str, TensorSpec]:
+    """Proves that a chain fits its engines.
+
+    Args:
+        chain: the chain.
+        engines: the borders of its engines.
+        given: the tensors that the chain reads and does not make.
+
+    Returns:
+        Every tensor of the chain by name, with the sizes that follow from those that are given.
+
+    Raises:
+        ValueError: a tensor is not there, is made twice, or is not as the engine takes it; or a loop carries or keeps
+            what its engine does not give.
+    """
+    tensors = {spec.name: spec for spec in given}
+    for item in chain:
+        if item.engine not in engines:
+            raise ValueError(f"{item.stage}: there is no engine {item.engine}, only {', '.join(engines)}")
+        spec = engines[item.engine]
+        made = _loop_outputs(item, spec, tensors) if isinstance(item, Loop) else _call_outputs(item, spec, tensors)
+        if twice := made.keys() & tensors.keys():
+            raise ValueError(f"{item.stage} makes {', '.join(sorted(twice))}, which is there already")
+        tensors |= made
+    return tensors
+
+
+def _call_outputs(call: Call, spec: EngineSpec, tensors: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    outputs = _outputs(call.stage, spec, {name: name for name in call.inputs}, tensors)
+    if unknown := set(call.outputs) - outputs.keys():
+        raise ValueError(f"{call.stage} does not give {', '.join(sorted(unknown))}, only {', '.join(outputs)}")
+    return {name: outputs[name] for name in call.outputs}
+
+
+def _loop_outputs(loop: Loop, spec: EngineSpec, tensors: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    if loop.carry.keys() != loop.start.keys():
+        raise ValueError(f"{loop.stage} carries {', '.join(loop.carry)} and starts {', '.join(loop.start)}")
+    sources = {name: name for name in loop.inputs} | dict(loop.start) | {STEP: STEP}
+    outputs = _outputs(loop.stage, spec, sources, {**tensors, STEP: TensorSpec(STEP, "int64", (1,))})
+    carried = {spec.name: spec for spec in spec.inputs}
+    for name, output in loop.carry.items():
+        given = outputs.get(output)
+        if given is None or (given.dtype, len(given.shape)) != (carried[name].dtype, len(carried[name].shape)):
+            raise ValueError(f"{loop.stage} carries {output} into {name}, which are not alike")
+    for name, (output, turn) in loop.keep.items():
+        if output not in outputs or not 0 <= turn < loop.count:
+            raise ValueError(f"{loop.stage} has no {output} of turn {turn} to keep as {name}")
+    return {
+        name: TensorSpec(name, outputs[output].dtype, outputs[output].shape) for name, (output, _) in loop.keep.items()
+    }
+
+
+def _outputs(
+    stage: str, spec: EngineSpec, sources: Mapping[str, str], tensors: Mapping[str, TensorSpec]
+) -> dict[str, TensorSpec]:
+    """What an engine gives where its inputs are these tensors of the chain, each dimension that follows in numbers."""
+    if sources.keys() != {tensor.name for tensor in spec.inputs}:
+        raise ValueError(f"{stage} is given {', '.join(sources)}; {spec.name} takes {', '.join(spec.input_names)}")
+    sizes: dict[str, Dimension] = {}
+    for tensor in spec.inputs:
+        given = tensors.get(sources[tensor.name])
+        if given is None:
+            raise ValueError(f"{stage} reads {sources[tensor.name]}, which nothing before it makes")
+        is_pixels = given.dtype == "uint8" and tensor.name in spec.pixels
+        fits = len(given.shape) == len(tensor.shape) and (given.dtype == tensor.dtype or is_pixels)
+        for size, dimension in zip(given.shape, tensor.shape, strict=False):
+            expected = sizes.setdefault(dimension, size) if isinstance(dimension, str) else dimension
+            fits = fits and size == expected
+        if not fits:
+            raise ValueError(
+                f"{stage} takes {tensor.name} as {tensor.dtype} {tensor.shape}; {given.name} is {given.dtype} "
+                f"{given.shape}"
+            )
+    return {
+        tensor.name: TensorSpec(
+            tensor.name,
+            tensor.dtype,
+            tuple(sizes.get(size, size) if isinstance(size, str) else size for size in tensor.shape),
+        )
+        for tensor in spec.outputs
+    }

@@ -1,0 +1,102 @@
+"""The declaration of DiffVQA."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.chain import Call, Chain, Loop
+from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.metric import DevicePreparation, Metric, Request
+from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
+from diffvqa_rt.metrics.diffvqa.device import device_inputs, device_tensors
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
+from diffvqa_rt.metrics.diffvqa.presets import PRESETS
+from diffvqa_rt.metrics.diffvqa.views import cut_views, scaling_warnings
+from diffvqa_rt.specs import Arrays, TensorSpec
+from diffvqa_rt.video import VideoInfo
+from diffvqa_rt.video.crops import RgbFrame
+from diffvqa_rt.video.plan import DecodingPlan
+
+if TYPE_CHECKING:
+    from diffvqa_rt.metrics.diffvqa.dali import DaliViews
+
+# A thread takes address space, which is limited where a video is decoded, and a video has eight frames.
+_DALI_THREADS = 4
+
+
+def _inputs(config: DiffVQAConfig) -> tuple[TensorSpec, ...]:
+    size = config.view_size
+    return (TensorSpec("frames", "uint8", ("videos", len(VIEWS) * config.frames, 3, size, size)),)
+
+
+def _prepare(config: DiffVQAConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
+    if request.resized_by == "dali":
+        return {"frames": _dali_views(config.view_size).cut(frames, request.seed, request.crops)}
+    return {"frames": cut_views(frames, config.view_size, request.seed, request.crops)}
+
+
+@cache
+def _dali_views(size: int) -> "DaliViews":
+    from diffvqa_rt.metrics.diffvqa.dali import DaliViews  # DALI, which only the production form needs
+
+    return DaliViews(size, threads=_DALI_THREADS)
+
+
+def _warnings(config: DiffVQAConfig, info: VideoInfo) -> tuple[ScoreWarning, ...]:
+    return scaling_warnings(info.width, info.height, config.view_size)
+
+
+def _chain(config: DiffVQAConfig) -> Chain:
+    last = config.sampler.steps - 1
+    return (
+        Call(engine="vae_encoder", inputs=("frames",), outputs=("z0",)),
+        Loop(
+            stage="denoise",
+            engine="unet_controller",
+            count=config.sampler.steps,
+            inputs=("z0",),
+            carry={"z": "z_next"},
+            start={"z": "z0"},  # which step 0 does not read: it makes its own z from z0 and the noise table
+            keep={"z0_hat": ("z_next", last), **{name: (name, last) for name in FEATURES}},
+        ),
+        Call(
+            engine="head",
+            inputs=("z0_hat", *FEATURES, "frames"),
+            outputs=("score", "frame_scores", "frame_weights"),
+        ),
+    )
+
+
+def _score(config: DiffVQAConfig, numbers: Arrays) -> NDArray[np.float32]:
+    return np.asarray(numbers["score"])
+
+
+def _device_rows(config: DiffVQAConfig, plan: DecodingPlan, request: Request) -> list[dict[str, NDArray]]:
+    return device_inputs(plan, config.view_size, request.seed, request.crops)
+
+
+def _write_device_model(config: DiffVQAConfig, path: Path) -> None:
+    from diffvqa_rt.metrics.diffvqa.dali import write_model  # DALI, as above
+
+    write_model(path, config.view_size)
+
+
+METRIC = Metric(
+    name="diffvqa",
+    title="DiffVQA",
+    config_from_dict=DiffVQAConfig.from_dict,
+    presets=PRESETS,
+    frames=lambda config: config.frames,
+    inputs=_inputs,
+    prepare=_prepare,
+    warnings=_warnings,
+    engines=engine_specs,
+    chains=lambda config: {"diffvqa": _chain(config)},
+    choose=lambda request: "diffvqa",
+    score=_score,
+    on_device=DevicePreparation(inputs=device_tensors, rows=_device_rows, write_model=_write_device_model),
+)

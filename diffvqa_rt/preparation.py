@@ -1,0 +1,52 @@
+"""From a source's frames to what a metric's engines take, in this process or in the decoder's."""
+
+import time
+from dataclasses import dataclass
+
+from numpy.typing import NDArray
+
+from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.metric import Config, Metric, Request
+from diffvqa_rt.video import SampledFrames, VideoInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedSource:
+    """A source that has become the engines' input; its full-size frames are gone.
+
+    Attributes:
+        arrays: what `Metric.prepare` made, a row per crop.
+        timestamps_seconds, info, warnings: as in `SampledFrames`; the metric's own warnings are among them.
+        decode_seconds, views_seconds: how long the decoding and the preparation took.
+    """
+
+    arrays: dict[str, NDArray]
+    timestamps_seconds: tuple[float, ...]
+    info: VideoInfo
+    warnings: tuple[ScoreWarning, ...]
+    decode_seconds: float
+    views_seconds: float
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+
+def prepare_frames(
+    sampled: SampledFrames, metric: Metric, config: Config, request: Request, decode_seconds: float
+) -> PreparedSource:
+    """The input of a network of these frames, which took so long to decode.
+
+    Raises:
+        TypeError, ValueError: as `Metric.prepare`.
+    """
+    start = time.perf_counter()
+    arrays = metric.prepare(config, sampled.frames, request)
+    return PreparedSource(
+        arrays=arrays,
+        timestamps_seconds=sampled.timestamps_seconds,
+        info=sampled.info,
+        warnings=sampled.warnings + metric.warnings(config, sampled.info),
+        decode_seconds=decode_seconds,
+        views_seconds=time.perf_counter() - start,
+    )

@@ -1,0 +1,53 @@
+"""The last step in Triton server: the score, and what each stage took, for the result and for Prometheus."""
+
+import json
+import time
+
+import numpy as np
+
+from diffvqa_rt.serving.metrics import ScoreMetrics
+from diffvqa_rt.serving.models import MARKS, marks_of, timed_stages
+from diffvqa_rt.serving.python_backend import Responder
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self._responder = Responder(args)
+        manifest = self._responder.settings.manifest()
+        self._metric, self._config = manifest.metric, manifest.config
+        self._numbers = json.loads(self._responder.parameters["numbers"])
+        self._timed = timed_stages(self._metric.chains(self._config)[self._responder.parameters["chain"]])
+        names = ["decode", "views", *(name for name, _ in self._timed)]
+        self._names = names
+        self._metrics = ScoreMetrics(self._metric.name, names, self._config.score_range)
+
+    def execute(self, requests):
+        return self._responder.answer(requests, self._finish)
+
+    def _finish(self, request):
+        seconds = np.array(self._seconds(request.inputs, time.monotonic()))
+        if not (seconds >= 0).all():
+            raise ValueError(f"the marks say that the stages took {seconds} s")
+        score = self._metric.score(
+            self._config, {name: request.inputs[tensor] for tensor, name in self._numbers.items()}
+        )
+        if not np.isfinite(score).all():
+            raise ArithmeticError(f"the network's score is {score}; check the engines with diffvqa info")
+        self._metrics.observe(dict(zip(self._names, seconds.tolist(), strict=True)), float(score.mean()))
+        return {"score": score, "stage_seconds": seconds}
+
+    def _seconds(self, inputs, now):
+        """Of each stage: a loop's model says when it started and ended, the engines before and after it fill the rest.
+
+        All processes have the system's clock.
+        """
+        received, decoded, prepared = inputs[MARKS].tolist()
+        seconds, position = [decoded - received, prepared - decoded], prepared
+        for (_, loop), (_, follower) in zip(self._timed, [*self._timed[1:], (None, None)], strict=True):
+            if loop is not None:
+                end = float(inputs[marks_of(loop)][1])
+            else:
+                end = now if follower is None else float(inputs[marks_of(follower)][0])
+            seconds.append(end - position)
+            position = end
+        return seconds

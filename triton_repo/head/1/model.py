@@ -1,5 +1,0 @@
-"""`head` in Triton server: the engine of that name, which is all that this process opens."""
-
-from diffvqa_rt.serving.python_backend import EngineModel as TritonPythonModel
-
-__all__ = ["TritonPythonModel"]

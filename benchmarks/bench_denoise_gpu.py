@@ -20,14 +20,15 @@ from diffvqa_export.stages import STAGES
 from diffvqa_export.weights import random_weights
 from providers import BASELINE
 
+from diffvqa_rt.chain import play
 from diffvqa_rt.engines import BackendName, open_engines
 from diffvqa_rt.errors import DeviceUnavailableError
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import SD21
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
 from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.sampler import timesteps
-from diffvqa_rt.scoring import denoise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -102,14 +103,15 @@ def test_engine(benchmark, time_in_turns, ceilings, work, eager, z0, provider, c
     request = BuildRequest(weights=random_weights(SD21), backends=(backend,), precision="bf16", out=folder, clip=clip)
     build_engines(request, progress=print)
     try:
-        step = open_engines(folder, backend)[1]["unet_controller"]
+        engines = open_engines(folder, backend)[1]
     except DeviceUnavailableError as error:
         pytest.skip(str(error))
     on_host = z0.cpu().numpy()[None]
 
-    run = waited_for(lambda: denoise(step, on_host, SD21.sampler.steps), "cuda")
+    loop = METRIC.chain(SD21)[1:2]
+    run = waited_for(lambda: play(loop, engines, {"z0": on_host}), "cuda")
     expected = eager(z0).cpu().numpy()
-    actual = np.asarray(denoise(step, on_host, SD21.sampler.steps)["z_next"])[0]
+    actual = play(loop, engines, {"z0": on_host})["z0_hat"][0]
     error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
     # Both are off from float32 by about as much.
     assert error < 2 * STAGES["unet_controller"].tolerances["bf16"].relative

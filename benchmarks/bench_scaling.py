@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from providers import BASELINE, exported_beside_torch
 
+from diffvqa_rt.chain import play
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.scoring import denoise
 
 ROUNDS = 5
 FRAMES = (1, 4, 16)
@@ -68,7 +69,11 @@ def test_frames(benchmark, time_in_turns, providers, device, provider, frames):
 def test_steps(benchmark, time_in_turns, providers, device, provider, steps):
     _, z0 = latents(TINY, FEW_FRAMES)
     engines = {name: providers.engines(device, name)[STEP] for name in PROVIDERS}
-    runs = {name: lambda engine=engine: denoise(engine, z0, steps)["z_next"] for name, engine in engines.items()}
+    config = dataclasses.replace(TINY, sampler=dataclasses.replace(TINY.sampler, steps=steps))
+    loop = METRIC.chain(config)[1:2]
+    runs = {
+        name: lambda engine=engine: play(loop, {STEP: engine}, {"z0": z0})["z0_hat"] for name, engine in engines.items()
+    }
     time_row(benchmark, time_in_turns, provider, "K", steps, f"K denoising steps of {FEW_FRAMES} frames", runs)
 
 

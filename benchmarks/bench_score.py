@@ -11,7 +11,7 @@ import pytest
 from providers import BACKENDS, BASELINE, CPU_PROVIDERS
 
 from diffvqa_rt import Scorer, VideoScore
-from diffvqa_rt.results import STAGES
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 
 ROUNDS = 3
 DEVICE = "cpu"
@@ -47,5 +47,6 @@ def test_a_file_to_its_score(benchmark, time_in_turns, providers, eager, expecte
     if provider == PLANNED_WITH:
         # Of the rounds, since the first call loads what is loaded at first use.
         benchmark.extra_info["stage_seconds"] = {
-            stage: round(statistics.median(result.stage_seconds[stage] for result in results), 4) for stage in STAGES
+            stage: round(statistics.median(result.stage_seconds[stage] for result in results), 4)
+            for stage in METRIC.stages
         }

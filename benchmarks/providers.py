@@ -27,18 +27,19 @@ from torch import nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
+from diffvqa_rt.chain import Chain, play
 from diffvqa_rt.engines import BackendName, Engine, available_cpus, open_engines
 from diffvqa_rt.engines.inductor_backend import TensorArray, keep_float32
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.engines.onnx_backend import OnnxEngine, cpu_session_options
 from diffvqa_rt.engines.torch_backend import TorchEngine
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.diffvqa.views import make_views
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.diffvqa.stages import stage_modules
-from diffvqa_rt.scoring import denoise, play
 from diffvqa_rt.specs import Array, EngineSpec
 from diffvqa_rt.video import sample_frames
 
@@ -210,39 +211,39 @@ class StageInputs:
     """What each stage gets of a real video, made by the baseline's engines.
 
     Attributes:
-        steps: K.
+        chain: what runs.
         frames: views [V, 2N, 3, S, S] in [−1, 1].
         z0: the latents [V, 2N, C, h, w].
         head: the head's inputs by name.
     """
 
-    steps: int
+    chain: Chain
     frames: NDArray[np.float32]
     z0: NDArray[np.float32]
     head: Mapping[str, NDArray[np.float32]]
 
     @classmethod
     def of(cls, engines: Engines, config: DiffVQAConfig, clip: Path) -> "StageInputs":
+        chain = METRIC.chain(config)
         frames = make_views(sample_frames(clip, config.frames).frames, config.view_size)
-        z0 = np.asarray(engines["vae_encoder"]({"frames": frames})["z0"])
-        last = denoise(engines["unet_controller"], z0, config.sampler.steps)
-        features = {name: np.asarray(last[name]) for name in FEATURES}
-        head = {"z0_hat": np.asarray(last["z_next"]), **features, "frames": frames}
-        return cls(config.sampler.steps, frames, z0, head)
+        z0 = play(chain[:1], engines, {"frames": frames})["z0"]
+        features = play(chain[1:2], engines, {"z0": z0})
+        return cls(chain, frames, z0, {**features, "frames": frames})
 
     def of_videos(self, videos: int) -> "StageInputs":
         """The same video, `videos` times."""
         frames, z0, head = np.repeat(self.frames, videos, 0), np.repeat(self.z0, videos, 0), self.head.items()
-        return StageInputs(self.steps, frames, z0, {name: np.repeat(array, videos, 0) for name, array in head})
+        return StageInputs(self.chain, frames, z0, {name: np.repeat(array, videos, 0) for name, array in head})
 
     def runs(self, engines: Engines) -> dict[str, Run]:
         """By stage, a call that runs it on these engines and returns its first output; `score` is the whole chain."""
         # A step in the middle: step 0 would make its own z.
-        step = {"z": self.z0, "z0": self.z0, "step": np.array([self.steps // 2])}
+        _, loop, _ = self.chain
+        step = {"z": self.z0, "z0": self.z0, "step": np.array([loop.count // 2])}
         return {
             "vae_encoder": lambda: np.asarray(engines["vae_encoder"]({"frames": self.frames})["z0"]),
             "unet_controller": lambda: np.asarray(engines["unet_controller"](step)["z_next"]),
-            "denoise": lambda: np.asarray(denoise(engines["unet_controller"], self.z0, self.steps)["z_next"]),
+            "denoise": lambda: play((loop,), engines, {"z0": self.z0})["z0_hat"],
             "head": lambda: np.asarray(engines["head"](self.head)["frame_scores"]),
-            "score": lambda: play(engines, self.frames, self.steps)["frame_scores"],
+            "score": lambda: play(self.chain, engines, {"frames": self.frames})["frame_scores"],
         }

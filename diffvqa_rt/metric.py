@@ -56,12 +56,11 @@ class Request:
     keep_interlaced: bool = False
     resized_by: ResizedBy = "pillow"
 
-    @classmethod
-    def checked(cls, *, seed: int, crops: int, keep_interlaced: bool) -> "Request":
-        """The request in plain Python's numbers. Raises ValueError where one is out of range."""
-        return cls(
-            seed=check_seed(seed), crops=check_crops(crops), keep_interlaced=flag("keep_interlaced", keep_interlaced)
-        )
+    def __post_init__(self) -> None:
+        """Makes plain numbers of NumPy's. Raises ValueError where one is out of range."""
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "crops", check_crops(self.crops))
+        object.__setattr__(self, "keep_interlaced", flag("keep_interlaced", self.keep_interlaced))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

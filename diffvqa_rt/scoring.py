@@ -123,7 +123,7 @@ class Scorer:
             DecoderStartError: there is no process to decode in.
             ValueError, TypeError: an array of another shape or dtype, or a number out of range.
         """
-        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         pending = self._begin(source, request) if isolate else None
         return self._score_batch([self._prepare(source, pending, request)], request)[0]
 
@@ -146,7 +146,7 @@ class Scorer:
             ValueError, TypeError: `batch`, `crops`, `seed` or `sources` itself is not what it should be.
         """
         batch = min(whole("batch", batch, 1), MAX_COUNT)
-        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         # Closed, so that the process does not go on with a video that nobody asks for any more.

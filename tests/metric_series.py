@@ -9,12 +9,13 @@ from typing import get_args
 
 import pytest
 
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.serving.models import Form, served_specs
+from diffvqa_rt.serving.models import Form, served_models
 
 ROOT = Path(__file__).parents[1]
 
-MODELS = {model for form in get_args(Form) for model in served_specs(TINY, form)}
+MODELS = {model for form in get_args(Form) for model in served_models(METRIC, TINY, form)}
 
 
 def our_series() -> dict[str, dict[str, set[str]]]:
@@ -41,7 +42,7 @@ def our_series() -> dict[str, dict[str, set[str]]]:
         metrics = runpy.run_path(str(ROOT / "diffvqa_rt" / "serving" / "metrics.py"))
         for model in MODELS:
             metrics["Failures"](f"{model}_0_0")
-        metrics["ScoreMetrics"](TINY.score_range)
+        metrics["ScoreMetrics"](METRIC.name, METRIC.stages, TINY.score_range)
     return series
 
 

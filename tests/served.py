@@ -15,7 +15,8 @@ from clips import make_clip
 from PIL import Image
 
 from diffvqa_rt import VideoScore
-from diffvqa_rt.results import STAGES, ScoringFailure
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.results import ScoringFailure
 from diffvqa_rt.serving import ServerError, find_tritonserver
 from diffvqa_rt.serving.tritonserver import children
 
@@ -108,17 +109,19 @@ def assert_same(served: VideoScore | ScoringFailure, expected: VideoScore) -> No
     """All but the stages' times, bit for bit."""
     assert isinstance(served, VideoScore), served
     ours, theirs = served.as_dict(), expected.as_dict()
-    assert list(ours.pop("stage_seconds")) == list(theirs.pop("stage_seconds")) == list(STAGES)
+    assert list(ours.pop("stage_seconds")) == list(theirs.pop("stage_seconds")) == list(METRIC.stages)
     assert ours == theirs
     assert all(seconds > 0 for seconds in served.stage_seconds.values())
 
 
-def parsed(repository):
-    """Each served model's config, parsed by the definition that Triton server has of it."""
+def in_protobuf(text):
+    """A model's config, parsed by the definition that Triton server has of it."""
     model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient is not installed")
     from google.protobuf import text_format
 
-    return {
-        path.parent.name: text_format.Parse(path.read_text(), model_config.ModelConfig())
-        for path in repository.glob("*/config.pbtxt")
-    }
+    return text_format.Parse(text, model_config.ModelConfig())
+
+
+def parsed(repository):
+    """Each served model's config."""
+    return {path.parent.name: in_protobuf(path.read_text()) for path in repository.glob("*/config.pbtxt")}

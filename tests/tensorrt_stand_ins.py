@@ -7,13 +7,16 @@
 import ctypes
 import hashlib
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from diffvqa_rt.chain import Loop
 from diffvqa_rt.engines.manifest import BackendRecord, EngineRecord
 from diffvqa_rt.engines.tensorrt_backend import ALIGNMENT_BYTES
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.specs import Profile
 
@@ -276,4 +279,12 @@ def record_of(folder, files, plans, runtime="tensorrt-rtx 0.0"):
             for name, spec in SPECS.items()
         },
         parity=None,
+    )
+
+
+def loop_of(turns, keep=None):
+    """The network's loop with so many turns; it keeps the last one's outputs, or what is given."""
+    (loop,) = (item for item in METRIC.chain(TINY) if isinstance(item, Loop))
+    return replace(
+        loop, count=turns, keep=keep or {name: (output, turns - 1) for name, (output, _) in loop.keep.items()}
     )

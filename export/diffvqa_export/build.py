@@ -41,7 +41,6 @@ from diffvqa_rt.engines.verification import unlisted_files
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
 from diffvqa_rt.metric import Metric, Request
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.models.weights import weights_sha256

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,18 @@ from diffvqa_rt.capacity import measurements
 from diffvqa_rt.capacity.measurements import (
     Measurement,
     ServedRow,
-    StageSeconds,
     Wanted,
     known_measurement,
     measurement_from,
     read_measurements,
 )
-from diffvqa_rt.capacity.planning import INSTANCES, Device, Target, checks, plan_fleet
+from diffvqa_rt.capacity.planning import Device, Target, checks, plan_fleet
 from diffvqa_rt.capacity.simulation import ServedStage, simulate
 from diffvqa_rt.commands import plan as plan_command
-from diffvqa_rt.results import STAGES
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 
 ROOT = Path(__file__).parents[2]
+STAGES = METRIC.stages
 RESULTS = ROOT / "benchmarks" / "results"
 XEON = Wanted(device="xeon-2cpu", is_gpu=False)
 
@@ -46,14 +45,15 @@ def _few_videos(monkeypatch):
 
 def a_measurement(**changes) -> Measurement:
     """Of two videos on a made-up machine of four cores."""
-    video = StageSeconds(decode=0.3, views=0.1, vae_encoder=0.1, denoise=0.5, head=0.1)
+    video = {"decode": 0.3, "views": 0.1, "vae_encoder": 0.1, "denoise": 0.5, "head": 0.1}
     values = {
         "device": "made-up",
         "is_gpu": False,
+        "metric": "diffvqa",
         "preset": "tiny",
         "backend": "onnx",
         "cores": 4,
-        "videos": (video, replace(video, decode=0.9)),
+        "videos": (video, {**video, "decode": 0.9}),
         "served": (),
         "overhead_seconds": 0.02,
         "sources": ("made-up.json",),
@@ -147,16 +147,13 @@ def test_on_a_processor_decoding_costs_the_engines_cores_and_beside_a_gpu_it_doe
     assert on_gpu["preprocess"] == pytest.approx(2 / 0.7)
 
 
-@pytest.mark.parametrize("form", INSTANCES)
-def test_the_instances_are_those_of_the_served_models(form):
-    for name, count in INSTANCES[form].items():
-        folder = ROOT / "triton_repo" / name
-        production = folder / "config.production.pbtxt"
-        files = [production if form == "production" and production.exists() else folder / "config.pbtxt"]
-        if form == "production" and name in ("vae_encoder", "head"):
-            files = [ROOT / "triton_repo" / f"{theirs}.pbtxt" for theirs in ("tensorrt", "onnxruntime")]
-        for file in files:
-            assert re.findall(r"instance_group \[ \{ count: (\d+)", file.read_text()) == [str(count)], file
+@pytest.mark.parametrize(("form", "denoise"), [("embedded", 1), ("production", 2)])
+def test_the_instances_are_those_of_the_served_models(form, denoise):
+    is_gpu = form == "production"
+    device = Device(a_measurement(is_gpu=is_gpu, backend="tensorrt" if is_gpu else "onnx"))
+    assert device.form == form
+    found = {stage.name: stage.instances for stage in device.stages}
+    assert found == {"serving": math.inf, "preprocess": 2, "vae_encoder": 1, "denoise": denoise, "head": 1}
 
 
 def test_the_seed_decides():
@@ -238,7 +235,7 @@ def test_a_known_measurement_is_what_the_benchmarks_wrote():
         assert written[name]["commit_info"]["id"].startswith(commit)
     rows = [row["extra_info"] for content in written.values() for row in content["benchmarks"]]
     seconds = [row["stage_seconds"] for row in rows if "stage_seconds" in row]
-    assert [{stage: getattr(video, stage) for stage in STAGES} for video in measurement.videos] == seconds
+    assert [{stage: video[stage] for stage in STAGES} for video in measurement.videos] == seconds
     assert measurement.overhead_seconds in [row.get("overhead_seconds") for row in rows]
     assert measurement.cores == 2 and not measurement.is_gpu
 
@@ -268,7 +265,7 @@ def test_a_result_that_is_dropped_in_is_found_and_the_newest_counts(tmp_path, mo
     (tmp_path / "2027-01-15-h200-soak.json").write_text('{"seconds": 300}')
     found = known_measurement(Wanted(device="h200", is_gpu=True))
     assert found.is_gpu and (found.preset, found.backend, found.cores) == ("sd21", "tensorrt", 16)
-    assert found.videos == (StageSeconds(**dict.fromkeys(STAGES, 0.1)),)
+    assert found.videos == (dict.fromkeys(STAGES, 0.1),)
     assert found.served == (ServedRow(clients=4, videos=None, videos_per_second=3.0, p50_seconds=1.2, p99_seconds=1.5),)
     assert found.overhead_seconds == 0.01
     assert [check.quantity for check in checks(found)] == ["videos_per_second", "p50_seconds", "p99_seconds"]
@@ -290,7 +287,7 @@ def test_a_row_that_others_are_compared_with_is_no_server_and_eager_torch_no_eng
     benchmark_file(tmp_path, "2026-12-01-mine-serving.json", there | {"videos_per_second": 0.5})
     monkeypatch.setattr(measurements, "_FOLDERS", (tmp_path,))
     found = known_measurement(Wanted(device="mine", is_gpu=False))
-    assert found.videos == (StageSeconds(**dict.fromkeys(STAGES, 0.2)),)
+    assert found.videos == (dict.fromkeys(STAGES, 0.2),)
     assert [row.videos_per_second for row in found.served] == [3.0]
     assert len(found.sources) == 1
 
@@ -306,16 +303,12 @@ def test_scores_of_ones_own_machine_are_a_measurement(tmp_path):
     )
     found = measurement_from([path], Wanted(device="mine", is_gpu=None), this_machines_cores=3)
     # Not the first, which loads what is loaded at first use.
-    assert found.videos == (StageSeconds(**quick),) * 2
+    assert found.videos == (quick,) * 2
     assert (found.preset, found.backend, found.cores, found.is_gpu) == ("tiny", "onnx", 3, False)
     both = measurement_from([path, path], Wanted(device="mine", is_gpu=None, cores=8), this_machines_cores=3)
     assert len(both.videos) == 4 and both.cores == 8
     alone = measurement_from([write_lines(tmp_path / "one.json", a_score())], Wanted(device="a", is_gpu=None), 3)
     assert len(alone.videos) == 1
-
-
-def test_the_stages_are_those_of_a_result():
-    assert tuple(field.name for field in fields(StageSeconds)) == STAGES
 
 
 def plan(capsys, *arguments: str | Path) -> tuple[int, str, str]:

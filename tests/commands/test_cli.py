@@ -22,7 +22,8 @@ from PIL import Image
 from diffvqa_rt import Scorer, cli
 from diffvqa_rt.decoding import IsolatedDecoder
 from diffvqa_rt.errors import ScoreWarning
-from diffvqa_rt.results import CSV_COLUMNS
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.results import csv_columns
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_json_has_an_object_a_line_in_input_order(diffvqa, clip, tmp_path):
 def test_csv_and_table_carry_the_same_score(diffvqa, clip):
     score = json.loads(diffvqa("--format", "json", clip)[1])["score"]
     (row,) = csv.DictReader(io.StringIO(diffvqa("--format", "csv", clip)[1]))
-    assert tuple(row) == CSV_COLUMNS
+    assert tuple(row) == csv_columns(METRIC.stages)
     assert float(row["score"]) == score and row["model"] == "tiny" and row["error"] == ""
     assert row["codec"] == "h264" and float(row["denoise_seconds"]) > 0 and len(row["frame_scores"].split()) == 8
     header, line = diffvqa(clip)[1].splitlines()
@@ -245,13 +246,13 @@ def test_warnings_are_a_mark_in_the_table_and_a_sentence_each(instantly, tmp_pat
 def test_interlaced_frames_may_be_kept(instantly, tmp_path, monkeypatch, is_kept):
     (tmp_path / "clip.mp4").write_bytes(make_clip())
     asked = []
-    begin = IsolatedDecoder.begin_views
+    begin = IsolatedDecoder.begin
 
-    def begin_views(*arguments, **options):
-        asked.append(options["keep_interlaced"])
-        return begin(*arguments, **options)
+    def noting(decoder, source, metric, config, request):
+        asked.append(request.keep_interlaced)
+        return begin(decoder, source, metric, config, request)
 
-    monkeypatch.setattr(IsolatedDecoder, "begin_views", begin_views)
+    monkeypatch.setattr(IsolatedDecoder, "begin", noting)
     assert instantly(*(["--keep-interlaced"] if is_kept else []), tmp_path / "clip.mp4")[0] == 0
     assert asked == [is_kept]
 

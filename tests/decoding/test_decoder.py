@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from pictures import encoded, picture
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder
 from diffvqa_rt.decoding.framing import receive_message, send_message
 from diffvqa_rt.errors import DecoderStartError, VideoDecodeError
+from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.container import OpenFile
@@ -64,6 +68,8 @@ def assert_same(decoder: IsolatedDecoder, source) -> None:
     assert (isolated.info, isolated.warnings) == (here.info, here.warnings)
 
 
+CONFIG = replace(TINY, frames=5, view_size=64)
+
 SOURCES = {
     "video": make_clip(),
     "fewer frames than samples": make_clip(frames=2),
@@ -81,8 +87,8 @@ def test_frames_are_those_of_this_process(decoder, tmp_path, name):
 
 def test_views_are_those_of_this_process(decoder):
     clip = make_clip()
-    decoded, sampled = decoder.views(clip, 5, 32, seed=3, crops=2), sample_frames(clip, 5)
-    np.testing.assert_array_equal(decoded.views, cut_views(sampled.frames, 32, 3, 2))
+    decoded, sampled = decoder.prepare(clip, METRIC, CONFIG, Request(seed=3, crops=2)), sample_frames(clip, 5)
+    np.testing.assert_array_equal(decoded.arrays["frames"], cut_views(sampled.frames, 64, 3, 2))
     assert (decoded.info, decoded.timestamps_seconds) == (sampled.info, sampled.timestamps_seconds)
     assert decoded.decode_seconds > 0 < decoded.views_seconds
 
@@ -169,7 +175,7 @@ def test_time_and_memory_are_limited():
             decoder.frames(make_clip(frames=60), 1)
     with contextlib.closing(IsolatedDecoder(DecodeLimits(max_decode_memory_bytes=1 << 30))) as decoder:
         with pytest.raises(VideoDecodeError, match="<bytes> takes more than 1,024 MiB to decode"):
-            decoder.views(clip, 8, 512, crops=200)  # 2.5 GB of views
+            decoder.prepare(clip, METRIC, replace(TINY, view_size=512), Request(crops=200))  # 2.5 GB
         assert_same(decoder, clip)
 
 
@@ -228,8 +234,8 @@ def test_a_decoder_leaves_no_process_and_no_open_file(tmp_path):
     decoder.frames(make_clip(), 1)
     with pytest.raises(VideoDecodeError):
         decoder.frames(b"Dear diary", 1)
-    pending = decoder.begin_views(make_clip(), 2, 32)
-    decoder.begin_views(make_clip(), 2, 32).cancel()
+    pending = decoder.begin(make_clip(), METRIC, CONFIG, Request())
+    decoder.begin(make_clip(), METRIC, CONFIG, Request()).cancel()
     (pid,) = (pid for pid in pids(decoder) if pid)
     pending.cancel()
     wait_until_gone(pid)
@@ -246,7 +252,9 @@ def test_a_process_ends_with_its_parent_even_in_the_middle_of_a_video(tmp_path):
     clip.write_bytes(make_clip())
     program = (
         "import os, sys, time; from diffvqa_rt.decoding import IsolatedDecoder; decoder = IsolatedDecoder()\n"
-        "decoder.frames(sys.argv[1], 1); decoder.begin_views(sys.argv[1], 8, 256, crops=1000)\n"  # for many seconds
+        "from diffvqa_rt.metric import Request; from diffvqa_rt.metrics.diffvqa.metric import METRIC\n"
+        "decoder.frames(sys.argv[1], 1)\n"
+        "decoder.begin(sys.argv[1], METRIC, METRIC.presets['tiny'], Request(crops=1000))\n"  # for many seconds
         "print(*(process.pid for process in decoder._processes._all), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program, clip], stdout=subprocess.PIPE, text=True) as parent:

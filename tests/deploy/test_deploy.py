@@ -19,7 +19,10 @@ from metric_series import MODELS, OURS, TRITONS
 from packaging.specifiers import SpecifierSet
 
 from diffvqa_rt import __version__, cli
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.serving import RequestLimits, ServerConfig
+from diffvqa_rt.serving.models import served_models
 from diffvqa_rt.serving.tritonserver import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +126,7 @@ def test_what_the_images_are_built_from_makes_the_whole_wheel(tmp_path):
     # A README that is missing is no error to setuptools.
     assert (ROOT / "README.md").read_bytes() in files.read(metadata)
     assert metadata.replace("METADATA", "licenses/LICENSE") in names
-    for path in itertools.chain(ROOT.glob("triton_repo/**/*.pbtxt"), ROOT.glob("triton_repo/*/1/*.py")):
+    for path in ROOT.glob("triton_repo/*/1/*.py"):
         assert any(name.endswith(f"share/diffvqa_rt/{path.relative_to(ROOT)}") for name in names)
     # What the builder takes from the checkout itself.
     assert (context / "export" / "build_engines.py").exists()
@@ -328,9 +331,11 @@ def test_a_request_that_failed_is_counted_once(place, reasons):
 
 def test_who_was_sent_away_is_told_by_the_model_that_knows_of_a_stop():
     (path,) = (path for path in ROOT.glob("triton_repo/*/1/model.py") if "is_stopped" in path.read_text("utf-8"))
+    models = served_models(METRIC, TINY, "embedded").values()
+    (name,) = (model.name for model in models if model.program == path.parts[-3])
     (unavailable,) = selectors("panel Videos failed, B")
     assert passed(unavailable, "reason") == {"unavailable"}
-    assert passed(unavailable, "model_instance") == {f"{path.parts[-3]}_0_0"}
+    assert passed(unavailable, "model_instance") == {f"{name}_0_0"}
 
 
 def test_the_autoscaler_reads_what_the_adapter_makes_of_the_scraped_pods():

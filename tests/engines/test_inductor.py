@@ -21,17 +21,18 @@ from diffvqa_export.inductor_build import package_from_module
 from diffvqa_export.precision import write_precision
 
 from diffvqa_rt import Scorer
+from diffvqa_rt.chain import run_loop
 from diffvqa_rt.engines import inductor_backend
 from diffvqa_rt.engines.inductor_backend import TensorArray, open_inductor
 from diffvqa_rt.engines.manifest import BackendRecord, BuildRecord, EngineRecord, Manifest, WeightsRecord
 from diffvqa_rt.engines.torch_backend import TorchEngine
 from diffvqa_rt.errors import EngineBuildError, EngineMismatchError
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.models.weights import weights_sha256
-from diffvqa_rt.scoring import denoise
 
 STAGES = {module.STAGE.name: module.STAGE for module in (vae_encoder, unet_controller, head)}
 
@@ -371,11 +372,11 @@ def test_packages_on_a_gpu(tmp_path):
             for output, values in expected.items():
                 error = np.linalg.norm(np.asarray(found[output]) - values) / np.linalg.norm(values)
                 assert error <= 1e-2, (name, output, error)  # convolutions may run in TF32
-    step = engines["unet_controller"]
+    step, loop = engines["unet_controller"], METRIC.chain(SMALL)[1]
     for seed in range(3):  # the same graph with other latents
-        z0 = random_inputs(step.spec, 2, 2 * SMALL.frames, seed)["z0"]
-        expected = denoise(step, z0, SMALL.sampler.steps)
-        found = step.denoise(z0, SMALL.sampler.steps)
+        tensors = {"z0": random_inputs(step.spec, 2, 2 * SMALL.frames, seed)["z0"]}
+        expected = run_loop(loop, step, tensors)
+        found = step.loop(loop, tensors)
         assert all(isinstance(array, TensorArray) for array in found.values())
         for output, values in expected.items():
             np.testing.assert_array_equal(np.asarray(found[output]), np.asarray(values))

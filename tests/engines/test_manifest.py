@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffvqa_rt.chain import play
 from diffvqa_rt.engines import Manifest, available_cpus, open_engines
 from diffvqa_rt.engines.cpus import quota_cpus
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY
@@ -23,8 +24,8 @@ from diffvqa_rt.engines.onnx_backend import OnnxCudaEngine, OnnxDeviceArray
 from diffvqa_rt.engines.verification import external_data_files, onnx_metadata
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.scoring import play
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -220,8 +221,8 @@ def test_io_binding_hands_arrays_from_engine_to_engine(built_engines):
     frames = random_inputs("vae_encoder", videos=2, frames=16)["frames"]
     z0 = engines["vae_encoder"]({"frames": frames})["z0"]
     assert isinstance(z0, OnnxDeviceArray) and z0.shape == (2, 16, *TINY.latent_shape)
-    steps = TINY.sampler.steps
-    ours, theirs = play(engines, frames, steps), play(expected, frames, steps)
+    chain = METRIC.chain(TINY)
+    ours, theirs = play(chain, engines, {"frames": frames}), play(chain, expected, {"frames": frames})
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
     step = engines["unet_controller"]({"z": z0, "z0": np.asarray(z0), "step": np.array([3])}, ["z_next"])
     assert list(step) == ["z_next"]

@@ -16,18 +16,19 @@ from tensorrt_stand_ins import (
     FakeEngine,
     FakeLibrary,
     encode_in_numpy,
+    loop_of,
     record_of,
     step_in_numpy,
 )
 
+from diffvqa_rt.chain import run_loop
 from diffvqa_rt.engines import cuda_memory, tensorrt_backend
-from diffvqa_rt.engines.cuda_memory import CudaError, DeviceArray
+from diffvqa_rt.engines.cuda_memory import Allocation, CudaError, DeviceArray
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY
 from diffvqa_rt.engines.tensorrt_backend import Gpu, TensorRTEngine, open_tensorrt
 from diffvqa_rt.engines.tensorrt_library import PlanRecord
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.scoring import denoise
 
 
 class NumpyStep:
@@ -36,6 +37,14 @@ class NumpyStep:
     def __call__(self, inputs, outputs=None):
         results = step_in_numpy(inputs)
         return {name: results[name] for name in outputs or results}
+
+
+def looped(engine, z0, turns):
+    return engine.loop(loop_of(turns), {"z0": z0})
+
+
+def turn_by_turn(z0, turns):
+    return run_loop(loop_of(turns), NumpyStep(), {"z0": z0})
 
 
 def latents(videos, seed=0):
@@ -76,16 +85,22 @@ def step_engine(plan, library, gpu):
     return TensorRTEngine(SPECS["unet_controller"], plan, library, gpu)
 
 
+def on_gpu(array, gpu):
+    on_device = DeviceArray(Allocation(array.nbytes), array.shape, array.dtype, gpu.stream)
+    gpu.stream.upload(on_device.address, array)
+    return on_device
+
+
 def step_inputs(videos=2, step=3, seed=0):
     return {"z": latents(videos, seed), "z0": latents(videos, seed + 1), "step": np.array([step])}
 
 
-def test_an_engine_takes_arrays_from_host_and_device_and_leaves_its_outputs_there(step_engine, plan):
+def test_an_engine_takes_arrays_from_host_and_device_and_leaves_its_outputs_there(step_engine, plan, gpu):
     inputs = step_inputs()
     results = step_engine(inputs)
     assert all(isinstance(array, DeviceArray) for array in results.values())
     assert_equal(results, step_in_numpy(inputs))
-    on_device = {name: step_engine.to_device(array) for name, array in inputs.items()}
+    on_device = {name: on_gpu(array, gpu) for name, array in inputs.items()}
     assert_equal(step_engine(on_device), step_in_numpy(inputs))
     assert {plan.contexts[0].addresses[n] for n in inputs} == {array.address for array in on_device.values()}
     assert_equal(step_engine(inputs, ["features_1"]), {"features_1": step_in_numpy(inputs)["features_1"]})
@@ -111,12 +126,33 @@ def test_what_an_engine_returned_can_be_its_next_input(step_engine):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 10])
-def test_denoise_is_the_loop_over_the_steps_and_later_one_graph(step_engine, plan, cuda, steps):
+def test_a_loop_runs_turn_by_turn_and_later_as_one_graph(step_engine, plan, cuda, gpu, steps):
     for call, seed in enumerate((0, 1, 2)):
         z0 = latents(2, seed)
-        assert_equal(step_engine.denoise(z0, steps), denoise(NumpyStep(), z0, steps))
+        assert_equal(looped(step_engine, z0, steps), turn_by_turn(z0, steps))
         assert (plan.runs, cuda.launches) == (2 * steps, call)  # played and captured once, then replayed
-    assert_equal(step_engine.denoise(step_engine.to_device(z0), steps), denoise(NumpyStep(), z0, steps))
+    assert_equal(looped(step_engine, on_gpu(z0, gpu), steps), turn_by_turn(z0, steps))
+
+
+@pytest.mark.parametrize("turns", [2, 3, 6, 7])
+def test_a_loop_keeps_what_earlier_turns_gave(step_engine, cuda, turns):
+    """As diffusion restoration does, whose intermediate images guide what follows."""
+    keep = {"last": ("z_next", turns - 1), "early": ("z_next", 0), "map": ("features_2", turns - 2)}
+    loop = loop_of(turns, keep)
+    for call, seed in enumerate((0, 1, 2)):
+        tensors = {"z0": latents(2, seed)}
+        assert_equal(step_engine.loop(loop, tensors), run_loop(loop, NumpyStep(), tensors))
+        assert cuda.launches == call
+
+
+def test_another_loop_over_the_same_engine_is_another_graph(step_engine, cuda):
+    z0 = latents(1)
+    for keep in ({"kept": ("z_next", 0)}, {"kept": ("z_next", 1)}):
+        for _ in range(2):
+            assert_equal(
+                step_engine.loop(loop_of(4, keep), {"z0": z0}), run_loop(loop_of(4, keep), NumpyStep(), {"z0": z0})
+            )
+    assert cuda.launches == 2
 
 
 def test_every_step_has_a_device_address_of_its_own_number(step_engine, plan, cuda, monkeypatch):
@@ -131,14 +167,14 @@ def test_every_step_has_a_device_address_of_its_own_number(step_engine, plan, cu
     monkeypatch.setattr(FakeContext, "set_tensor_address", record)
     for steps in (2, 5, 3):
         seen.clear()
-        step_engine.denoise(latents(1), steps)
+        looped(step_engine, latents(1), steps)
         assert seen == [*range(steps), *range(steps)]
 
 
 def test_a_graph_is_captured_again_when_memory_has_moved(step_engine, plan, library, cuda, gpu):
     one, three = latents(1), latents(3, 1)
     for z0 in (one, one, three, three, one, one):
-        assert_equal(step_engine.denoise(z0, 4), denoise(NumpyStep(), z0, 4))
+        assert_equal(looped(step_engine, z0, 4), turn_by_turn(z0, 4))
     assert cuda.launches == 3  # of `one` once, `three` once, and `one` again after the buffers had grown
     # Another engine that needs more working memory moves that, too.
     encoder_plan = FakeEngine(SPECS["vae_encoder"], cuda, library, encode_in_numpy)
@@ -146,16 +182,16 @@ def test_a_graph_is_captured_again_when_memory_has_moved(step_engine, plan, libr
     encoder = TensorRTEngine(SPECS["vae_encoder"], encoder_plan, library, gpu)
     frames = np.random.default_rng(0).random((1, FRAMES, 3, 192, 192), dtype=np.float32)
     z0 = encoder({"frames": frames})["z0"]
-    assert_equal(step_engine.denoise(z0, 4), denoise(NumpyStep(), encode_in_numpy({"frames": frames})["z0"], 4))
+    assert_equal(looped(step_engine, z0, 4), turn_by_turn(encode_in_numpy({"frames": frames})["z0"], 4))
     assert cuda.launches == 3
-    assert_equal(step_engine.denoise(one, 4), denoise(NumpyStep(), one, 4))
+    assert_equal(looped(step_engine, one, 4), turn_by_turn(one, 4))
     assert cuda.launches == 4
 
 
 def test_calls_between_two_denoisings_do_no_harm(step_engine):
     z0, inputs = latents(2), step_inputs(2, seed=3)
     for _ in range(3):
-        assert_equal(step_engine.denoise(z0, 3), denoise(NumpyStep(), z0, 3))
+        assert_equal(looped(step_engine, z0, 3), turn_by_turn(z0, 3))
         assert_equal(step_engine(inputs), step_in_numpy(inputs))
 
 
@@ -163,7 +199,7 @@ def test_what_cannot_be_captured_runs_step_by_step_and_says_so(step_engine, plan
     plan.is_capturable = False
     for seed in range(2):
         z0 = latents(1, seed)
-        assert_equal(step_engine.denoise(z0, 4), denoise(NumpyStep(), z0, 4))
+        assert_equal(looped(step_engine, z0, 4), turn_by_turn(z0, 4))
     assert (plan.runs, cuda.launches) == (8, 0)
     assert "cannot capture unet_controller" in caplog.text
 
@@ -174,7 +210,7 @@ def test_failures_are_sentences(step_engine, plan, cuda):
     ):
         step_engine(step_inputs(5))
     with pytest.raises(ValueError, match="unet_controller takes z as float32"):
-        step_engine.denoise(latents(1).astype(np.float64), 2)
+        looped(step_engine, latents(1).astype(np.float64), 2)
     assert step_engine.max_videos == 4
     plan.is_broken = True
     with pytest.raises(tensorrt_backend.EngineRunError, match="could not run the engine: it broke"):
@@ -195,7 +231,7 @@ def test_a_capture_that_fails_leaves_the_stream_usable(gpu, cuda):
 
 def test_device_memory_is_freed_with_its_last_array(cuda, gpu):
     before = len(cuda.live)
-    array = DeviceArray.from_host(np.arange(6.0).reshape(2, 3), gpu.stream)
+    array = on_gpu(np.arange(6.0).reshape(2, 3), gpu)
     assert (array.shape, array.ndim, array.dtype, array.nbytes) == ((2, 3), 2, np.float64, 48)
     assert np.asarray(array, np.float32).tolist() == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(ValueError, match="without a copy"):
@@ -244,8 +280,8 @@ def test_an_engine_folder_opens(folder, manifest, openable):
     assert list(engines) == list(SPECS)
     frames = np.random.default_rng(0).random((2, FRAMES, 3, 192, 192), dtype=np.float32)
     z0 = engines["vae_encoder"]({"frames": frames})["z0"]
-    expected = denoise(NumpyStep(), encode_in_numpy({"frames": frames})["z0"], 3)
-    assert_equal(engines["unet_controller"].denoise(z0, 3), expected)
+    expected = turn_by_turn(encode_in_numpy({"frames": frames})["z0"], 3)
+    assert_equal(looped(engines["unet_controller"], z0, 3), expected)
 
 
 @pytest.mark.parametrize(

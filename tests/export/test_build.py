@@ -29,10 +29,11 @@ from diffvqa_export.weights import choose_weights, random_weights
 from diffvqa_rt.engines import Manifest, open_engines
 from diffvqa_rt.engines.torch_backend import torch_engines
 from diffvqa_rt.errors import EngineBuildError, EngineMismatchError, ParityError
+from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
-from diffvqa_rt.metrics.diffvqa.views import make_views
 from diffvqa_rt.models.diffvqa.checkpoints import save_weights
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.diffvqa.stages import stage_modules
@@ -119,10 +120,11 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip,
             return {name: np.full_like(values, np.nan) for name, values in results.items()}
 
     _, engines = open_engines(built_engines, "onnx")
-    views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
-    record_reference(choose_weights(TINY, None).load(), views, tmp_path)
+    given = METRIC.prepare(TINY, sample_frames(clip, TINY.frames).frames, Request())
+    reference = torch_engines(engine_specs(TINY), stage_modules(choose_weights(TINY, None).load()))
+    record_reference(METRIC, TINY, reference, given, tmp_path)
     broken = {**engines, "head": Broken(engines["head"])}
-    report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
+    report = measure_parity(broken, Reference(tmp_path), METRIC, TINY, STAGES, "fp32", clip.name, frames=2)
     assert any("head's score is off by inf" in f and "1 of its values are not finite" in f for f in report.failures)
     assert any(failure.startswith("the score is nan") for failure in report.failures)
 
@@ -144,10 +146,11 @@ def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tm
             return {n: np.concatenate([v[:1], change(v[1:])]) for n, v in results.items()}
 
     _, engines = open_engines(built_engines, "onnx")
-    views = make_views(sample_frames(clip, TINY.frames).frames, TINY.view_size)
-    record_reference(choose_weights(TINY, None).load(), views, tmp_path)
+    given = METRIC.prepare(TINY, sample_frames(clip, TINY.frames).frames, Request())
+    reference = torch_engines(engine_specs(TINY), stage_modules(choose_weights(TINY, None).load()))
+    record_reference(METRIC, TINY, reference, given, tmp_path)
     broken = {**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}
-    report = measure_parity(broken, Reference(tmp_path), TINY, STAGES, "fp32", clip.name, frames=2)
+    report = measure_parity(broken, Reference(tmp_path), METRIC, TINY, STAGES, "fp32", clip.name, frames=2)
     (failure,) = report.failures
     assert re.match(rf"vae_encoder gives a video another result in another slot of a batch \(by {difference}", failure)
 
@@ -218,7 +221,9 @@ def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, cap
     manifest, engines = open_engines(tmp_path / "out", "torch")
     assert manifest.weights.is_trained and manifest.weights.source == "weights.safetensors"
     frames = np.zeros((1, 2, 3, TINY.view_size, TINY.view_size), np.float32)
-    expected = torch_engines(random_network(TINY, seed=5))["vae_encoder"]({"frames": frames})["z0"]
+    expected = torch_engines(engine_specs(TINY), stage_modules(random_network(TINY, seed=5)))["vae_encoder"](
+        {"frames": frames}
+    )["z0"]
     assert np.array_equal(engines["vae_encoder"]({"frames": frames})["z0"], expected)
 
 

@@ -21,15 +21,16 @@ from tensorrt_stand_ins import (
     record_of,
 )
 
+from diffvqa_rt.chain import play
 from diffvqa_rt.engines import cuda_memory, open_engines
 from diffvqa_rt.engines.tensorrt_backend import open_tensorrt
 from diffvqa_rt.engines.tensorrt_library import load_library
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError
 from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.diffvqa.stages import stage_modules
-from diffvqa_rt.scoring import denoise
 from diffvqa_rt.specs import Profile
 
 
@@ -195,7 +196,6 @@ def test_what_the_parser_or_the_builder_refuses_is_one_sentence(rtx, built_engin
 def test_engines_on_a_gpu_agree_with_torch(runtime, module, is_stripped, manifest, built_engines, tmp_path):
     from diffvqa_rt.engines.torch_backend import torch_engines
     from diffvqa_rt.models.diffvqa.network import random_network
-    from diffvqa_rt.scoring import play
 
     if cuda_memory.gpu_architecture() is None:
         pytest.skip("needs an NVIDIA GPU")
@@ -214,20 +214,20 @@ def test_engines_on_a_gpu_agree_with_torch(runtime, module, is_stripped, manifes
         )
     record = record_of(tmp_path, files, plans, f"{runtime} {trt.__version__}")
     engines = open_tensorrt(tmp_path, manifest, record, runtime)
-    reference = torch_engines(random_network(TINY))
+    reference = torch_engines(SPECS, stage_modules(random_network(TINY)))
+    chain = METRIC.chain(TINY)
+    loop = chain[1]
     rng = np.random.default_rng(0)
-    steps = TINY.sampler.steps
     for videos in (1, 2, 1):
         frames = rng.uniform(-1, 1, (videos, FRAMES, 3, TINY.view_size, TINY.view_size)).astype(np.float32)
         z0 = reference["vae_encoder"]({"frames": frames})["z0"]
-        expected = denoise(reference["unet_controller"], z0, steps)
+        expected = play((loop,), reference, {"z0": z0})
         close = {"rtol": 0, "atol": 1e-3 * float(np.abs(z0).max())}
         np.testing.assert_allclose(np.asarray(engines["vae_encoder"]({"frames": frames})["z0"]), z0, **close)
         for _ in range(2):  # step by step, then as a graph
-            last = engines["unet_controller"].denoise(z0, steps)
-            for name in ("z_next", *FEATURES):
+            last = engines["unet_controller"].loop(loop, {"z0": z0})
+            for name in ("z0_hat", *FEATURES):
                 scale = float(np.abs(expected[name]).max())
                 np.testing.assert_allclose(np.asarray(last[name]), expected[name], rtol=0, atol=2e-3 * scale)
-        inputs = {"z0_hat": last["z_next"], **{name: last[name] for name in FEATURES}, "frames": frames}
-        score = np.asarray(engines["head"](inputs)["score"])
-        np.testing.assert_allclose(score, play(reference, frames, steps)["score"], rtol=0, atol=0.05)
+        score = np.asarray(engines["head"]({**last, "frames": frames})["score"])
+        np.testing.assert_allclose(score, play(chain, reference, {"frames": frames})["score"], rtol=0, atol=0.05)

@@ -1,5 +1,6 @@
 """Broken files through the decoder's process and through the command: each is scored, or refused by a sentence."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -15,6 +16,9 @@ from typing import Any
 
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder
 from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.serving.tritonserver import children
 from fuzz.mutations import mutated
 
@@ -24,7 +28,7 @@ SLACK_SECONDS = 10.0
 # glibc keeps what libraries free in pieces; a leak of a frame a file would be some 100 MiB after 10,000 files.
 MOST_GROWTH_MIB = 64.0
 
-_FRAMES, _VIEW_SIZE = 4, 32
+_CONFIG = dataclasses.replace(TINY, frames=4, view_size=64)
 _FILES_A_COMMAND = 100
 _KINDS = {
     "killed its decoder": re.compile(r"ended the decoder's process"),
@@ -73,7 +77,7 @@ def fuzz_files(files: Mapping[str, bytes], count: int, seed: int, threads: int =
         what, data = mutated(files, seed, index)
         start = time.monotonic()
         try:
-            decoded = decoder.views(data, _FRAMES, _VIEW_SIZE)
+            decoded = decoder.prepare(data, METRIC, _CONFIG, Request())
         except VideoDecodeError as error:
             sentence = str(error)
             kind = next((kind for kind, pattern in _KINDS.items() if pattern.search(sentence)), "refused")

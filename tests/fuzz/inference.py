@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 from served import still
 from tritonclient.grpc import service_pb2 as pb
 
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.serving.models import served_specs
+from diffvqa_rt.serving.models import served_models
 
 TYPES = {
     "BOOL": np.bool_,
@@ -29,9 +30,10 @@ TYPES = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
-MODELS = tuple(served_specs(TINY, "embedded"))
+_SERVED = served_models(METRIC, TINY, "embedded")
+MODELS = tuple(_SERVED)
 ENSEMBLE = MODELS[-1]
-OPTIONAL = frozenset().union(*(spec.optional for spec in served_specs(TINY, "embedded").values()))
+OPTIONAL = frozenset().union(*(spec.optional for spec in _SERVED.values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

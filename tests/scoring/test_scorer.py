@@ -11,7 +11,7 @@ import pytest
 from clips import make_clip
 
 from diffvqa_rt import Scorer, ScoringFailure, VideoScore
-from diffvqa_rt.results import STAGES
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 
 LOW, HIGH = 0.0, 100.0
 
@@ -47,7 +47,7 @@ def test_a_score_carries_what_it_takes_to_trust_it(scorer, clip):
     assert len(result.frame_scores) == len(result.frame_weights) == len(result.timestamps_seconds) == 8
     assert sum(result.frame_weights) == pytest.approx(1)
     assert np.dot(result.frame_scores, result.frame_weights) == pytest.approx(result.score, abs=1e-4)
-    assert tuple(result.stage_seconds) == STAGES
+    assert tuple(result.stage_seconds) == METRIC.stages
     assert result.video.codec == "h264" and result.video.width == 720
     assert result.model == "tiny" and len(result.weights_sha256) == 64
     json.dumps(result.as_dict())

@@ -18,7 +18,7 @@ from diffvqa_rt import Scorer, ScoringFailure, VideoScore
 from diffvqa_rt.engines import open_engines
 from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, ScoreWarning
-from diffvqa_rt.results import CSV_COLUMNS, csv_row, video_score
+from diffvqa_rt.results import csv_columns, csv_row, video_score
 from diffvqa_rt.scoring import model_facts
 
 LOW, HIGH = 0.0, 100.0
@@ -88,7 +88,7 @@ def test_a_file_that_kills_its_decoder_costs_its_own_row(scorer, tmp_path, monke
     names = ["before.mp4", "killer.mp4", "after.mp4"]
     for name in names:
         (tmp_path / name).write_bytes(make_clip(frames=1, size=(32, 32)))
-    begin = scorer._decoder.begin_views
+    begin = scorer._decoder.begin
 
     def begin_and_kill(source, *arguments, **options):
         if Path(source).name == "killer.mp4":
@@ -99,7 +99,7 @@ def test_a_file_that_kills_its_decoder_costs_its_own_row(scorer, tmp_path, monke
             killed(begun._process)
             return begun
         monkeypatch.undo()
-        monkeypatch.setattr(scorer._decoder, "begin_views", begin_and_kill)
+        monkeypatch.setattr(scorer._decoder, "begin", begin_and_kill)
         return begin(source, *arguments, **options)
 
     def killed(process):
@@ -107,7 +107,7 @@ def test_a_file_that_kills_its_decoder_costs_its_own_row(scorer, tmp_path, monke
         os.kill(process.pid, signal.SIGSEGV)
         return process
 
-    monkeypatch.setattr(scorer._decoder, "begin_views", begin_and_kill)
+    monkeypatch.setattr(scorer._decoder, "begin", begin_and_kill)
     before, killer, after = scorer.score_many([tmp_path / name for name in names])
     assert isinstance(before, VideoScore) and isinstance(after, VideoScore)
     assert killer.error == f"{tmp_path / 'killer.mp4'} ended the decoder's process (SIGSEGV); check the file"
@@ -209,7 +209,7 @@ def test_a_score_outside_of_the_range_is_its_end_and_says_so(scorer, clip):
     for score in (LOW, 50.125, HIGH):
         within = video_score(outputs_of(score), facts=facts, **about)
         assert (within.score, within.raw_score, within.warnings) == (score, score, ())
-    row = csv_row(high)
+    row = csv_row(high, csv_columns(scorer.manifest.metric.stages))
     assert row["raw_score"] == 104.25 and "score-out-of-range: " in row["warnings"]
 
 
@@ -218,4 +218,4 @@ def test_a_result_names_the_engines_that_made_it(scorer, clip):
     record = scorer.manifest.backends["onnx"]
     assert (result.engines_sha256, result.precision) == (engines_sha256(record.files), "fp32")
     assert result.engines_sha256 != engines_sha256(dict.fromkeys(record.files, "0" * 64))
-    assert CSV_COLUMNS[-3:] == ("engines_sha256", "precision", "raw_score")
+    assert csv_columns(scorer.manifest.metric.stages)[-3:] == ("engines_sha256", "precision", "raw_score")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from diffvqa_rt.errors import ScoreWarning
-from diffvqa_rt.results import STAGES, ModelFacts
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.results import ModelFacts
 from diffvqa_rt.serving.client.answers import AnswerError, score_from_answer
 from diffvqa_rt.video import sample_frames
 
@@ -47,7 +48,7 @@ def test_an_answer_is_a_score_with_its_warnings():
     score = score_from_answer(answer({**INFO, "warnings": told, "bit_rate": 1}), source="clip.mp4", seed=3)
     assert (score.source, score.seed, score.score, score.crop_spread) == ("clip.mp4", 3, 45, 10)
     assert score.warnings == (ScoreWarning("something-new", "Nobody knows it here."),)
-    assert score.score_range == (0, 100) and list(score.stage_seconds) == list(STAGES)
+    assert score.score_range == (0, 100) and list(score.stage_seconds) == list(METRIC.stages)
 
 
 def test_an_older_server_is_understood():

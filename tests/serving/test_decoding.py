@@ -15,6 +15,8 @@ from PIL import Image
 
 from diffvqa_rt.decoding.limits import LEAST_DECODE_MEMORY_BYTES
 from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.serving.decoding import Decoder
@@ -36,7 +38,7 @@ def import_path():
 
 @pytest.fixture(scope="module")
 def decoder():
-    decoder = Decoder(TINY, LIMITS, sys.executable)
+    decoder = Decoder(METRIC, TINY, LIMITS, sys.executable)
     yield decoder
     decoder.close()
 
@@ -48,8 +50,8 @@ def pid_of(decoder: Decoder) -> int:
 
 def assert_works(decoder: Decoder, seed: int = 0, crops: int = 1) -> None:
     clip = make_clip()
-    decoded, sampled = decoder.decode(clip, seed, crops), sample_frames(clip, TINY.frames)
-    np.testing.assert_array_equal(decoded.views, cut_views(sampled.frames, TINY.view_size, seed, crops))
+    decoded, sampled = decoder.decode(clip, Request(seed=seed, crops=crops)), sample_frames(clip, TINY.frames)
+    np.testing.assert_array_equal(decoded.arrays["frames"], cut_views(sampled.frames, TINY.view_size, seed, crops))
     assert (decoded.info, decoded.timestamps_seconds) == (sampled.info, sampled.timestamps_seconds)
     assert decoded.decode_seconds > 0
 
@@ -61,28 +63,31 @@ def test_views_are_those_of_this_process(decoder):
 
 def test_views_may_be_cut_by_dali(import_path):
     dali = pytest.importorskip("diffvqa_rt.metrics.diffvqa.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
-    decoder = Decoder(TINY, LIMITS, sys.executable, cutter="dali")
+    decoder = Decoder(METRIC, TINY, LIMITS, sys.executable)
     try:
         clip = make_clip()
-        decoded, sampled = decoder.decode(clip, 5, 2), sample_frames(clip, TINY.frames)
+        decoded, sampled = (
+            decoder.decode(clip, Request(seed=5, crops=2, resized_by="dali")),
+            sample_frames(clip, TINY.frames),
+        )
     finally:
         decoder.close()
-    np.testing.assert_array_equal(decoded.views, dali.DaliViews(TINY.view_size).cut(sampled.frames, 5, 2))
+    np.testing.assert_array_equal(decoded.arrays["frames"], dali.DaliViews(TINY.view_size).cut(sampled.frames, 5, 2))
     assert (decoded.info, decoded.timestamps_seconds) == (sampled.info, sampled.timestamps_seconds)
 
 
 def test_a_plan_for_a_gpu_is_that_of_this_process(decoder):
     clip = make_clip(size=(320, 240), orientation=(90, True))
-    planned, expected = decoder.plan(clip, crops=1), plan_decoding(clip, TINY.frames)
+    planned, expected = decoder.plan(clip, Request()), plan_decoding(clip, TINY.frames)
     assert planned.source == clip and planned.as_dict() == expected.as_dict()
     np.testing.assert_array_equal(planned.frame_numbers, expected.frame_numbers)
     np.testing.assert_array_equal(planned.rgb_matrix, expected.rgb_matrix)
     assert (planned.frame_numbers.dtype, planned.rgb_matrix.dtype) == (np.int32, np.float32)
-    assert decoder.plan(make_clip("libvpx", "webm"), crops=1) is None
+    assert decoder.plan(make_clip("libvpx", "webm"), Request()) is None
     with pytest.raises(VideoDecodeError, match="60 frames, and this server takes at most 50"):
-        decoder.plan(make_clip(frames=60, size=(160, 160)), crops=1)
+        decoder.plan(make_clip(frames=60, size=(160, 160)), Request())
     with pytest.raises(ValueError, match="crops is 4"):
-        decoder.plan(clip, crops=4)
+        decoder.plan(clip, Request(crops=4))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,7 @@ def test_a_plan_for_a_gpu_is_that_of_this_process(decoder):
 def test_what_is_beyond_the_limits_gets_its_sentence(decoder, video, sentence):
     pid = pid_of(decoder)
     with pytest.raises(VideoDecodeError, match=sentence):
-        decoder.decode(video, 0, 1)
+        decoder.decode(video, Request())
     assert_works(decoder)
     assert pid_of(decoder) == pid
 
@@ -112,7 +117,7 @@ def test_what_is_beyond_the_limits_gets_its_sentence(decoder, video, sentence):
 )
 def test_bad_arguments_get_the_sentence_of_scoring_here(decoder, seed, crops, sentence):
     with pytest.raises(ValueError, match=sentence):
-        decoder.decode(make_clip(), seed, crops)
+        decoder.decode(make_clip(), Request(seed=seed, crops=crops))
     assert_works(decoder)
 
 
@@ -125,13 +130,13 @@ def test_a_process_that_was_killed_is_replaced(decoder):
 
 
 def test_a_video_that_takes_too_long_ends_with_its_process():
-    decoder = Decoder(TINY, RequestLimits(max_decode_seconds=1.5), sys.executable)
+    decoder = Decoder(METRIC, TINY, RequestLimits(max_decode_seconds=1.5), sys.executable)
     try:
         assert_works(decoder)
         os.kill(pid_of(decoder), signal.SIGSTOP)
         start = time.monotonic()
         with pytest.raises(VideoDecodeError, match="takes longer than 1.5 s to decode"):
-            decoder.decode(make_clip(), 0, 1)
+            decoder.decode(make_clip(), Request())
         assert time.monotonic() - start < 3
         assert_works(decoder)
     finally:
@@ -144,13 +149,13 @@ def test_a_video_that_takes_too_much_memory_is_refused(decoder):
         (peak_kib,) = (int(line.split()[1]) for line in status if line.startswith("VmPeak"))
     # Enough for a small clip, and no less than may be; a picture of 16 million pixels is 50 MB in RGB, more than once.
     most = max((peak_kib << 10) + (24 << 20), LEAST_DECODE_MEMORY_BYTES)
-    narrow = Decoder(TINY, RequestLimits(max_decode_memory_bytes=most), sys.executable)
+    narrow = Decoder(METRIC, TINY, RequestLimits(max_decode_memory_bytes=most), sys.executable)
     still = io.BytesIO()
     Image.new("RGB", (4096, 4096), (200, 30, 60)).save(still, "PNG", compress_level=1)
     try:
         assert_works(narrow)
         with pytest.raises(VideoDecodeError, match="MiB to decode|no frame that decodes|ended the decoder's process"):
-            narrow.decode(still.getvalue(), 0, 1)
+            narrow.decode(still.getvalue(), Request())
         assert_works(narrow)
     finally:
         narrow.close()

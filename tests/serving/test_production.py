@@ -16,16 +16,17 @@ from served import assert_same, free_ports, parsed
 pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
 
 import diffvqa_rt.serving.server as server_module
+from diffvqa_rt.chain import play
 from diffvqa_rt.engines import open_engines
 from diffvqa_rt.metrics.diffvqa.dali import DaliViews, EncodedViews
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.results import STAGES, VideoScore, video_score
-from diffvqa_rt.scoring import model_facts, play
+from diffvqa_rt.results import VideoScore, video_score
+from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving import Client, Server, ServerConfig, ServerError
 from diffvqa_rt.serving.repository import assemble_repository
 from diffvqa_rt.serving.tritonserver import children
 from diffvqa_rt.video import sample_frames
-from diffvqa_rt.video.crops import scaling_warnings
 from diffvqa_rt.video.plan import plan_decoding
 
 STAND_INS = {
@@ -139,14 +140,14 @@ def engines(cuda_engines):
 def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore:
     manifest, opened = engines
     return video_score(
-        play(opened, views, manifest.config.sampler.steps),
+        play(METRIC.chain(TINY), opened, {"frames": views}),
         source="<bytes>",
         seed=seed,
         timestamps_seconds=sampled.timestamps_seconds,
         info=sampled.info,
-        stage_seconds=dict.fromkeys(STAGES, 1.0),
+        stage_seconds=dict.fromkeys(METRIC.stages, 1.0),
         facts=model_facts(manifest, "onnx-cuda", "dali"),
-        warnings=sampled.warnings + scaling_warnings(sampled.info.width, sampled.info.height, TINY.view_size),
+        warnings=sampled.warnings + METRIC.warnings(TINY, sampled.info),
     )
 
 

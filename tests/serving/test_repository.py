@@ -6,18 +6,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-from served import parsed
+from served import in_protobuf, parsed
 
 from diffvqa_rt.engines.manifest import MAX_VIDEOS, Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.serving.models import served_specs
+from diffvqa_rt.serving.model_config import config_of_dali, config_of_engine, config_of_ensemble, config_of_program
+from diffvqa_rt.serving.models import served_models
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls, StageSettings, manifest_sha256
 
+GOLDEN = Path(__file__).parent / "golden"
 FORMS = ("embedded", "production")
-SPECS = {form: served_specs(TINY, form) for form in FORMS}
+SPECS = {form: served_models(METRIC, TINY, form) for form in FORMS}
 NUMPY_NAMES = {
     "FP32": "float32",
     "FP64": "float64",
@@ -82,8 +85,8 @@ def whole_borders(config, tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def test_there_is_a_model_for_every_stage_and_one_for_all(configs, repository, settings):
-    stages = {"preprocess", "vae_encoder", "denoise", "head", "metrics", "diffvqa"}
-    ours = {"preprocess", "denoise", "metrics"}
+    stages = {"preprocess", "vae_encoder", "denoise", "head", "finish", "diffvqa"}
+    ours = {"preprocess", "denoise", "finish"}
     if settings.form == "embedded":
         ours |= {"vae_encoder", "head"}
     else:
@@ -124,6 +127,34 @@ def test_the_ensemble_joins_equal_tensors_and_gives_out_all_that_a_result_needs(
     given_out = borders(configs["diffvqa"].output)
     assert given_out.items() <= known.items()
     assert {"score", "frame_scores", "frame_weights", "timestamps_seconds", "video_info", "model"} < set(given_out)
+
+
+@pytest.mark.parametrize("kind", ["embedded-onnx", "production-onnx-cuda", "production-tensorrt"])
+def test_a_printed_config_is_the_one_that_was_written_by_hand(kind):
+    """`golden/` has the configs of before a chain printed them, but for the name of the last model."""
+    form, _, backend = kind.partition("-")
+    golden = GOLDEN / kind
+    models = SPECS[form]
+    for path in golden.iterdir():
+        expected, found = (in_protobuf(text) for text in (path.read_text(), printed(models[path.stem], backend)))
+        added = found.parameters.keys() - expected.parameters.keys()
+        for name in added:
+            del found.parameters[name]
+        assert found == expected, path
+        assert added <= {"settings", *models[path.stem].parameters}
+    if backend != "tensorrt":  # whose other models are those of onnx-cuda
+        assert {path.stem for path in golden.iterdir()} == set(models)
+
+
+def printed(model, backend: str) -> str:
+    if model.program is not None:
+        return config_of_program(model, "{}")
+    if model.engine == "dali":
+        return config_of_dali(model)
+    if model.engine is not None:
+        theirs, suffix = {"tensorrt": ("tensorrt", "plan"), "onnx-cuda": ("onnxruntime", "onnx")}[backend]
+        return config_of_engine(model, theirs, f"{model.engine}.{suffix}")
+    return config_of_ensemble(model)
 
 
 def test_settings_cross_over_unchanged(configs, settings):

@@ -21,7 +21,8 @@ from served import CLIPS, MAX_REQUEST_MIB, Served, assert_same, free_ports, grpc
 
 from diffvqa_rt import Scorer, cli
 from diffvqa_rt.errors import EngineMismatchError, VideoDecodeError
-from diffvqa_rt.results import CSV_COLUMNS, ScoringFailure
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.results import ScoringFailure, csv_columns
 from diffvqa_rt.serving import Client, ClientTls, RequestError, Server, ServerConfig, ServerError, find_tritonserver
 from diffvqa_rt.serving.tritonserver import children
 
@@ -183,7 +184,7 @@ def test_the_command_prints_what_scoring_here_prints(served, built_engines, clip
     assert "bad.mp4 is not a video" in there.err
     assert cli.main(["client", "--url", served.url, "--format", "csv", str(bad)]) == 1
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert tuple(row) == CSV_COLUMNS and "bad.mp4 is not a video" in row["error"]
+    assert tuple(row) == csv_columns(METRIC.stages) and "bad.mp4 is not a video" in row["error"]
     assert cli.main(["client", "--url", served.url, "--crops", "4", str(clip)]) == 2
     assert "this server takes at most 3" in capsys.readouterr().err
 
@@ -212,7 +213,7 @@ def test_what_changes_the_server_is_closed(served, tmp_path):
 
 
 def test_no_process_of_the_server_has_torch(served):
-    for name in ("preprocess", "vae_encoder", "denoise", "head", "metrics"):
+    for name in ("preprocess", "vae_encoder", "denoise", "head", "finish"):
         assert served.pids(name)
         for pid in served.pids(name):
             maps = Path(f"/proc/{pid}/maps").read_text()

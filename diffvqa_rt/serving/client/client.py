@@ -150,7 +150,7 @@ class Client:
             RequestError: no answer within the deadline, the server failed, or `close` was called meanwhile.
             ValueError, TypeError: the seed or the crops are out of range, or the source is of another kind.
         """
-        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         with self._waiter() as waiter:
             return self._ask(waiter, source_name(source), encoded_video(source), request)
 
@@ -165,7 +165,7 @@ class Client:
         Raises:
             ValueError, TypeError: the seed or the crops are out of range, or `sources` is a single video.
         """
-        request = Request.checked(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         under_way: deque[Future[Result]] = deque()

@@ -8,7 +8,8 @@ import pytest
 
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.metrics.diffvqa.presets import PRESETS, SD21, TINY, preset_named
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.metrics.diffvqa.presets import PRESETS, SD21, TINY
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -50,7 +51,7 @@ def test_an_unknown_field_is_refused():
 
 def test_an_unknown_preset_lists_the_right_names():
     with pytest.raises(ValueError, match="expected one of tiny, sd21"):
-        preset_named("tinny")
+        METRIC.preset_named("tinny")
 
 
 def test_engine_borders_follow_the_design():

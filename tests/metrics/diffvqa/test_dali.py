@@ -16,9 +16,10 @@ from nvidia.dali import Pipeline
 
 from diffvqa_rt.errors import DeviceDecodeError
 from diffvqa_rt.metrics.diffvqa.dali import DaliViews, EncodedViews, preprocess_pipeline, write_model
+from diffvqa_rt.metrics.diffvqa.device import device_inputs
 from diffvqa_rt.metrics.diffvqa.views import make_views
 from diffvqa_rt.video import crop_places, sample_frames
-from diffvqa_rt.video.plan import device_inputs, plan_decoding
+from diffvqa_rt.video.plan import plan_decoding
 
 SIZE = 64
 

@@ -40,7 +40,7 @@ class TritonPythonModel:
         if self._responder.is_stopped:
             raise UnavailableError("the server is stopping; ask again later, or another one")
         asked = {name: inputs[name][0].item() if name in inputs else default for name, default in DEFAULTS.items()}
-        asked = dataclasses.replace(Request.checked(**asked), resized_by=self._resized_by)
+        asked = Request(**asked, resized_by=self._resized_by)
         video = inputs["video"].data
         prepared = self._prepare_on_device(video, asked) if self._dali else None
         arrays, decoded, decode_seconds = prepared or self._prepare_on_host(video, asked)

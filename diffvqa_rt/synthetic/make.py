@@ -1,8 +1,8 @@
 """The synthetic distortion set: pristine scenes, each with every ladder of distortions, labelled.
 
-    python -m diffvqa_rt.synthetic.make --out build/synthetic --contents 40 --jobs 2
+    python -m diffvqa_rt.synthetic --out build/synthetic --contents 40 --jobs 2
 
-A set's folder holds `settings.json` (what decides its bytes), `manifest.csv` (`manifest.SyntheticClip`, one row a clip)
+A set's folder holds `settings.json` (what decides its bytes), `manifest.csv` (one `SyntheticClip` a row)
 and `scenes/<scene>/<distortion>-<severity>.mp4`. A run that is killed and started again keeps what was finished and
 ends with the same bytes; with more contents, a set grows.
 """
@@ -238,7 +238,7 @@ def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m diffvqa_rt.synthetic.make",
+        prog="python -m diffvqa_rt.synthetic",
         description="Make the synthetic distortion set: clips with known faults, labelled by VMAF or by their order.",
     )
     defaults = SyntheticConfig(out=Path())
@@ -354,7 +354,3 @@ def _report(out: Path, clips: list[SyntheticClip], seconds: float) -> None:
         f"{out}: {len(clips)} clips, {sides['train']} contents for training and {sides['validation']} for validation, "
         f"{megabytes:.0f} MB, in {seconds:.0f} s"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,8 +21,7 @@ from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.scoring import denoise
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-from diffvqa_rt.training.diffvqa.pictures import OnProgress
-from diffvqa_rt.training.loop import read_ahead
+from diffvqa_rt.training.loop import OnProgress, read_ahead
 
 _NAMED_AT_MOST = 5
 _FULL_PRECISION = "no"

@@ -42,9 +42,9 @@ from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective, Trained, V
 from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.diffvqa.head import HeadBatches, HeadObjective, predict_videos
-from diffvqa_rt.training.diffvqa.pictures import OnProgress, PictureBatches, StoredPictures, store_pictures
+from diffvqa_rt.training.diffvqa.pictures import PictureBatches, StoredPictures, store_pictures
 from diffvqa_rt.training.diffvqa.start import start_alike_everywhere, with_new_head
-from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
+from diffvqa_rt.training.loop import FitConfig, Objective, OnProgress, StepBatches, fit
 from diffvqa_rt.video import DECODING_VERSION
 
 # Of the TCAB's pairs, that its patches are measured on before it learns.

@@ -22,12 +22,11 @@ from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.views import normalize_views
 from diffvqa_rt.models.diffvqa.fusion import ScoreMLP
 from diffvqa_rt.models.diffvqa.network import DiffVQA
-from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
+from diffvqa_rt.models.diffvqa.tcab import MambaBlock, TemporalCoherenceBlock
 from diffvqa_rt.synthetic.distortions import LADDERS
 from diffvqa_rt.synthetic.labelled import LabelledVideo
 from diffvqa_rt.training.diffvqa.head import opinion_loss
-from diffvqa_rt.training.diffvqa.pictures import OnProgress
-from diffvqa_rt.training.loop import Batch, Objective, StepBatches
+from diffvqa_rt.training.loop import Batch, Objective, OnProgress, StepBatches
 
 # Along each axis of a patch of 16, in half periods: dense where pictures have their energy.
 _FREQUENCIES = (0, 1, 2, 4, 6, 9, 12, 15)
@@ -70,6 +69,8 @@ class ReadTcab(nn.Module):
 
 class ReadTcabObjective(Objective):
     """`opinion_loss` of both scores of a `ReadTcab`; args of `forward` as `VersionPairs` gives them."""
+
+    recomputed = (MambaBlock,)
 
     def __init__(self, trained: ReadTcab, config: DiffVQAConfig) -> None:
         super().__init__()

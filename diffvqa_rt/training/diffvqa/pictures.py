@@ -1,7 +1,6 @@
 """Batches of pictures from a folder of videos and images, as the extractor sees them: what adaptation learns on."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.files import write_whole
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
 from diffvqa_rt.metrics.diffvqa.views import cut_views, normalize_views
 from diffvqa_rt.training.loop import Batch, OnProgress, StepBatches
@@ -95,15 +95,17 @@ class StoredPictures(StepBatches):
 
 def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress: OnProgress | None = None) -> None:
     """Keeps the pictures of the first steps of `batches`, `count` or the next few, for `StoredPictures`."""
-    part, made = path.with_name(path.name + ".part"), 0
-    first = batches[0]["pictures"]
-    steps = -(-count // len(first))
-    kept = np.lib.format.open_memmap(part, "w+", np.uint8, (steps * len(first), *first.shape[1:]))
-    for step in range(steps):
-        pixels = (batches[step]["pictures"].numpy() + 1) * 127.5
-        kept[made : made + len(pixels)] = np.rint(pixels)
-        made += len(pixels)
-        if on_progress:
-            on_progress(made, len(kept))
-    kept.flush()
-    os.replace(part, path)
+
+    def write(part: Path) -> None:
+        made, first = 0, batches[0]["pictures"]
+        steps = -(-count // len(first))
+        kept = np.lib.format.open_memmap(part, "w+", np.uint8, (steps * len(first), *first.shape[1:]))
+        for step in range(steps):
+            pixels = (batches[step]["pictures"].numpy() + 1) * 127.5
+            kept[made : made + len(pixels)] = np.rint(pixels)
+            made += len(pixels)
+            if on_progress:
+                on_progress(made, len(kept))
+        kept.flush()
+
+    write_whole(path, write)

@@ -38,7 +38,7 @@ LOG_EVERY_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """How to train, whatever is trained: Adam, with decoupled weight decay (Loshchilov & Hutter 2019, AdamW).
+    """The settings of a run, whatever is trained: Adam, with decoupled weight decay (Loshchilov & Hutter 2019, AdamW).
 
     The paper says Adam and a decay of 1e-2. Added to gradients that are smaller than that, as `torch.optim.Adam` does,
     it takes the Controller apart: after 1,500 steps of `tiny` nine in ten of its weights were below 1e-6.
@@ -215,7 +215,7 @@ def fit(
 def refuse_another_run(
     objective: Objective, config: FitConfig, out: Path, describes: Mapping[str, Any], accelerator: Accelerator
 ) -> None:
-    """What `fit` would refuse of the checkpoint in `out`, before hours are spent on the way to it.
+    """Refuses the checkpoint in `out` where `fit` would, before hours are spent on the way to it.
 
     Raises:
         TrainingError: as `fit` does.
@@ -226,7 +226,7 @@ def refuse_another_run(
 
 
 def _is_anyone(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether it is so on any process: all are to leave at the same step, or the rest wait for gradients for ever."""
+    """True where the flag is set on any process: all leave at one step, or the rest wait for gradients for ever."""
     if flag:
         accelerator.set_trigger()
     return accelerator.check_trigger()
@@ -323,7 +323,7 @@ def checkpoint_activations(module: nn.Module, blocks: tuple[type[nn.Module], ...
     for block in module.modules():
         if isinstance(block, blocks):
             # The instance's own: a module around it would change the names of its weights.
-            block.forward = _run_again(block.forward)  # type: ignore[method-assign]
+            block.forward = _run_again(block.forward)
 
 
 def _run_again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -35,7 +35,7 @@ def find_media(places: Sequence[Path]) -> list[Path]:
 
 
 def media_digest(files: Sequence[Path]) -> str:
-    """SHA-256 of which files there are, by name, size, beginning and end: whether a run may go on with them.
+    """SHA-256 of which files there are, by name, size, beginning and end; a run goes on only where it is the same.
 
     Not by all of their content: a data set has a terabyte of it.
 

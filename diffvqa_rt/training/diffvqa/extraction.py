@@ -117,24 +117,28 @@ def fill_cache(
         cache.make_room(entries)
     accelerator.wait_for_everyone()
     missing = cache.missing(entries)
-    # Nobody writes before all have listed: each is to take its share of the same list.
+    # Barrier: every process must list the missing entries before any of them writes.
     accelerator.wait_for_everyone()
     share = missing[accelerator.process_index :: accelerator.num_processes]
     if extract.is_for_one_process:
         share = missing if accelerator.is_main_process else []
-    failed: list[str] = []
+    failed: dict[Path, str] = {}
     for done, (entry, views) in enumerate(_decoded(share, cache, workers), start=1):
         if isinstance(views, str):
-            failed.append(views)
+            failed[entry.path] = views
         else:
             cache.write(entry, extract(views) | {"frames": views})
         if on_progress and accelerator.is_main_process:
             on_progress(done, len(share))
     accelerator.wait_for_everyone()
     if failed:
-        shown = "; ".join(failed[:_NAMED_AT_MOST])
+        shown = "; ".join(list(failed.values())[:_NAMED_AT_MOST])
         others = f"; and {len(failed) - _NAMED_AT_MOST} others" if len(failed) > _NAMED_AT_MOST else ""
-        raise TrainingError(f"take these out of the data, the features of all others are made: {shown}{others}")
+        count = "1 video" if len(failed) == 1 else f"{len(failed)} videos"
+        raise TrainingError(
+            f"{count} could not be decoded; remove them and run again (features of the others are cached): "
+            f"{shown}{others}"
+        )
 
 
 class _Views(Dataset[Tensor | str]):

@@ -18,7 +18,7 @@ from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.loop import Batch, Objective, StepBatches
 
 ORDER_MARGIN = 0.04
-"""What a step of severity is to cost where no label says it, as a share of the score's range."""
+"""The cost of a step of severity where no label says it, as a share of the score's range."""
 
 _FEATURES = ("features_0", "features_1", "features_2", "features_3")
 _PAIR = 2

@@ -86,7 +86,7 @@ class EngineExtractor:
 
     @cached_property
     def _engines(self) -> Mapping[str, Engine]:
-        """Raises EngineMismatchError, DeviceUnavailableError where they cannot be played here."""
+        """Raises EngineMismatchError, DeviceUnavailableError where they cannot run here."""
         # Not before: where all features are there, neither the runtime nor its device is needed.
         return open_engines(self._folder, self._backend, self._threads, names=("vae_encoder", "unet_controller"))[1]
 

@@ -128,7 +128,7 @@ def test_autocast_and_engines_share_no_entry_in_half_precision_nor_in_full(tmp_p
     assert paths[2] == paths[5] and len(set(paths)) == len(paths) - 1
 
 
-def test_engines_are_played_by_the_main_process_for_all(tmp_path, network, clips):
+def test_engines_run_in_the_main_process_for_all(tmp_path, network, clips):
     cache, asked = cache_in(tmp_path, network), []
 
     class Engines(TorchExtractor):

@@ -27,7 +27,7 @@ from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.synthetic.labelled import some_scenes
 from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_markdown, agreement_of
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
-from diffvqa_rt.training.diffvqa.bundled.stages import Kitchen
+from diffvqa_rt.training.diffvqa.bundled.stages import WeightsBuild
 from diffvqa_rt.training.diffvqa.extraction import TorchExtractor
 from diffvqa_rt.training.diffvqa.head import predict_videos
 from diffvqa_rt.training.diffvqa.start import with_new_head
@@ -72,21 +72,25 @@ LINES: dict[str, Line] = {
 
 
 def ablate(
-    kitchen: Kitchen, name: str, *, train_scenes: int, held_out_scenes: int, epochs: int
+    build: WeightsBuild, name: str, *, train_scenes: int, held_out_scenes: int, epochs: int
 ) -> list[LadderAgreement]:
-    """How one line's scores follow the held-out labels and ladders."""
+    """The agreement of one line's scores with the held-out labels and ladders."""
     change, describe = LINES[name]
-    network = change(load_weights(kitchen.controller())[0])
-    train = some_scenes(kitchen.videos("train", 1), train_scenes)
-    held_out = some_scenes(kitchen.videos("validation", 1), held_out_scenes)
-    cache = kitchen.features(network, TorchExtractor(network, Accelerator()), [*train, *held_out])
+    network = change(load_weights(build.controller())[0])
+    train = some_scenes(build.videos("train", 1), train_scenes)
+    held_out = some_scenes(build.videos("validation", 1), held_out_scenes)
+    cache = build.features(network, TorchExtractor(network, Accelerator()), [*train, *held_out])
     run = f"ablation/{name.replace(' ', '-')}"
-    trained = kitchen.train_head(run, network, describe(network.config), train, cache, epochs)
-    return agreement_of(held_out, predict_videos(trained, held_out, cache), kitchen.set)
+    trained = build.train_head(run, network, describe(network.config), train, cache, epochs)
+    return agreement_of(held_out, predict_videos(trained, held_out, cache), build.set)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
+def main(argv: list[str] | None = None, recipe: Recipe | None = None) -> int:
+    """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments.
+
+    Args:
+        recipe: of the network and its training; that of the bundled weights if not given.
+    """
     parser = argparse.ArgumentParser(
         description="Train and measure the network without its parts. A run that was stopped goes on.",
     )
@@ -106,12 +110,12 @@ def main(argv: list[str] | None = None) -> int:
     names = arguments.lines.split(",")
     if unknown := [name for name in names if name not in LINES]:
         parser.error(f"there is no line {', '.join(unknown)}; expected some of {', '.join(LINES)}")
-    kitchen = Kitchen(Recipe(), arguments.work)
+    build = WeightsBuild(recipe or Recipe(), arguments.work)
     options = {name: getattr(arguments, name) for name in ("train_scenes", "held_out_scenes", "epochs")}
     made: dict[str, list[LadderAgreement]] = {}
     try:
         for name in names:
-            made[name] = ablate(kitchen, name, **options)
+            made[name] = ablate(build, name, **options)
             lines = {done: [asdict(row) for row in rows] for done, rows in made.items()}
             text = json.dumps(options | {"machine": machine(PACKAGES), "lines": lines}, indent=1) + "\n"
             write_whole(arguments.out, partial(Path.write_text, data=text, encoding="utf-8"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from diffvqa_rt.engines import BACKENDS
 from diffvqa_rt.engines.describe import describe
 from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.files import FileWriteError
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import PRESETS
 from diffvqa_rt.specs import Profile
@@ -118,11 +119,11 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         estimate.refuse_what_does_not_fit()
         manifest = build_engines(request, report_progress)
+    except (OSError, FileWriteError) as error:
+        print(f"build_engines.py: {_sentence(error, request.out)}", file=sys.stderr)
+        return 1
     except (DiffVQAError, ValueError) as error:
         print(f"build_engines.py: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"build_engines.py: {_sentence(error, request.out)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"build_engines.py: interrupted; the same command goes on from {request.out}.work", file=sys.stderr)
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _sentence(error: OSError, out: Path) -> str:
+def _sentence(error: OSError | FileWriteError, out: Path) -> str:
     if error.errno == errno.ENOSPC:
         return f"the disk of {out} is full; make room (see --dry-run), and the same command goes on from {out}.work"
     return str(error)

@@ -48,9 +48,10 @@ def run_adapt(arguments: argparse.Namespace) -> int:
     from diffvqa_rt.models.diffvqa.checkpoints import save_weights
     from diffvqa_rt.models.weights import weights_sha256
     from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective
-    from diffvqa_rt.training.diffvqa.pictures import PictureBatches, find_media, media_digest
+    from diffvqa_rt.training.diffvqa.pictures import PictureBatches
     from diffvqa_rt.training.diffvqa.start import network_to_start_from
     from diffvqa_rt.training.loop import fit
+    from diffvqa_rt.training.media import find_media, media_digest
 
     try:
         config = fit_config(arguments, arguments.steps)

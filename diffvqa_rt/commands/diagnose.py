@@ -57,7 +57,7 @@ def add_diagnose_command(commands: "argparse._SubParsersAction[argparse.Argument
         "--data",
         type=Path,
         metavar="SET",
-        help="the folder of a synthetic set (python -m diffvqa_rt.synthetic.make)",
+        help="the folder of a synthetic set (python -m diffvqa_rt.synthetic)",
     )
     command.add_argument(
         "--split",

@@ -52,7 +52,7 @@ def add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         type=_parse_data,
         metavar="NAME=PATH",
         help=f"a data set ({names}; `diffvqa evaluate --help` has their layouts), or {SYNTHETIC}=DIR, a set that "
-        "python -m diffvqa_rt.synthetic.make made",
+        "python -m diffvqa_rt.synthetic made",
     )
     command.add_argument(
         "--weights",

@@ -1,4 +1,4 @@
-"""How well scores agree with opinions: SRCC, PLCC before and after the logistic fit, KRCC and RMSE, with intervals.
+"""The agreement of scores with opinions: SRCC, PLCC before and after the logistic fit, KRCC and RMSE, with intervals.
 
 The coefficients are SciPy's. The fit is the 4-parameter logistic of VQEG's reports (Final report on the validation of
 objective models of video quality assessment, 2000; in the form of Seshadrinathan et al., TIP 2010):
@@ -52,7 +52,7 @@ class OpinionCurve:
 
     @property
     def is_falling(self) -> bool:
-        """Whether high scores go with low opinions."""
+        """True where high scores go with low opinions."""
         return self.parameters[0] < (0 if self.kind == "line" else self.parameters[1])
 
 
@@ -67,7 +67,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """What scores and opinions of the same videos have in common.
+    """The agreement of scores with opinions of the same videos.
 
     Attributes:
         videos: how many there are.
@@ -94,7 +94,7 @@ def measure_agreement(
 
     The intervals are bootstrap percentiles (2.5 and 97.5) over resampled videos, with the curve fitted anew in each.
     Percentiles, since BCa's acceleration takes one more fit for each video (thousands, for LSVQ) and gains nothing at
-    hundreds of videos: `tests/test_training_correlation.py` measures the coverage.
+    hundreds of videos: `tests/evaluation/test_correlation.py` measures the coverage.
 
     Args:
         scores: predictions, finite, on any scale; higher is better.
@@ -255,5 +255,5 @@ def _check(name: str, values: ArrayLike) -> _Floats:
 
 
 def _is_constant(values: _Floats) -> bool:
-    """Whether values differ by rounding at most: a coefficient of such would be noise."""
+    """True where values differ by rounding at most: a coefficient of such would be noise."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())

@@ -27,7 +27,7 @@ ProtocolName = Literal["splits", "published", "whole"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSet:
-    """How to read a data set and how it is used.
+    """A data set: its layout, and its use.
 
     Attributes:
         title: its name in print.
@@ -232,7 +232,7 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def parse_flag(row: SourceRow, column: str) -> bool:
-    """Whether a cell says True. Raises MosTableError where it says neither."""
+    """The flag that a cell holds. Raises MosTableError where it is neither True nor False."""
     text = row.cells[column].lower()
     if text not in ("true", "false", "1", "0"):
         raise MosTableError(f"{row.where}: {column} is {row.cells[column]!r}; expected True or False")

@@ -64,7 +64,7 @@ class Evaluation:
 
     @property
     def is_retrained(self) -> bool:
-        """Whether each random split was tested with a model that was trained on the rest of it."""
+        """True where each random split was tested with a model that was trained on the rest of it."""
         return self.whole is None
 
     @property
@@ -83,7 +83,7 @@ class Evaluation:
         return (*(self.whole.notes if self.whole else ()), *of_splits)
 
     def headline(self, metric: MetricName) -> Estimate:
-        """What stands in a paper's table: the mean over the random splits, else value and interval over the whole."""
+        """The value that a paper's table shows: the mean over the random splits, else the whole's with its interval."""
         if self.splits:
             return Estimate(value=statistics.fmean(self.over_splits(metric)))
         return self.pictured.metrics[metric]

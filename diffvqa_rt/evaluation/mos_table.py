@@ -141,12 +141,12 @@ class MosTableBuilder:
             split, content: as in `MosRow`.
 
         Raises:
-            MosTableError: no name, one that was there before, or an opinion that is no number or out of range.
+            MosTableError: no name, one that appears twice, or an opinion that is no number or out of range.
         """
         if not name:
             raise MosTableError(f"{where}: the row names no video")
         if name in self._rows:
-            raise MosTableError(f"{where}: {name} was there before ({self._places[name]})")
+            raise MosTableError(f"{where}: {name} appears twice; first in {self._places[name]}")
         value = parse_number(where, "MOS", mos)
         if self._mos_range and not self._mos_range[0] <= value <= self._mos_range[1]:
             low, high = self._mos_range

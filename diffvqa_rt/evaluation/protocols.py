@@ -1,4 +1,4 @@
-"""Which videos a model is tested on (SPEC §5): random 8:2 splits, published splits, or all of a data set."""
+"""The videos that a model is tested on (SPEC §5): random 8:2 splits, published splits, or all of a data set."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Split:
 
 
 def default_protocol(table: MosTable, trained_on: str | None) -> ProtocolName:
-    """How SPEC §5 evaluates, on this data set, a model that was trained on `trained_on` (None where not known).
+    """The protocol of SPEC §5, on this data set, for a model that was trained on `trained_on` (None where not known).
 
     On another data set than its own a model has seen nothing, so that all of it is the test; but where test splits are
     published, their numbers are what others report.
@@ -90,7 +90,7 @@ def published_splits(table: MosTable) -> tuple[Split, ...]:
 
 
 def is_test_split(name: str | None) -> bool:
-    """Whether a published split is there to be tested on."""
+    """True where a published split is there to be tested on."""
     return name not in (None, "train", "validation")
 
 

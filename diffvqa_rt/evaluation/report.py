@@ -12,7 +12,7 @@ from diffvqa_rt.evaluation.evaluate import Evaluation
 from diffvqa_rt.evaluation.protocols import SPLITS, TEST_SHARE
 
 HEADLINES: tuple[MetricName, ...] = ("srcc", "plcc")
-"""What the paper's tables show of each test set."""
+"""The metrics that the paper's tables show of each test set."""
 
 TITLES: dict[MetricName, str] = {
     "srcc": "SRCC↑",
@@ -65,7 +65,7 @@ def paper_markdown(evaluations: Sequence[Evaluation]) -> str:
     if above:
         rows.insert(0, [f"**{cell}**" if cell else "" for cell in head])
         head = above
-    marked = [_mark([cells.get((model, *column)) for model in models]) for column in _columns(test_sets)]
+    marked = [mark_best([cells.get((model, *column)) for model in models]) for column in _columns(test_sets)]
     rows += [[_escape(model), *(column[index] for column in marked)] for index, model in enumerate(models)]
     return _markdown(head, rows)
 
@@ -136,7 +136,7 @@ def metric_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, str | int |
 
 
 def caption(evaluations: Sequence[Evaluation], resamples: int) -> str:
-    """What the numbers are, in sentences: the protocols that occur, what is fitted, the intervals."""
+    """Sentences that say what the numbers are: the protocols that occur, what is fitted, the intervals."""
     sentences = [
         "PLCC is of the raw scores; fitted PLCC and RMSE (in units of the MOS) are after a 4-parameter logistic."
     ]
@@ -216,7 +216,7 @@ def _spread(titles: Sequence[str]) -> list[str]:
     return cells
 
 
-def _mark(column: Sequence[float | None]) -> list[str]:
+def mark_best(column: Sequence[float | None]) -> list[str]:
     """A column's cells: the best of several bold, the second-best of three or more underlined, by what is shown."""
     texts = ["N/A" if value is None else _short(value) for value in column]
     shown = sorted({float(text) for text in texts if text not in ("N/A", "undefined")}, reverse=True)

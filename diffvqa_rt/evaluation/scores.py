@@ -22,7 +22,7 @@ _KEYS = ("video", "source", "score", "raw_score", "error")
 
 
 class VideoScorer(Protocol):
-    """What scores videos: `diffvqa_rt.Scorer`, or a stand-in."""
+    """Scores videos: `diffvqa_rt.Scorer`, or a stand-in."""
 
     def score_many(
         self, sources: Iterable[Path], *, seed: int, crops: int, batch: int
@@ -31,7 +31,7 @@ class VideoScorer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreStamp:
-    """What a kept score depends on beside the video. Scores of different stamps never mix.
+    """All that a kept score depends on beside the video. Scores of different stamps never mix.
 
     `engines_sha256`: of the engine files' own hashes, so that a build of the same weights in another precision counts
     as another. `decoding_version`: of the pixels that they saw.
@@ -76,7 +76,7 @@ def read_scores(path: Path, table: MosTable) -> Scores:
             failures.append(error)
             continue
         if name in by_name:
-            raise MosTableError(f"{row.where}: {video} was there before")
+            raise MosTableError(f"{row.where}: {video} appears twice")
         by_name[name] = parse_number(row.where, "score", row.cells.get("raw_score") or row.cells["score"])
     if not by_name:
         example = table.rows[0].name

@@ -1,13 +1,13 @@
-"""Weights as safetensors, for every network: read, put into modules, hashed."""
+"""Weights as safetensors, for every network: read, written, put into modules, hashed."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
@@ -53,6 +53,15 @@ def read_safetensors(path: Path) -> Weights:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file. Raises OSError where that fails, as other files' writers do."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, path, dict(metadata) if metadata else None)
+    except SafetensorError as error:  # of a full disk among others
+        raise OSError(str(error)) from error
 
 
 def one_line(error: Exception) -> str:

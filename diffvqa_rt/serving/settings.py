@@ -1,7 +1,6 @@
 """What a server and the processes of its models are told: frozen, checked, and the same in both."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from diffvqa_rt.decoding import DecodeLimits
 from diffvqa_rt.engines import BackendName
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineMismatchError
+from diffvqa_rt.files import sha256_of
 from diffvqa_rt.serving.models import Form
 from diffvqa_rt.specs import MANIFEST_NAME
 
@@ -83,7 +83,7 @@ def manifest_sha256(folder: Path) -> str:
     """The hash of an engine folder's manifest. Raises EngineMismatchError where it cannot be read."""
     path = folder / MANIFEST_NAME
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise EngineMismatchError(f"{path} cannot be read ({error.strerror}); build the engines again") from error
 

@@ -1,4 +1,4 @@
-"""A labelled set of distorted videos, made from nothing but real media (`python -m diffvqa_rt.synthetic.make`).
+"""A labelled set of distorted videos, made from nothing but real media (`python -m diffvqa_rt.synthetic`).
 
 The `scenes` come from the `pool` (`packages` gets it), the `distortions` make versions of them, and `vmaf` labels
 these. `clip_files` writes and reads the videos, `clip_table` lists them, `labelled` gives them to training, and

@@ -40,7 +40,7 @@ def film(
     if shrink > 1:
         small = (round(photo.width / shrink), round(photo.height / shrink))
         photo = photo.resize(small, Image.Resampling.LANCZOS)
-    path = _camera_path(photo.size, size, frames, (max(1.0, least_reduction / shrink), most / shrink), generator)
+    path = camera_path(photo.size, size, frames, (max(1.0, least_reduction / shrink), most / shrink), generator)
     shots = np.empty((frames, size[1], size[0], 3), np.uint8)
     large = (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING)
     for index, (x, y, scale, turn) in enumerate(path):
@@ -59,7 +59,7 @@ def film(
     return shots, how
 
 
-def _camera_path(
+def camera_path(
     photo_size: tuple[int, int],
     size: tuple[int, int],
     frames: int,

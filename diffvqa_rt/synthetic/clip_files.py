@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import SyntheticSetError, VideoDecodeError
+from diffvqa_rt.files import write_whole
 from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import open_source, open_video
 
@@ -73,15 +74,14 @@ def write_clip(
 
     Raises:
         SyntheticSetError: the encoder is missing from this build of PyAV, or refuses.
+        FileWriteError: the file cannot be written.
     """
     chosen = _STORAGE if codec is None else CODECS[codec]
     try:
         content = _encode(frames, frame_rate_hz, chosen, crf)
     except (av.FFmpegError, ValueError) as error:
         raise SyntheticSetError(f"{path.name} cannot be encoded by {chosen.encoder} ({error})") from error
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_whole(path, lambda part: part.write_bytes(content))
 
 
 def _encode(frames: RgbClip, frame_rate_hz: Fraction, codec: Codec, crf: float) -> bytes:
@@ -117,7 +117,7 @@ def _encode(frames: RgbClip, frame_rate_hz: Fraction, codec: Codec, crf: float) 
 
 
 def _real_time_threads() -> set[int]:
-    """Of this process, by number; none where a system has no list of them."""
+    """This process's real-time threads, by number; none where a system has no list of them."""
     found = set[int]()
     if sys.platform == "linux":
         for thread in map(int, os.listdir("/proc/self/task")):

@@ -2,13 +2,14 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.files import write_whole
 
 MANIFEST = "manifest.csv"
 
@@ -58,18 +59,20 @@ def json_from_clip(clip: SyntheticClip) -> str:
 
 
 def write_manifest(folder: Path, clips: Iterable[SyntheticClip]) -> Path:
-    """The manifest's path, the whole manifest in it."""
+    """The path of the manifest, which has a row for each clip. Raises FileWriteError where it cannot be written."""
     path = folder / MANIFEST
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8", newline="") as file:
+    write_whole(path, partial(_write_rows, clips=clips))
+    return path
+
+
+def _write_rows(path: Path, clips: Iterable[SyntheticClip]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(SyntheticClip))
         for clip in clips:
             cells = asdict(clip)
             cells |= {name: json.dumps(cells[name], ensure_ascii=False) for name in _JSON_FIELDS}
             writer.writerow(cells.values())
-    os.replace(part, path)
-    return path
 
 
 def read_manifest(folder: Path) -> list[SyntheticClip]:

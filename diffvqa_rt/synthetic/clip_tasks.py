@@ -1,6 +1,5 @@
 """The clips of one ladder of one scene of the synthetic set, as a task for a process of its own."""
 
-import hashlib
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from diffvqa_rt.files import make_folder, sha256_of, write_whole
 from diffvqa_rt.synthetic.clip_files import REFERENCE_CRF, STORAGE_CRF, read_clip, write_clip
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, clip_from_json, json_from_clip
 from diffvqa_rt.synthetic.distortions import LADDERS, SEVERITIES, distort
@@ -61,7 +61,7 @@ def prepare_process(parent: int) -> None:
 
 def make_clips(task: ClipTask) -> list[SyntheticClip]:
     """The task's clips: those of an earlier run that are sound, and the rest made."""
-    task.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(task.folder)
     finished = {clip.severity: clip for clip in finished_clips(task) if _is_sound(task, clip)}
     wanted = (0,) if task.ladder == REFERENCE else SEVERITIES
     for clip in _missing_clips(task, [severity for severity in wanted if severity not in finished]):
@@ -71,15 +71,12 @@ def make_clips(task: ClipTask) -> list[SyntheticClip]:
 
 
 def _write_rows(task: ClipTask, finished: dict[int, SyntheticClip]) -> None:
-    part = task.rows.with_name(task.rows.name + ".part")
-    part.write_text(
-        "".join(json_from_clip(finished[severity]) + "\n" for severity in sorted(finished)), encoding="utf-8"
-    )
-    os.replace(part, task.rows)
+    text = "".join(json_from_clip(finished[severity]) + "\n" for severity in sorted(finished))
+    write_whole(task.rows, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def finished_clips(task: ClipTask) -> Iterator[SyntheticClip]:
-    """What was written down of the task's clips so far, up to where a run was cut off."""
+    """The task's clips that were written down so far, up to where a run was cut off."""
     try:
         lines = task.rows.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -93,7 +90,7 @@ def finished_clips(task: ClipTask) -> Iterator[SyntheticClip]:
 
 def _is_sound(task: ClipTask, clip: SyntheticClip) -> bool:
     try:
-        return _sha256(task.out / clip.file) == clip.sha256
+        return sha256_of(task.out / clip.file) == clip.sha256
     except OSError:
         return False
 
@@ -153,12 +150,8 @@ def _describe(task: ClipTask, path: Path, **measured: Any) -> SyntheticClip:
         distortion=task.ladder,
         frame_count=task.frames,
         seed=task.seed,
-        sha256=_sha256(path),
+        sha256=sha256_of(path),
         bytes=path.stat().st_size,
         versions=task.versions,
         **measured,
     )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -52,7 +52,7 @@ def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
 
 
 def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[LabelledVideo]:
-    """Of each scene this many ladders, by the hash of their names; whole ladders."""
+    """Keeps `per_scene` ladders of every scene, chosen by the hash of the ladder's name."""
     ladders = sorted({str(video.ladder) for video in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
     of_scene: dict[str, list[str]] = {}
     for ladder in ladders:
@@ -62,14 +62,14 @@ def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[Labell
 
 
 def some_scenes(videos: Sequence[LabelledVideo], count: int) -> list[LabelledVideo]:
-    """All videos of this many scenes, by the hash of their names."""
+    """Keeps all videos of `count` scenes, chosen by the hash of the scene's name."""
     scenes = {str(video.ladder).rpartition("/")[0] for video in videos}
     wanted = sorted(scenes, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
     return [video for video in videos if str(video.ladder).rpartition("/")[0] in wanted]
 
 
 def videos_digest(videos: Sequence[LabelledVideo]) -> str:
-    """SHA-256 of what is learnt from: whether a run may go on with it."""
+    """SHA-256 of what is learned from; a run goes on only where it is the same."""
     digest = hashlib.sha256()
     for video in videos:
         digest.update(

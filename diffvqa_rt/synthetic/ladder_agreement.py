@@ -1,4 +1,4 @@
-"""How scores follow a synthetic set's labels and ladders: agreement with VMAF, and whether they fall with severity."""
+"""The agreement of scores with a synthetic set's labels and ladders: with VMAF, and with rising severity."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from diffvqa_rt.synthetic.distortions import LADDERS
 from diffvqa_rt.synthetic.labelled import LabelledVideo
 
 CODECS_AND_SCALINGS = ("h264", "h265", "av1", "vp9", "scaling", "scaling_h264", "scaling_av1")
-"""What the headline's agreement is over: VMAF's own field."""
+"""The types that the headline's agreement is over: VMAF's own field."""
 
 _LEAST_FOR_CORRELATION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LadderAgreement:
-    """Of one type of distortion, or several: how many clips and ladders, and how scores follow them.
+    """Scores against one type of distortion, or several: how many clips and ladders, and how scores follow them.
 
     `srcc` and `plcc` are with VMAF over the distorted clips, None where they have no such label. `srcc_interval` is the
     bootstrap 95 % interval over contents, of which clips are no independent sample; None where they are too few.

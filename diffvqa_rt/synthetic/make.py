@@ -1,8 +1,8 @@
 """The synthetic distortion set: pristine scenes, each with every ladder of distortions, labelled.
 
-    python -m diffvqa_rt.synthetic.make --out build/synthetic --contents 40 --jobs 2
+    python -m diffvqa_rt.synthetic --out build/synthetic --contents 40 --jobs 2
 
-A set's folder holds `settings.json` (what decides its bytes), `manifest.csv` (`manifest.SyntheticClip`, one row a clip)
+A set's folder holds `settings.json` (what decides its bytes), `manifest.csv` (one `SyntheticClip` a row)
 and `scenes/<scene>/<distortion>-<severity>.mp4`. A run that is killed and started again keeps what was finished and
 ends with the same bytes; with more contents, a set grows.
 """
@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -29,17 +29,18 @@ from tqdm import tqdm
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, SyntheticSetError
+from diffvqa_rt.files import make_folder, remove_parts, write_whole
 from diffvqa_rt.synthetic.clip_files import CODECS, REFERENCE_CRF, STORAGE_CRF
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, write_manifest
 from diffvqa_rt.synthetic.clip_tasks import REFERENCE, ClipTask, finished_clips, make_clips, prepare_process
 from diffvqa_rt.synthetic.distortions import LADDERS, SEVERITIES
-from diffvqa_rt.synthetic.pool import Pool, fetch_pool
+from diffvqa_rt.synthetic.pool import Pool, PoolItem, fetch_pool
 from diffvqa_rt.synthetic.scenes import plan_scenes
 from diffvqa_rt.synthetic.vmaf import ffmpeg_version
 from diffvqa_rt.video import DECODING_VERSION
 
 LEAST_MOTION_LEVELS = 0.4
-"""Of a scene that changes less from frame to frame, a lost frame is not seen, and no temporal fault is made."""
+"""The least change from frame to frame at which a lost frame is seen; no temporal fault is made of calmer scenes."""
 
 Progress = Callable[[int, int], None]
 """Called with how many clips are finished, and how many there will be as far as is known."""
@@ -47,7 +48,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticConfig:
-    """What a set is made of.
+    """The settings of a set.
 
     The size is for the `tiny` preset, whose distortion view is 192 pixels square: a clip is as high as that, so that
     the view sees it at its own resolution, and as wide as two pixels of 720-wide sources allow. Of 48 frames, 1.6 to
@@ -101,6 +102,7 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
         SyntheticSetError: the folder holds a set with other settings or versions; the set would outgrow
             `max_gigabytes`, or no scene can be made; a clip cannot be encoded or measured.
         VideoDecodeError: a source cannot be decoded.
+        FileWriteError: the folder cannot be written.
     """
     versions = _versions()
     scenes = plan_scenes(
@@ -111,7 +113,7 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
         seed=config.seed,
         validation_share=config.validation_share,
     )
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     _keep_settings(config, versions)
     tasks = [
         ClipTask(
@@ -127,6 +129,8 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
         for scene in scenes
         if scene.item.content in pool.files
     ]
+    for folder in (config.out, *(task.folder for task in tasks)):
+        remove_parts(folder)
     try:
         _run(config, tasks, on_progress)
     except BrokenProcessPool as error:
@@ -141,11 +145,11 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
 
 
 def _finished(config: SyntheticConfig, tasks: list[ClipTask]) -> list[SyntheticClip]:
-    """What the folder holds of the set, scene by scene, its reference first."""
+    """The clips of the set that the folder holds, scene by scene, its reference first."""
     clips: list[SyntheticClip] = []
     for task in tasks:
         reference = list(finished_clips(task))
-        every = (replace(task, ladder=ladder) for ladder in _ladders_for(config, reference))
+        every = (replace(task, ladder=ladder) for ladder in ladders_for(config, reference))
         clips += [*reference, *(clip for ladder in every for clip in finished_clips(ladder))]
     return [clip for clip in clips if (config.out / clip.file).is_file()]
 
@@ -169,7 +173,7 @@ def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progr
                 count += len(made)
                 size += sum(clip.bytes for clip in made)
                 if task.ladder == REFERENCE:
-                    ladders = _ladders_for(config, made)
+                    ladders = ladders_for(config, made)
                     todo.extendleft(replace(task, ladder=ladder) for ladder in reversed(ladders))
                     expected -= 0 if made else 1
                     expected -= (most - len(ladders)) * len(SEVERITIES)
@@ -184,7 +188,7 @@ def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progr
         executor.shutdown(cancel_futures=True)
 
 
-def _ladders_for(config: SyntheticConfig, reference: list[SyntheticClip]) -> list[str]:
+def ladders_for(config: SyntheticConfig, reference: list[SyntheticClip]) -> list[str]:
     """A scene's ladders, in the catalogue's order; none where it has no reference, since its video is too short."""
     if not reference:
         return []
@@ -195,13 +199,13 @@ def _ladders_for(config: SyntheticConfig, reference: list[SyntheticClip]) -> lis
 
 
 def _versions() -> dict[str, str]:
-    """Of what decides a clip's bytes and its label."""
+    """The versions of the packages that decide a clip's bytes and its label, by name."""
     packages = ("diffvqa-rt", "av", "numpy", "pillow")
     return {name: version(name) for name in packages} | {"ffmpeg": ffmpeg_version()}
 
 
 def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
-    """Writes down what decides the set's bytes, or checks it against what was written down.
+    """Writes the settings that decide the set's bytes to the folder, or compares them with those that are there.
 
     Raises:
         SyntheticSetError: the folder's set was made with something else.
@@ -219,9 +223,8 @@ def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
     }
     path = config.out / "settings.json"
     if not path.exists():
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        text = json.dumps(settings, indent=2) + "\n"
+        write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
         return
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -235,10 +238,14 @@ def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
             )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
+def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None) -> int:
+    """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments.
+
+    Args:
+        items: of the pool's table, all if not given.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m diffvqa_rt.synthetic.make",
+        prog="python -m diffvqa_rt.synthetic",
         description="Make the synthetic distortion set: clips with known faults, labelled by VMAF or by their order.",
     )
     defaults = SyntheticConfig(out=Path())
@@ -322,7 +329,10 @@ def main(argv: list[str] | None = None) -> int:
 
         try:
             pool = fetch_pool(
-                arguments.pool, arguments.clips, on_package=lambda name: bar.set_description(f"get {name}")
+                arguments.pool,
+                arguments.clips,
+                items=items,
+                on_package=lambda name: bar.set_description(f"get {name}"),
             )
             for sentence in pool.missing:
                 bar.write(f"left out: {sentence}", file=sys.stderr)
@@ -354,7 +364,3 @@ def _report(out: Path, clips: list[SyntheticClip], seconds: float) -> None:
         f"{out}: {len(clips)} clips, {sides['train']} contents for training and {sides['validation']} for validation, "
         f"{megabytes:.0f} MB, in {seconds:.0f} s"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

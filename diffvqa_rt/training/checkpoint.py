@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.files import write_whole
+from diffvqa_rt.models.weights import write_safetensors
 
 RUN = "run"
 """The section of a description that holds how to train; others hold what on."""
@@ -40,7 +40,7 @@ class Checkpoint:
         self._moments: dict[str, Tensor] = {}
 
     def load(self, scaler: Any = None) -> int:
-        """How many steps are done; the weights are then those after them. 0 if there is no file yet.
+        """The number of steps that are done, 0 if there is no file yet; the weights are then those after them.
 
         Raises:
             TrainingError: the file is of a run with another description, or is no checkpoint.
@@ -97,7 +97,8 @@ class Checkpoint:
         """Keeps the state after so many steps.
 
         Raises:
-            TrainingError: it is not finite, and the file before it stays; or it cannot be written.
+            TrainingError: it is not finite, and the file before it stays.
+            FileWriteError: it cannot be written.
         """
         weights = self._trained.state_dict()
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
@@ -108,8 +109,7 @@ class Checkpoint:
         metadata = {"step": str(step), "description": json.dumps(self._description), "format": _FORMAT}
         if scaler is not None:
             metadata["scaler"] = json.dumps(scaler.state_dict())
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(self._path, lambda part: save_file(kept, part, metadata))
+        write_whole(self._path, lambda part: write_safetensors(tensors, part, metadata))
 
     def _learning(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self._trained.named_parameters() if p.requires_grad)

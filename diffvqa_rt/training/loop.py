@@ -1,4 +1,4 @@
-"""The training loop: one for the Controller, the head, and what the bundled weights need besides.
+"""The training loop: one for every network of every metric.
 
 Whatever is random in a step is a function of the seed, the step and the process's rank. What the batches of all
 processes hold together is a function of the seed and the step. So a checkpoint needs no random state and no position in
@@ -25,8 +25,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, TrainingError
-from diffvqa_rt.models.diffvqa.blocks import ResnetBlock, SpatialTransformer
-from diffvqa_rt.models.diffvqa.tcab import MambaBlock
 from diffvqa_rt.training.checkpoint import RUN, Checkpoint
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
@@ -40,7 +38,7 @@ LOG_EVERY_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """How to train, whatever is trained: Adam, with decoupled weight decay (Loshchilov & Hutter 2019, AdamW).
+    """The settings of a run, whatever is trained: Adam, with decoupled weight decay (Loshchilov & Hutter 2019, AdamW).
 
     The paper says Adam and a decay of 1e-2. Added to gradients that are smaller than that, as `torch.optim.Adam` does,
     it takes the Controller apart: after 1,500 steps of `tiny` nine in ten of its weights were below 1e-6.
@@ -81,12 +79,15 @@ class FitConfig:
 
 
 class Objective(nn.Module):
-    """What is minimised. `forward(**batch)` gives named scalars, of which `loss` is the one.
+    """A quantity to minimise. `forward(**batch)` gives named scalars; `loss` is the one that is minimised.
 
-    `trained` is the part that learns: its parameters and buffers are what a checkpoint holds.
+    Attributes:
+        trained: the part that learns; a checkpoint holds its parameters and buffers.
+        recomputed: the types of blocks that gradient checkpointing runs again in the backward pass.
     """
 
     trained: nn.Module
+    recomputed: tuple[type[nn.Module], ...] = ()
 
 
 class StepBatches(Dataset[Batch]):
@@ -123,6 +124,9 @@ class StepBatches(Dataset[Batch]):
         return range(self._rank * share, (self._rank + 1) * share)
 
 
+OnProgress = Callable[[int, int], None]
+"""Called with how many of how many are done."""
+
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called every `LOG_EVERY_STEPS` with how many steps are done and the last one's scalars; on the main process."""
 
@@ -154,7 +158,7 @@ def fit(
     assert batches.processes == accelerator.num_processes, "each process is to have its share"
     trained = objective.trained
     if config.gradient_checkpointing:
-        checkpoint_activations(objective)
+        checkpoint_activations(objective, objective.recomputed)
     optimizer = torch.optim.AdamW(
         [p for p in trained.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -211,7 +215,7 @@ def fit(
 def refuse_another_run(
     objective: Objective, config: FitConfig, out: Path, describes: Mapping[str, Any], accelerator: Accelerator
 ) -> None:
-    """What `fit` would refuse of the checkpoint in `out`, before hours are spent on the way to it.
+    """Refuses the checkpoint in `out` where `fit` would, before hours are spent on the way to it.
 
     Raises:
         TrainingError: as `fit` does.
@@ -222,7 +226,7 @@ def refuse_another_run(
 
 
 def _is_anyone(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether it is so on any process: all are to leave at the same step, or the rest wait for gradients for ever."""
+    """True where the flag is set on any process: all leave at one step, or the rest wait for gradients for ever."""
     if flag:
         accelerator.set_trigger()
     return accelerator.check_trigger()
@@ -314,12 +318,12 @@ def _description(config: FitConfig, describes: Mapping[str, Any], accelerator: A
     return own | dict(describes)
 
 
-def checkpoint_activations(module: nn.Module) -> None:
-    """Lets each block inside be run again in the backward pass, in place of keeping what it computed."""
+def checkpoint_activations(module: nn.Module, blocks: tuple[type[nn.Module], ...]) -> None:
+    """Lets each block of these types be run again in the backward pass, in place of keeping what it computed."""
     for block in module.modules():
-        if isinstance(block, (ResnetBlock, SpatialTransformer, MambaBlock)):
+        if isinstance(block, blocks):
             # The instance's own: a module around it would change the names of its weights.
-            block.forward = _run_again(block.forward)  # type: ignore[method-assign]
+            block.forward = _run_again(block.forward)
 
 
 def _run_again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

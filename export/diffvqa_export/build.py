@@ -26,7 +26,7 @@ from diffvqa_export.context import BuildContext, BuildRequest, Built
 from diffvqa_export.parity import measure_parity
 from diffvqa_export.reference import Reference, record_reference
 from diffvqa_export.stages import STAGES
-from diffvqa_export.work import Progress, WorkFolder, file_sha256, peak_memory_bytes
+from diffvqa_export.work import Progress, WorkFolder, peak_memory_bytes
 from diffvqa_rt.engines import BackendName, available_cpus, open_backend
 from diffvqa_rt.engines.manifest import (
     BackendRecord,
@@ -39,6 +39,7 @@ from diffvqa_rt.engines.manifest import (
 from diffvqa_rt.engines.torch_backend import torch_engines
 from diffvqa_rt.engines.verification import unlisted_files
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
+from diffvqa_rt.files import sha256_of
 from diffvqa_rt.metric import Metric, Request
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
@@ -88,7 +89,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         del network
         clip = {
             "clip": request.clip.name,
-            "clip_sha256": file_sha256(request.clip),
+            "clip_sha256": sha256_of(request.clip),
             "decoding": DECODING_VERSION,
         }
         if set(request.backends) != {"torch"}:  # which would be compared with itself

@@ -5,14 +5,13 @@ opened on. TensorRT measures kernels on the GPU that it builds on, and the plan 
 """
 
 import functools
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from diffvqa_rt.engines.cuda_memory import gpu_architecture
 from diffvqa_rt.engines.tensorrt_library import Library, PlanRecord, TensorRTName, load_library
 from diffvqa_rt.errors import EngineBuildError
+from diffvqa_rt.files import write_whole
 from diffvqa_rt.specs import EngineSpec, Profile
 
 # All that RTX knows but sm_75, for which it has no float32 matrix products.
@@ -80,7 +79,7 @@ def engine_from_onnx(
         raise EngineBuildError(f"{library.label} cannot build {spec.name} from {onnx_path}: {library.first_error()}")
     out.write_bytes(memoryview(plan))
     if cache is not None:
-        _write_atomically(timing_cache, cache.serialize())
+        write_whole(timing_cache, lambda part: part.write_bytes(memoryview(cache.serialize())))
     return PlanRecord(
         architectures=gpus,
         is_stripped=strip_weights,
@@ -160,10 +159,3 @@ def _load_timing_cache(config: Any, path: Path) -> Any:
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return cache
     return None
-
-
-def _write_atomically(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(memoryview(content))
-    os.replace(file.name, path)

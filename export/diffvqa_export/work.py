@@ -19,6 +19,7 @@ from typing import Any
 
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.errors import EngineBuildError
+from diffvqa_rt.files import sha256_of, write_whole
 from diffvqa_rt.specs import MANIFEST_NAME
 
 STEPS_NAME = "steps.json"
@@ -127,7 +128,7 @@ class WorkFolder:
             file = source.relative_to(partial).as_posix()
             target = self.path / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            files[file] = file_sha256(source)
+            files[file] = sha256_of(source)
             source.replace(target)
         shutil.rmtree(partial)
         self._steps[name] = Step(key, files, facts, round(time.perf_counter() - start, 1), peak_memory_bytes())
@@ -150,7 +151,7 @@ class WorkFolder:
                 os.link(there, here)
             except OSError:
                 shutil.copy2(there, here)
-        return here.is_file() and file_sha256(here) == sha256
+        return here.is_file() and sha256_of(here) == sha256
 
     def put_in_place(self, files: Set[str], manifest: Manifest) -> None:
         """Moves the files to a new engine folder and renames it; one that is there gives way at the last moment."""
@@ -173,14 +174,8 @@ class WorkFolder:
             return {}  # nothing to go on from: every step is done again
 
     def _write_steps(self) -> None:
-        new = self.path / f"{STEPS_NAME}.new"
-        new.write_text(json.dumps({name: asdict(step) for name, step in self._steps.items()}, indent=1))
-        new.replace(self.path / STEPS_NAME)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        text = json.dumps({name: asdict(step) for name, step in self._steps.items()}, indent=1)
+        write_whole(self.path / STEPS_NAME, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def peak_memory_bytes() -> int:

@@ -184,7 +184,7 @@ BAD_CSV = {
     "no video": ("video,mos\na.mp4,1\n,2\n", "line 3: the row names no video"),
     "too few cells": ("video,mos\na.mp4,1\nb.mp4\n", "line 3: 1 cells, but the header has 2"),
     "too many cells": ("video,mos\na.mp4,1,2\n", "line 2: 3 cells, but the header has 2"),
-    "twice": ("video,mos\na.mp4,1\n\na.mp4,2\n", r"line 4: a\.mp4 was there before \(.*mine\.csv, line 2\)"),
+    "twice": ("video,mos\na.mp4,1\n\na.mp4,2\n", r"line 4: a\.mp4 appears twice; first in .*mine\.csv, line 2"),
     "no column": ("video,score\na.mp4,1\n", "line 1: expected one column 'mos'; the header has: video, score"),
     "two columns": ("video,mos,MOS\na.mp4,1,2\n", "line 1: expected one column 'mos'"),
     "nothing": ("", "line 1: expected one column 'video'; the header has: nothing"),

@@ -165,16 +165,16 @@ def test_tables_one_three_and_six_have_no_row_above():
 
 
 def test_the_best_is_marked_by_what_is_shown():
-    assert report._mark([0.9001, 0.9004, 0.5, None, math.nan]) == [
+    assert report.mark_best([0.9001, 0.9004, 0.5, None, math.nan]) == [
         "**0.900**",
         "**0.900**",
         "<u>0.500</u>",
         "N/A",
         "undefined",
     ]
-    assert report._mark([-0.2, -0.1]) == ["-0.200", "**-0.100**"]
-    assert report._mark([0.9, None]) == ["0.900", "N/A"]
-    assert report._mark([0.9, 0.9, 0.9]) == ["**0.900**"] * 3
+    assert report.mark_best([-0.2, -0.1]) == ["-0.200", "**-0.100**"]
+    assert report.mark_best([0.9, None]) == ["0.900", "N/A"]
+    assert report.mark_best([0.9, 0.9, 0.9]) == ["**0.900**"] * 3
 
 
 def test_the_caption_says_what_splits_without_training_mean(table_2):

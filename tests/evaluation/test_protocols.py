@@ -1,4 +1,4 @@
-"""Who is trained and tested on what: random splits that repeat, published ones, and which a data set gets."""
+"""Training and test sides: random splits that repeat, published ones, and which a data set gets."""
 
 import pytest
 from opinions import make_table

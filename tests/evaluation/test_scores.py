@@ -53,7 +53,7 @@ BAD_SCORES = {
     "scores.csv": {
         "video,score\nv0,high\n": "line 2: the score is 'high'; expected a number",
         "video,score\nv0,nan\n": "line 2: the score is 'nan'",
-        "video,score\nv0,1\nv0,2\n": "line 3: v0 was there before",
+        "video,score\nv0,1\nv0,2\n": "line 3: v0 appears twice",
         "video,score\nx,1\n": "has no score for any video of Mine .one of them is v0.",
         "name,score\nv0,1\n": "line 1: expected a column 'video' or 'source'",
         "video,mos\nv0,1\n": "line 1: expected one column 'score'",
@@ -118,9 +118,12 @@ def test_a_failure_is_reported_and_tried_again(table, tmp_path):
     assert len(score_rows(later, table.rows, path, STAMP).by_name) == 4 and later.scored == ["v1"]
 
 
-def test_a_score_that_is_no_number_is_a_failure(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(StandInScorer, "score_many", lambda self, sources, **_: (Result(float("nan")) for _ in sources))
-    scores = score_rows(StandInScorer(), table.rows[:1], tmp_path / "kept.jsonl", STAMP)
+def test_a_score_that_is_no_number_is_a_failure(table, tmp_path):
+    class Diverged(StandInScorer):
+        def score_many(self, sources, **options):
+            return (Result(float("nan")) for _ in sources)
+
+    scores = score_rows(Diverged(), table.rows[:1], tmp_path / "kept.jsonl", STAMP)
     assert scores.by_name == {} and scores.failures == ("v0: its score is nan",)
     assert (tmp_path / "kept.jsonl").read_bytes() == b""
 

@@ -1,4 +1,4 @@
-"""What each distortion does to a clip, in numbers; that ladders are in order, nested and the same every time."""
+"""Distortions: the effect of each on a clip, in numbers; ladders in order, nested and the same every time."""
 
 import itertools
 

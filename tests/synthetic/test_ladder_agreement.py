@@ -1,4 +1,4 @@
-"""How scores are judged on a synthetic set, and what the ablations change."""
+"""Scores judged on a synthetic set, and the changes that the ablations make."""
 
 import dataclasses
 

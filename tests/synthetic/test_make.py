@@ -20,12 +20,10 @@ import pytest
 from clips import painting
 
 from diffvqa_rt.errors import SyntheticSetError
-from diffvqa_rt.synthetic import make as synthetic
-from diffvqa_rt.synthetic import pool as pool_module
 from diffvqa_rt.synthetic.clip_files import read_clip, write_clip
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, read_manifest
 from diffvqa_rt.synthetic.distortions import LADDERS
-from diffvqa_rt.synthetic.make import SyntheticConfig, make_synthetic_set
+from diffvqa_rt.synthetic.make import SyntheticConfig, ladders_for, main, make_synthetic_set
 from diffvqa_rt.synthetic.pool import Pool, PoolItem
 
 
@@ -247,7 +245,7 @@ def drawn(made: SyntheticConfig, scene: str = "one", **changes) -> list[str]:
     """The ladders of a scene that moves."""
     reference = next(clip for clip in read_manifest(made.out) if clip.file == "scenes/one/reference.mp4")
     drawing = replace(made, ladders=tuple(LADDERS), **{"ladders_per_scene": 6} | changes)
-    return synthetic._ladders_for(drawing, [replace(reference, scene=scene)])
+    return ladders_for(drawing, [replace(reference, scene=scene)])
 
 
 def test_the_ladders_of_a_scene_depend_on_the_seed_and_its_name_alone(made, tmp_path):
@@ -299,39 +297,30 @@ def test_a_malformed_manifest_is_named_with_its_line(made, tmp_path):
         read_manifest(tmp_path / "nowhere")
 
 
-def test_the_command_makes_a_set_and_says_what_is_missing(ffmpeg, pool, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pool_module, "read_pool", lambda: pool.items)
+def test_the_command_makes_a_set_and_says_what_is_missing(ffmpeg, pool, tmp_path, capsys):
     clips = next(iter(pool.files.values())).parent
-    arguments = [
-        "--out",
-        str(tmp_path / "set"),
-        "--pool",
-        str(tmp_path / "cache"),
-        "--clips",
-        str(clips),
-        "--jobs",
-        "1",
-    ]
-    arguments += ["--size", "96x56", "--frames", "12", "--contents", "2"]
+    folders = {"--out": tmp_path / "set", "--pool": tmp_path / "cache", "--clips": clips}
+    arguments = [part for name, path in folders.items() for part in (name, str(path))]
+    arguments += ["--jobs", "1", "--size", "96x56", "--frames", "12", "--contents", "2"]
     arguments += ["--ladders", "freeze,judder", "--ladders-per-scene", "1"]
-    assert synthetic.main(arguments) == 0
+    assert main(arguments, pool.items) == 0
     out, err = capsys.readouterr()
     assert "clips, " in out and "MB" in out
     assert "left out: clips: absent.png is not in it; 1 content is left out" in err
     ladders = ladders_of(read_manifest(tmp_path / "set"))
     assert ladders and all(len(names) == 1 for names in ladders.values())
-    assert synthetic.main([*arguments, "--seed", "3"]) == 1
+    assert main([*arguments, "--seed", "3"], pool.items) == 1
     assert "error: " in (err := capsys.readouterr().err) and "seed is 0, now it is 3" in err
     for wrong in (["--size", "96"], ["--ladders", "fog"], ["--frames", "3"], ["--ladders-per-scene", "0"]):
         with pytest.raises(SystemExit) as stopped:
-            synthetic.main([*arguments, *wrong])
+            main([*arguments, *wrong], pool.items)
         assert stopped.value.code == 2
     assert "ladders_per_scene is 0; expected at least 1, or None for all" in capsys.readouterr().err
 
 
 def test_help_says_what_every_setting_is(capsys):
     with pytest.raises(SystemExit):
-        synthetic.main(["--help"])
+        main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--ladders-per-scene N of them, drawn for each scene (default: all)" in text
     options = {f"--{field.name.replace('_', '-')}" for field in fields(SyntheticConfig)}

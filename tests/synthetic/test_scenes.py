@@ -77,7 +77,7 @@ def test_the_camera_moves_smoothly_and_stays_inside_the_photograph(photo_size, s
 
 def test_the_camera_starts_and_stops_softly():
     for seed in range(20):
-        path = camera._camera_path((1000, 700), SIZE, 48, (1.0, 2.2), np.random.default_rng(seed))
+        path = camera.camera_path((1000, 700), SIZE, 48, (1.0, 2.2), np.random.default_rng(seed))
         velocity = np.diff(path[:, :2] / path[:, 2:3], axis=0)
         # Pixels of the clip, from one frame to the next; a jump would be tens of them.
         assert np.abs(np.diff(velocity, axis=0)).max() < 3

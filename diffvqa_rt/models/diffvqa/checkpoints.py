@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +15,14 @@ from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
-from diffvqa_rt.models.weights import Weights, fill_module, network_from_state, one_line, read_safetensors
+from diffvqa_rt.models.weights import (
+    Weights,
+    fill_module,
+    network_from_state,
+    one_line,
+    read_safetensors,
+    write_safetensors,
+)
 
 # The names that diffusers gave the VAE's attention before 0.18, as Stable Diffusion 2.1-base was published.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -30,10 +37,10 @@ def save_weights(network: DiffVQA, path: Path, *, is_trained: bool, dtype: torch
     """One safetensors file with every weight, in `dtype`, and, in its metadata, the network's description."""
     metadata = {"config": json.dumps(network.config.as_dict()), "is_trained": json.dumps(is_trained)}
     weights = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()
     }
-    save_file(weights, path, metadata)
+    write_safetensors(weights, path, metadata)
 
 
 def load_weights(path: Path) -> tuple[DiffVQA, bool]:

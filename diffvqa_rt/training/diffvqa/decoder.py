@@ -4,12 +4,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffvqa_rt.metrics.diffvqa.config import VaeConfig
 from diffvqa_rt.models.diffvqa.checkpoints import diffusers_file, read_autoencoder
-from diffvqa_rt.models.weights import fill_module
+from diffvqa_rt.models.weights import fill_module, write_safetensors
 
 _PARTS = ("decoder.", "post_quant_conv.")
 
@@ -67,9 +66,5 @@ def load_decoder(path: Path, config: VaeConfig) -> VaeDecoder:
 
 def save_decoder(decoder: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """A file for `load_decoder`, from a `VaeDecoder` or a whole `AutoencoderKL`."""
-    weights = {
-        name: tensor.to("cpu", dtype).contiguous()
-        for name, tensor in decoder.state_dict().items()
-        if name.startswith(_PARTS)
-    }
-    save_file(weights, path)
+    weights = {name: tensor.to(dtype) for name, tensor in decoder.state_dict().items() if name.startswith(_PARTS)}
+    write_safetensors(weights, path)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffvqa_rt.models.diffvqa.blocks import ResnetBlock, SpatialTransformer
 from diffvqa_rt.models.diffvqa.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.sampler import alphas_cumprod, noise_strengths, timesteps
 from diffvqa_rt.training.loop import Objective
@@ -33,6 +34,7 @@ class DenoisingObjective(Objective):
         visits: which noise, as above; `schedule` is eq. (10).
     """
 
+    recomputed = (ResnetBlock, SpatialTransformer)
     alphas: Tensor
     visited: Tensor
     strengths: Tensor

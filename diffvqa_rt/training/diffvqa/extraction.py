@@ -23,8 +23,7 @@ from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.specs import Engine
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-from diffvqa_rt.training.diffvqa.pictures import OnProgress
-from diffvqa_rt.training.loop import read_ahead
+from diffvqa_rt.training.loop import OnProgress, read_ahead
 
 _NAMED_AT_MOST = 5
 _FULL_PRECISION = "no"
@@ -90,7 +89,7 @@ class EngineExtractor:
 
     @cached_property
     def _engines(self) -> Mapping[str, Engine]:
-        """Raises EngineMismatchError, DeviceUnavailableError where they cannot be played here."""
+        """Raises EngineMismatchError, DeviceUnavailableError where they cannot run here."""
         # Not before: where all features are there, neither the runtime nor its device is needed.
         return open_engines(self._folder, self._backend, self._threads, names=[item.engine for item in self._chain])[1]
 
@@ -118,24 +117,28 @@ def fill_cache(
         cache.make_room(entries)
     accelerator.wait_for_everyone()
     missing = cache.missing(entries)
-    # Nobody writes before all have listed: each is to take its share of the same list.
+    # Barrier: every process must list the missing entries before any of them writes.
     accelerator.wait_for_everyone()
     share = missing[accelerator.process_index :: accelerator.num_processes]
     if extract.is_for_one_process:
         share = missing if accelerator.is_main_process else []
-    failed: list[str] = []
+    failed: dict[Path, str] = {}
     for done, (entry, views) in enumerate(_decoded(share, cache, workers), start=1):
         if isinstance(views, str):
-            failed.append(views)
+            failed[entry.path] = views
         else:
             cache.write(entry, extract(views) | {"frames": views})
         if on_progress and accelerator.is_main_process:
             on_progress(done, len(share))
     accelerator.wait_for_everyone()
     if failed:
-        shown = "; ".join(failed[:_NAMED_AT_MOST])
+        shown = "; ".join(list(failed.values())[:_NAMED_AT_MOST])
         others = f"; and {len(failed) - _NAMED_AT_MOST} others" if len(failed) > _NAMED_AT_MOST else ""
-        raise TrainingError(f"take these out of the data, the features of all others are made: {shown}{others}")
+        count = "1 video" if len(failed) == 1 else f"{len(failed)} videos"
+        raise TrainingError(
+            f"{count} could not be decoded; remove them and run again (features of the others are cached): "
+            f"{shown}{others}"
+        )
 
 
 class _Views(Dataset[Tensor | str]):

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.files import write_whole
+from diffvqa_rt.files import sha256_of, write_whole
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
 from diffvqa_rt.models.diffvqa.network import DiffVQA
-from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.models.weights import weights_sha256, write_safetensors
 from diffvqa_rt.video import DECODING_VERSION
 
 _HALF_BYTES = 2
@@ -36,7 +36,7 @@ _NOT_THE_EXTRACTORS = ("name", "head", "score_range")
 
 @dataclass(frozen=True, slots=True)
 class CropOfVideo:
-    """What an entry holds the features of: `crop` is the seed of the distortion view's place."""
+    """The video and crop that an entry is of: `crop` is the seed of the distortion view's place."""
 
     path: Path
     crop: int = 0
@@ -50,16 +50,26 @@ class FeatureCache:
         precision: what the extractor computes in (`Extractor.precision`); features are kept in float16 always.
         runtime: what else decides their bits (`Extractor.runtime`).
         max_bytes: of the whole folder. Entries that this run does not need go, the longest unused first, to make room.
+        decoding_version: of the pixels that the features are of.
     """
 
-    def __init__(self, folder: Path, network: DiffVQA, *, precision: str, max_bytes: int, runtime: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        network: DiffVQA,
+        *,
+        precision: str,
+        runtime: str,
+        max_bytes: int,
+        decoding_version: int = DECODING_VERSION,
+    ) -> None:
         self._folder = folder
         self.config = network.config
         self._max_bytes = max_bytes
         described = {key: value for key, value in network.config.as_dict().items() if key not in _NOT_THE_EXTRACTORS}
         extractor = {
             "format": _FORMAT,
-            "decoding": DECODING_VERSION,
+            "decoding": decoding_version,
             "weights": weights_sha256(network.extractor),
             "network": described,
             "precision": precision,
@@ -70,7 +80,7 @@ class FeatureCache:
 
     @property
     def entry_bytes(self) -> int:
-        """What an entry takes, for this network."""
+        """The size of an entry, for this network."""
         config = self.config
         pictures = config.frames * len(VIEWS)
         numbers = sum(int(np.prod(shape)) for shape in (config.latent_shape, *config.feature_shapes))
@@ -81,14 +91,13 @@ class FeatureCache:
         return self._folder / key[:2] / f"{key[2:]}.safetensors"
 
     def digest(self, entries: Iterable[CropOfVideo]) -> str:
-        """SHA-256 of which entries these are, in their order: whether a run may go on with them."""
+        """SHA-256 of which entries these are, in their order; a run goes on only where it is the same."""
         return hashlib.sha256("\n".join(self.path(entry).name for entry in entries).encode()).hexdigest()
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
             try:
-                with open(path, "rb") as file:
-                    self._digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._digests[path] = sha256_of(path)
             except OSError as error:
                 raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
         return self._digests[path]
@@ -105,7 +114,9 @@ class FeatureCache:
         except (SafetensorError, OSError) as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise TrainingError(f"{path} cannot be read; start again, and it is made again") from error
+            raise TrainingError(
+                f"{path} cannot be read. Run the command again: the file is deleted and rebuilt"
+            ) from error
         # Another user's entry can be read, and not be marked as used.
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -113,17 +124,17 @@ class FeatureCache:
 
     def write(self, entry: CropOfVideo, tensors: dict[str, Tensor]) -> None:
         """Keeps an entry; floating point in float16. Raises TrainingError where a feature has no such value."""
-        kept = {name: (x.half() if x.is_floating_point() else x).contiguous() for name, x in tensors.items()}
+        kept = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
         if not all(bool(x.isfinite().all()) for x in kept.values() if x.is_floating_point()):
             raise TrainingError(f"{entry.path}: the extractor's features are not finite; check its weights")
-        write_whole(self.path(entry), lambda part: save_file(kept, part))
+        write_whole(self.path(entry), lambda part: write_safetensors(kept, part))
 
     def bytes_of(self, entries: Iterable[CropOfVideo]) -> int:
-        """What all of them take."""
+        """The size of all of them together."""
         return len({self.path(entry) for entry in entries}) * self.entry_bytes
 
     def missing(self, entries: Iterable[CropOfVideo]) -> list[CropOfVideo]:
-        """Those that are not there, each content once, in the order given."""
+        """The entries that are not there, each content once, in the order given."""
         wanted = {self.path(entry): entry for entry in entries}
         return [entry for path, entry in wanted.items() if not path.exists()]
 

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.models.diffvqa.network import DiffVQA, Head
+from diffvqa_rt.models.diffvqa.tcab import MambaBlock
 from diffvqa_rt.synthetic.labelled import LabelledVideo
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.loop import Batch, Objective, StepBatches
 
 ORDER_MARGIN = 0.04
-"""What a step of severity is to cost where no label says it, as a share of the score's range."""
+"""The cost of a step of severity where no label says it, as a share of the score's range."""
 
 _FEATURES = ("features_0", "features_1", "features_2", "features_3")
 _PAIR = 2
@@ -123,6 +124,8 @@ def opinion_loss(score: Tensor, label: Tensor, severity: Tensor, unit: Tensor) -
 
 class HeadObjective(Objective):
     """`opinion_loss` of the head's scores; args of `forward` as `HeadBatches` gives them."""
+
+    recomputed = (MambaBlock,)
 
     def __init__(self, network: DiffVQA) -> None:
         super().__init__()

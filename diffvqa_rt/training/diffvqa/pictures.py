@@ -1,9 +1,7 @@
 """Batches of pictures from a folder of videos and images, as the extractor sees them: what adaptation learns on."""
 
-import hashlib
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,43 +10,16 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.files import write_whole
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
 from diffvqa_rt.metrics.diffvqa.engines import PIXELS
 from diffvqa_rt.metrics.diffvqa.views import cut_views
-from diffvqa_rt.training.loop import Batch, StepBatches
+from diffvqa_rt.training.loop import Batch, OnProgress, StepBatches
 from diffvqa_rt.video import MAX_SEED
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (
-    *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"),
-    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-)
-"""Of what is taken for a video or an image."""
-
 _ATTEMPTS = 20
-# Of a file's beginning, and of its end.
-_SAMPLED_BYTES = 2**16
-
-OnProgress = Callable[[int, int], None]
-"""Called with how many of how many are done."""
-
-
-def find_media(places: Sequence[Path]) -> list[Path]:
-    """The videos and images in folders and below, and files as given, sorted.
-
-    Raises:
-        TrainingError: a place is not there, or none holds a video or an image.
-    """
-    found: set[Path] = set()
-    for place in places:
-        if not place.exists():
-            raise TrainingError(f"{place} is not there; expected a folder of videos or images")
-        inside = place.rglob("*") if place.is_dir() else [place]
-        found.update(path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
-        raise TrainingError(f"{', '.join(map(str, places))}: no videos or images; expected {', '.join(SUFFIXES)}")
-    return sorted(found)
 
 
 class PictureBatches(StepBatches):
@@ -125,37 +96,17 @@ class StoredPictures(StepBatches):
 
 def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress: OnProgress | None = None) -> None:
     """Keeps the pictures of the first steps of `batches`, `count` or the next few, for `StoredPictures`."""
-    part, made = path.with_name(path.name + ".part"), 0
-    first = batches[0]["pictures"]
-    steps = -(-count // len(first))
-    kept = np.lib.format.open_memmap(part, "w+", np.uint8, (steps * len(first), *first.shape[1:]))
-    for step in range(steps):
-        pixels = (batches[step]["pictures"].numpy() + 1) * 127.5
-        kept[made : made + len(pixels)] = np.rint(pixels)
-        made += len(pixels)
-        if on_progress:
-            on_progress(made, len(kept))
-    kept.flush()
-    os.replace(part, path)
 
+    def write(part: Path) -> None:
+        made, first = 0, batches[0]["pictures"]
+        steps = -(-count // len(first))
+        kept = np.lib.format.open_memmap(part, "w+", np.uint8, (steps * len(first), *first.shape[1:]))
+        for step in range(steps):
+            pixels = (batches[step]["pictures"].numpy() + 1) * 127.5
+            kept[made : made + len(pixels)] = np.rint(pixels)
+            made += len(pixels)
+            if on_progress:
+                on_progress(made, len(kept))
+        kept.flush()
 
-def media_digest(files: Sequence[Path]) -> str:
-    """SHA-256 of which files there are, by name, size, beginning and end: whether a run may go on with them.
-
-    Not by all of their content: a data set has a terabyte of it.
-
-    Raises:
-        TrainingError: one cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            with open(path, "rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
-                for start in (0, max(0, size - _SAMPLED_BYTES)):
-                    file.seek(start)
-                    digest.update(file.read(_SAMPLED_BYTES))
-        except OSError as error:
-            raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
+    write_whole(path, write)

@@ -17,8 +17,7 @@ from diffvqa_rt.engines import Manifest
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.diffvqa.views import cut_views, make_views
-from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
-from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, TorchExtractor, fill_cache
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.diffvqa.start import with_new_head
@@ -40,8 +39,8 @@ def clips(tmp_path_factory):
     return folder
 
 
-def cache_in(folder, network, *, precision="no", runtime="torch on cpu", max_bytes=PLENTY):
-    return FeatureCache(folder, network, precision=precision, runtime=runtime, max_bytes=max_bytes)
+def cache_in(folder, network, *, precision="no", runtime="torch on cpu", max_bytes=PLENTY, **rest):
+    return FeatureCache(folder, network, precision=precision, runtime=runtime, max_bytes=max_bytes, **rest)
 
 
 def entries_of(clips, count=4):
@@ -53,8 +52,13 @@ def fill(cache, entries, network, **rest):
     fill_cache(cache, entries, TorchExtractor(network, accelerator), accelerator, **rest)
 
 
-def refuse_to_extract(self, frames):
-    raise AssertionError("the diffusion ran")
+class Refusing:
+    """An extractor that is not to be asked."""
+
+    precision, runtime, is_for_one_process = "no", "torch on cpu", False
+
+    def __call__(self, views):
+        raise AssertionError("the diffusion ran")
 
 
 @torch.no_grad()
@@ -70,52 +74,48 @@ def test_an_entry_is_what_the_extractor_gives_for_what_scoring_sees(tmp_path, ne
         assert kept[name].dtype == torch.float32
 
 
-def test_the_diffusion_runs_once_for_a_content_whatever_its_name_and_whenever_it_is_asked_for(
-    tmp_path, network, clips, monkeypatch
-):
+def test_the_diffusion_runs_once_for_a_content_whatever_its_name_and_whenever_it_is_asked_for(tmp_path, network, clips):
     seen = []
     fill(cache_in(tmp_path / "cache", network), entries_of(clips), network, on_progress=lambda *at: seen.append(at))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    monkeypatch.setattr(DiffVQA, "extract", refuse_to_extract)
     shutil.copy(clips / "2.mp4", tmp_path / "other name.mp4")
-    again = cache_in(tmp_path / "cache", network)
-    fill(again, [*entries_of(clips), CropOfVideo(tmp_path / "other name.mp4")], network)
+    again, accelerator = cache_in(tmp_path / "cache", network), Accelerator(cpu=True)
+    fill_cache(again, [*entries_of(clips), CropOfVideo(tmp_path / "other name.mp4")], Refusing(), accelerator)
     with pytest.raises(AssertionError, match="the diffusion ran"):
-        fill(again, [CropOfVideo(clips / "2.mp4", crop=1)], network)
+        fill_cache(again, [CropOfVideo(clips / "2.mp4", crop=1)], Refusing(), accelerator)
 
 
 @pytest.mark.parametrize("change", ["weights", "steps", "precision", "bytes", "runtime", "decoding", "crop"])
-def test_whatever_decides_an_entry_decides_its_address(tmp_path, network, clips, change, monkeypatch):
+def test_whatever_decides_an_entry_decides_its_address(tmp_path, network, clips, change):
     entry = CropOfVideo(tmp_path / "clip.mp4")
     shutil.copy(clips / "0.mp4", entry.path)
     before = cache_in(tmp_path, network).path(entry)
-    other, precision, runtime = random_network(SMALLEST), "no", "torch on cpu"
+    other, changed = random_network(SMALLEST), {}
     if change == "weights":
         torch.nn.init.zeros_(other.extractor.controller.conv_in.bias)
     elif change == "steps":
         other.config = dataclasses.replace(SMALLEST, sampler=dataclasses.replace(SMALLEST.sampler, steps=3))
     elif change == "precision":
-        precision = "bf16"
+        changed = {"precision": "bf16"}
     elif change == "runtime":
-        runtime = "onnx engines 0123"
+        changed = {"runtime": "onnx engines 0123"}
     elif change == "decoding":
-        monkeypatch.setattr("diffvqa_rt.training.diffvqa.features.DECODING_VERSION", 1)
+        changed = {"decoding_version": 1}
     elif change == "crop":
         entry = dataclasses.replace(entry, crop=1)
     else:
         shutil.copy(clips / "1.mp4", entry.path)
-    assert cache_in(tmp_path, other, precision=precision, runtime=runtime).path(entry) != before
+    assert cache_in(tmp_path, other, **changed).path(entry) != before
 
 
-def test_autocast_and_engines_share_no_entry_in_half_precision_nor_in_full(tmp_path, clips, monkeypatch):
+def test_autocast_and_engines_share_no_entry_in_half_precision_nor_in_full(tmp_path, built_engines, clips):
     """The folder's manifest says what its engines are; here of the same network, and twice of other files."""
-    network = random_network(SMALLEST)
+    network, manifest = choose_weights(TINY, None).load(), Manifest.read(built_engines)
     entry, paths = CropOfVideo(clips / "0.mp4"), []
     for precision, mixed, sha256 in [("fp16", "fp16", "a"), ("fp16", "fp16", "b"), ("fp32", "no", "a")]:
-        record = SimpleNamespace(precision=precision, files={"onnx/vae_encoder.onnx": sha256})
-        weights = SimpleNamespace(sha256=weights_sha256(network))
-        manifest = SimpleNamespace(config=SMALLEST, weights=weights, backend=lambda *_, record=record: record)
-        monkeypatch.setattr(Manifest, "read", lambda folder, manifest=manifest: manifest)
+        files = dict.fromkeys(manifest.backends["onnx"].files, sha256)
+        record = dataclasses.replace(manifest.backends["onnx"], precision=precision, files=files)
+        dataclasses.replace(manifest, backends={"onnx": record, "onnx-cuda": record}).write(tmp_path)
         accelerator = SimpleNamespace(mixed_precision=mixed, device=torch.device("cpu"))
         for extract in (
             EngineExtractor(tmp_path, network, "onnx"),
@@ -128,14 +128,18 @@ def test_autocast_and_engines_share_no_entry_in_half_precision_nor_in_full(tmp_p
     assert paths[2] == paths[5] and len(set(paths)) == len(paths) - 1
 
 
-def test_engines_are_played_by_the_main_process_for_all(tmp_path, network, clips):
+def test_engines_run_in_the_main_process_for_all(tmp_path, network, clips):
     cache, asked = cache_in(tmp_path, network), []
 
     class Engines(TorchExtractor):
         is_for_one_process = True
 
+        def __init__(self, network, process):
+            super().__init__(network, process)
+            self.index = process.process_index
+
         def __call__(self, views):
-            asked.append(self._accelerator.process_index)
+            asked.append(self.index)
             return super().__call__(views)
 
     for index in (1, 0):
@@ -226,7 +230,7 @@ def test_videos_that_cannot_be_decoded_are_named_once_all_others_are_made(tmp_pa
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0" * 500)
     cache, others = cache_in(tmp_path / "cache", network), entries_of(clips, 2)
-    with pytest.raises(TrainingError, match=r"take these out of the data, .*broken.mp4"):
+    with pytest.raises(TrainingError, match=r"1 video could not be decoded; remove them and run again .*broken.mp4"):
         fill(cache, [others[0], CropOfVideo(broken), others[1]], network)
     assert not cache.missing(others)
 
@@ -240,7 +244,7 @@ def test_a_damaged_entry_is_one_sentence(tmp_path, network, clips):
     cache, entry = cache_in(tmp_path, network), CropOfVideo(clips / "0.mp4")
     fill(cache, [entry], network)
     cache.path(entry).write_bytes(b"\0" * 100)
-    with pytest.raises(TrainingError, match="cannot be read; start again, and it is made again"):
+    with pytest.raises(TrainingError, match="cannot be read. Run the command again: the file is deleted and rebuilt"):
         cache.read(entry)
     fill(cache, [entry], network)
     cache.read(entry)

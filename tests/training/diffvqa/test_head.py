@@ -213,7 +213,9 @@ def test_every_part_of_the_head_learns(clips, cache, tmp_path):
     before = {name: tensor.clone() for name, tensor in network.head.named_parameters()}
     config = FitConfig(steps=2, learning_rate=1e-3, weight_decay=0.0, gradient_checkpointing=True)
     batches = batches_of(labelled(clips), cache, batch=4)
-    fit(HeadObjective(network), batches, config, tmp_path, describes={}, accelerator=Accelerator(cpu=True))
+    objective = HeadObjective(network)
+    assert {type(block) for block in objective.modules()} >= set(objective.recomputed)
+    fit(objective, batches, config, tmp_path, describes={}, accelerator=Accelerator(cpu=True))
     still = {name for name, tensor in network.head.named_parameters() if torch.equal(tensor, before[name])}
     # The VQA token is the first: in the last block's forward scan there is nothing before it that could decay.
     assert still == {f"{view}.tcab.layers.0.mixer.A_log" for view in ("semantic", "distortion")}

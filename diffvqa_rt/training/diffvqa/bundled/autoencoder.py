@@ -46,7 +46,7 @@ class ReadAutoencoder(nn.Module):
 
 
 class AutoencoderObjective(Objective):
-    """How far a picture is from its reconstruction, by L1 at two resolutions and texture, and its latent from normal.
+    """Distance of a picture from its reconstruction, by L1 at two resolutions and texture, and its latent from normal.
 
     Besides, a latent is to tell how much energy its own 8×8 pixels have in each octave, which a small readout beside
     the decoder predicts. A blurred picture differs from a sharp one in that alone, and L1 leaves it out.
@@ -98,7 +98,7 @@ def texture_difference(decoded: Tensor, pictures: Tensor) -> Tensor:
 
 
 def _band_energies(x: Tensor, cell: int) -> list[Tensor]:
-    """Of a Laplacian pyramid: the mean magnitude within each cell of so many pixels, fine to coarse."""
+    """Mean magnitude of a Laplacian pyramid within each cell of so many pixels, fine to coarse."""
     energies = []
     for octave in range(_BANDS):
         low = F.avg_pool2d(x, 2)

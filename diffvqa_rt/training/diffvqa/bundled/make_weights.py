@@ -1,4 +1,4 @@
-"""How the bundled `tiny` weights are made, from nothing: `make weights`.
+"""The build of the bundled `tiny` weights, from nothing: `make weights`.
 
     python -m diffvqa_rt.training.diffvqa.bundled.make_weights --work build/weights --out diffvqa_rt/weights
 
@@ -19,7 +19,7 @@ from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.files import write_whole
 from diffvqa_rt.synthetic.ladder_agreement import agreement_markdown
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
-from diffvqa_rt.training.diffvqa.bundled.stages import Kitchen
+from diffvqa_rt.training.diffvqa.bundled.stages import WeightsBuild
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,17 +53,17 @@ def main(argv: list[str] | None = None) -> int:
         "--workers", type=whole_number(0), default=1, metavar="N", help="that decode ahead (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
-    kitchen = Kitchen(Recipe(), arguments.work, workers=arguments.workers, engines=arguments.engines)
+    build = WeightsBuild(Recipe(), arguments.work, workers=arguments.workers, engines=arguments.engines)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        kitchen.synthetic_set(arguments.pool, arguments.clips)
+        build.synthetic_set(arguments.pool, arguments.clips)
         if arguments.until == "controller":
-            print(kitchen.controller())
+            print(build.controller())
             return 0
-        for made, name in [(kitchen.head(), "tiny.safetensors"), (kitchen.decoder(), "tiny-decoder.safetensors")]:
+        for made, name in [(build.head(), "tiny.safetensors"), (build.decoder(), "tiny-decoder.safetensors")]:
             write_whole(arguments.out / name, partial(shutil.copyfile, made))
             print(arguments.out / name)
-        print(agreement_markdown(kitchen.report()), end="")
+        print(agreement_markdown(build.report()), end="")
     except DiffVQAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""What decides the bundled `tiny` weights: `make weights`."""
+"""All that decides the bundled `tiny` weights (`make weights`)."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,16 @@ _HEAD = FitConfig(steps=1, learning_rate=1e-3, weight_decay=1e-4, schedule="cosi
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lesson:
-    """What a TCAB learns from: `batch` versions a step, `frames` of each, in parts 1/`across` as wide as a view."""
+class TrainingStage:
+    """One stage of a TCAB's training.
+
+    Attributes:
+        name: of its run.
+        frames: so many of each version.
+        across: the frames are views, or parts of them, 1/`across` as wide and high.
+        batch: versions a step.
+        fit: how to train.
+    """
 
     name: str
     frames: int
@@ -23,22 +31,22 @@ class Lesson:
     fit: FitConfig
 
 
-_LESSONS = (
-    Lesson(
+_TCAB = (
+    TrainingStage(
         name="tcab-parts",
         frames=1,
         across=2,
         batch=128,
         fit=FitConfig(steps=10_000, learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", seed=6),
     ),
-    Lesson(
+    TrainingStage(
         name="tcab-clips-of-parts",
         frames=TINY.frames,
         across=2,
         batch=32,
         fit=FitConfig(steps=1000, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", seed=7),
     ),
-    Lesson(
+    TrainingStage(
         name="tcab-clips",
         frames=TINY.frames,
         across=1,
@@ -50,13 +58,13 @@ _LESSONS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What decides the weights.
+    """All that decides the weights.
 
     The VAE and the denoising learn from `pictures` that are cut from the training clips once: with a few of one content
     in a batch, the VAE learned no colour. The latents' mean and deviation are taken over `normalized_over` of them.
 
     Batches are pictures for the VAE and for denoising (of four noises each, so that the VAE's share of a step is
-    small), and videos for the head, whose steps its epochs give. The TCAB's last lesson is of whole views of as many
+    small), and videos for the head, whose steps its epochs give. The TCAB's last stage is of whole views of as many
     frames as the network takes.
     """
 
@@ -73,7 +81,7 @@ class Recipe:
     controller: FitConfig = _CONTROLLER
     denoising_batch: int = 8
     draws: int = 4
-    tcab: tuple[Lesson, ...] = _LESSONS
+    tcab: tuple[TrainingStage, ...] = _TCAB
     head: FitConfig = _HEAD
     head_epochs: int = 4
     train_ladders_per_scene: int = 1

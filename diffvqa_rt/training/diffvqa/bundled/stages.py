@@ -1,4 +1,4 @@
-"""Where the bundled `tiny` weights are made: the stages of a `Recipe`."""
+"""The stages of a `Recipe`, each of which leaves a file."""
 
 import hashlib
 import json
@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.files import write_whole
+from diffvqa_rt.files import remove_parts, write_whole
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights, save_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
-from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.models.weights import weights_sha256, write_safetensors
 from diffvqa_rt.synthetic.clip_table import MANIFEST, SyntheticClip, read_manifest
 from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders, videos_digest, videos_from_set
 from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_of
 from diffvqa_rt.synthetic.make import SyntheticConfig, make_synthetic_set
-from diffvqa_rt.synthetic.pool import fetch_pool
+from diffvqa_rt.synthetic.pool import Pool, fetch_pool
 from diffvqa_rt.training.arguments import item_bar, step_bar
 from diffvqa_rt.training.diffvqa.bundled.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
@@ -42,24 +42,36 @@ from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective, Trained, V
 from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.diffvqa.head import HeadBatches, HeadObjective, predict_videos
-from diffvqa_rt.training.diffvqa.pictures import OnProgress, PictureBatches, StoredPictures, store_pictures
+from diffvqa_rt.training.diffvqa.pictures import PictureBatches, StoredPictures, store_pictures
 from diffvqa_rt.training.diffvqa.start import start_alike_everywhere, with_new_head
-from diffvqa_rt.training.loop import FitConfig, Objective, StepBatches, fit
+from diffvqa_rt.training.loop import FitConfig, Objective, OnProgress, StepBatches, fit
 from diffvqa_rt.video import DECODING_VERSION
 
 # Of the TCAB's pairs, that its patches are measured on before it learns.
 _MEASURED_BATCHES = 8
 
 
-class Kitchen:
-    """Where one set of weights is made: each stage leaves a file in `work`, and is not made again."""
+class WeightsBuild:
+    """The build of one set of weights: each stage leaves a file in `work`, and is not made again."""
 
     def __init__(self, recipe: Recipe, work: Path, *, workers: int = 1, engines: Path | None = None) -> None:
         self.recipe, self.work, self._workers, self._engines = recipe, work, workers, engines
         self.set = work / "synthetic"
 
-    def synthetic_set(self, pool: Path, clips: Path | None) -> None:
-        """The set, made or completed; on stderr, which sources it is without.
+    def synthetic_set(
+        self,
+        pool: Path,
+        clips: Path | None,
+        *,
+        fetch: Callable[[Path, Path | None], Pool] = fetch_pool,
+        make: Callable[[SyntheticConfig, Pool, OnProgress], object] = make_synthetic_set,
+    ) -> None:
+        """Makes or completes the set; names on stderr the sources that it is without.
+
+        Args:
+            pool, clips: folders, as for `fetch_pool`.
+            fetch: gets the pristine media.
+            make: makes the set of them.
 
         Raises:
             DiffVQAError: no source is to be had.
@@ -69,11 +81,11 @@ class Kitchen:
         config = SyntheticConfig(
             out=self.set, ladders_per_scene=self.recipe.ladders_per_scene, jobs=os.cpu_count() or 1
         )
-        found = fetch_pool(pool, clips)
+        found = fetch(pool, clips)
         for sentence in found.missing:
             print(f"left out, so that the weights will be others: {sentence}", file=sys.stderr)
         with item_bar("synthetic set") as show:
-            make_synthetic_set(config, found, show)
+            make(config, found, show)
 
     def vae(self) -> Path:
         """The autoencoder's weights: our encoder and its decoder, the latents normalised."""
@@ -142,7 +154,7 @@ class Kitchen:
 
     def tcab(self) -> ReadTcab:
         """A TCAB that has learned the quality of clips, of all the training contents' ladders."""
-        path, config, lessons = self.work / "tcab.safetensors", self.recipe.network, self.recipe.tcab
+        path, config, stages = self.work / "tcab.safetensors", self.recipe.network, self.recipe.tcab
         if path.exists():
             learned = ReadTcab(config, frames=config.frames)
             try:
@@ -152,25 +164,24 @@ class Kitchen:
             return learned
         videos = videos_from_set(self.set, "train")
         made_of = {"frames": config.frames, "clips": self._clips_digest(), "decoding": DECODING_VERSION}
-        stored = self._stored("frames", made_of, lambda path, show: store_frames(videos, config.frames, path, show))
-        torch.manual_seed(lessons[0].fit.seed)
-        learned = ReadTcab(config, frames=lessons[0].frames, across=lessons[0].across)
-        for number, lesson in enumerate(lessons):
-            size, steps = config.view_size // lesson.across, lesson.fit.steps
-            pairs = VersionPairs(
-                videos, stored, batch=lesson.batch, frames=lesson.frames, size=size, seed=lesson.fit.seed
-            )
+        stored = self.array_file("frames", made_of, lambda path, show: store_frames(videos, config.frames, path, show))
+        torch.manual_seed(stages[0].fit.seed)
+        learned = ReadTcab(config, frames=stages[0].frames, across=stages[0].across)
+        for number, stage in enumerate(stages):
+            size, steps = config.view_size // stage.across, stage.fit.steps
+            pairs = VersionPairs(videos, stored, batch=stage.batch, frames=stage.frames, size=size, seed=stage.fit.seed)
             if number == 0:
                 measured = torch.cat([pairs[steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
                 start_as_frequencies(learned.tcab.patch_embed.proj, measured.flatten(0, 1))
             else:
-                learned = grow(learned.cpu(), config, frames=lesson.frames, across=lesson.across)
+                learned = grow(learned.cpu(), config, frames=stage.frames, across=stage.across)
             describes = {
                 "network": config.as_dict(),
                 "data": {"videos": videos_digest(videos), "stored": made_of},
-                "lessons": {taught.name: asdict(taught) for taught in lessons[: number + 1]},
+                # As checkpoints call them.
+                "lessons": {done.name: asdict(done) for done in stages[: number + 1]},
             }
-            self._fit(lesson.name, ReadTcabObjective(learned, config), pairs, lesson.fit, describes)
+            self._fit(stage.name, ReadTcabObjective(learned, config), pairs, stage.fit, describes)
         _save_halved(learned.cpu().state_dict(), path)
         return self.tcab()
 
@@ -185,14 +196,14 @@ class Kitchen:
         return path
 
     def report(self) -> list[LadderAgreement]:
-        """How the bundled weights' scores follow the labels and ladders of contents that no stage has seen."""
+        """The agreement of the weights' scores with the labels and ladders of contents that no stage has seen."""
         held_out = self.videos("validation", self.recipe.held_out_ladders_per_scene)
         _, cache = self.adapted(held_out)
         network, _ = load_weights(self.head())
         return agreement_of(held_out, predict_videos(network, held_out, cache), self.set)
 
     def videos(self, split: str, ladders_per_scene: int) -> list[LabelledVideo]:
-        """What the head learns from or is tested on: this many of each scene's ladders, since features take hours."""
+        """Videos that the head learns from or is tested on: some of each scene's ladders, since features take hours."""
         return some_ladders(videos_from_set(self.set, split), ladders_per_scene)
 
     def adapted(self, videos: Sequence[LabelledVideo]) -> tuple[DiffVQA, FeatureCache]:
@@ -259,7 +270,7 @@ class Kitchen:
             )
             store_pictures(drawn, recipe.pictures, path, show)
 
-        return StoredPictures(self._stored("pictures", self._pictures_made_of(), make), batch=batch, seed=seed)
+        return StoredPictures(self.array_file("pictures", self._pictures_made_of(), make), batch=batch, seed=seed)
 
     def _pictures_made_of(self) -> dict[str, Any]:
         recipe, config = self.recipe, self.recipe.network
@@ -273,7 +284,7 @@ class Kitchen:
             "decoding": DECODING_VERSION,
         }
 
-    def _stored(self, name: str, made_of: Mapping[str, Any], make: Callable[[Path, OnProgress], None]) -> Path:
+    def array_file(self, name: str, made_of: Mapping[str, Any], make: Callable[[Path, OnProgress], None]) -> Path:
         """The array file of this name in `work`, made now if there is none, or one that was made of something else.
 
         Args:
@@ -282,6 +293,7 @@ class Kitchen:
         path, beside, text = self.work / f"{name}.npy", self.work / f"{name}.json", json.dumps(made_of)
         if not (path.exists() and beside.exists() and beside.read_text(encoding="utf-8") == text):
             beside.unlink(missing_ok=True)
+            remove_parts(self.work, path.name)
             with item_bar(name) as show:
                 make(path, show)
             write_whole(beside, lambda part: part.write_text(text, encoding="utf-8"))
@@ -313,5 +325,5 @@ class Kitchen:
 
 
 def _save_halved(tensors: Mapping[str, Tensor], path: Path) -> None:
-    halved = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda part: save_file(halved, part))
+    halved = {name: tensor.half() for name, tensor in tensors.items()}
+    write_whole(path, lambda part: write_safetensors(halved, part))

@@ -1,4 +1,4 @@
-"""What the pictures of `diffvqa diagnose` show, computed: weights, videos and a data set in; pictures and rows out."""
+"""The computation of the pictures of `diffvqa diagnose`: weights, videos and a data set in; pictures and rows out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def picture_reconstructions(
 
 
 def clips_to_embed(clips: Sequence[SyntheticClip], split: str, count: int) -> dict[str, list[SyntheticClip]]:
-    """Which clips of a set each column of the picture shows, by what it is coloured by.
+    """The clips of a set that each column of the picture shows, by what it is coloured by.
 
     Args:
         split: `train`, `validation`, or `all`.

@@ -1,4 +1,4 @@
-"""How far the fused features tell contents and distortions apart (paper §5.2, fig. 7), in numbers and as a map."""
+"""Separation of contents and distortions by the fused features (paper §5.2, fig. 7), in numbers and as a map."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from diffvqa_rt.synthetic.clip_table import SyntheticClip
 DISTORTIONS = (
     *("h264", "scaling", "gaussian_blur", "motion_blur", "gaussian_noise", "banding", "sharpening", "low_light"),
 )
-"""Those that a single frame shows, and that look different from each other."""
+"""Distortions that are visible in a single frame and easy to tell apart."""
 
 LEAST_SEVERITY = 3
 """Weaker distortions are still close to their reference, and to each other."""
@@ -85,7 +85,7 @@ def fused_vectors(network: DiffVQA, frames: Tensor) -> Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """How far vectors of one class lie together.
+    """Closeness of vectors of one class.
 
     `silhouette` is −1 … 1, by cosine distance, and 0 or less where classes mean nothing. `neighbours` is the share of
     the nearest five that are of a vector's own class, and `chance` what it is for vectors that know nothing. Neighbours
@@ -104,7 +104,7 @@ class Separation:
 
 
 def separation(vectors: Vectors, labels: Sequence[str], other_labels: Sequence[str]) -> Separation:
-    """How far vectors [n, C] keep `labels` apart, with two labels or more."""
+    """Separation of vectors [n, C] by `labels`, of which there are two or more."""
     vectors = standardized(vectors)
     _, classes = np.unique(labels, return_inverse=True)
     _, others = np.unique(other_labels, return_inverse=True)

@@ -1,4 +1,4 @@
-"""What the extractor makes of a frame: the VAE's round trip, and the latent that K steps find again (paper, fig. 4)."""
+"""The extractor's picture of a frame: the VAE's round trip, and the latent that K steps find again (paper, fig. 4)."""
 
 from dataclasses import dataclass
 

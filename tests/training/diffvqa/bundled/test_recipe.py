@@ -15,9 +15,8 @@ from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, write_manifest
 from diffvqa_rt.synthetic.pool import Pool
-from diffvqa_rt.training.diffvqa.bundled import stages as kitchen_module
-from diffvqa_rt.training.diffvqa.bundled.recipe import Lesson, Recipe
-from diffvqa_rt.training.diffvqa.bundled.stages import Kitchen
+from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe, TrainingStage
+from diffvqa_rt.training.diffvqa.bundled.stages import WeightsBuild
 from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import ReadTcab
 from diffvqa_rt.training.diffvqa.decoder import load_decoder
 from diffvqa_rt.training.loop import FitConfig
@@ -27,8 +26,8 @@ SMALL = Recipe(
     network=SMALLEST, pictures=6, normalized_over=4,
     vae=FEW, vae_batch=2, vae_patch=64, unet=FEW, controller=FEW, denoising_batch=2, draws=2,
     tcab=(
-        Lesson(name="tcab-parts", frames=1, across=2, batch=8, fit=FEW),
-        Lesson(name="tcab-clips", frames=SMALLEST.frames, across=1, batch=2, fit=FEW),
+        TrainingStage(name="tcab-parts", frames=1, across=2, batch=8, fit=FEW),
+        TrainingStage(name="tcab-clips", frames=SMALLEST.frames, across=1, batch=2, fit=FEW),
     ),
     head=FEW, head_epochs=1, head_batch=2, train_ladders_per_scene=1, held_out_ladders_per_scene=1, cache_bytes=10**9,
 )  # fmt: skip
@@ -57,13 +56,13 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def kitchen(work):
-    made = Kitchen(SMALL, work, workers=0)
+def build(work):
+    made = WeightsBuild(SMALL, work, workers=0)
     made.head()
     return made
 
 
-def test_every_stage_leaves_half_precision_weights_that_the_next_one_kept(kitchen, work):
+def test_every_stage_leaves_half_precision_weights_that_the_next_one_kept(build, work):
     files = {name: load_file(work / f"{name}.safetensors") for name in ("vae", "unet", "controller", "head")}
     assert all(x.dtype == torch.float16 for file in files.values() for x in file.values() if x.is_floating_point())
     before = {f"extractor.vae.{name}": tensor for name, tensor in files["vae"].items() if "decoder" not in name}
@@ -73,32 +72,32 @@ def test_every_stage_leaves_half_precision_weights_that_the_next_one_kept(kitche
         before = files[name]
     network, is_trained = load_weights(work / "head.safetensors")
     assert is_trained and network.config == SMALLEST
-    assert load_decoder(kitchen.decoder(), SMALLEST.vae)(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+    assert load_decoder(build.decoder(), SMALLEST.vae)(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
 
 
-def test_a_second_call_makes_nothing_again(kitchen, work):
+def test_a_second_call_makes_nothing_again(build, work):
     times = {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
-    Kitchen(SMALL, work, workers=0).head()
+    WeightsBuild(SMALL, work, workers=0).head()
     assert {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")} == times
 
 
-def test_a_stage_that_is_there_does_not_ask_for_the_ones_before(kitchen, work, tmp_path):
+def test_a_stage_that_is_there_does_not_ask_for_the_ones_before(build, work, tmp_path):
     shutil.copyfile(work / "controller.safetensors", tmp_path / "controller.safetensors")
-    assert Kitchen(SMALL, tmp_path, workers=0).controller() == tmp_path / "controller.safetensors"
+    assert WeightsBuild(SMALL, tmp_path, workers=0).controller() == tmp_path / "controller.safetensors"
     assert [path.name for path in tmp_path.iterdir()] == ["controller.safetensors"]
 
 
-def test_a_run_of_another_start_is_not_taken_for_this_one(kitchen, work):
+def test_a_run_of_another_start_is_not_taken_for_this_one(build, work):
     changed = dataclasses.replace(SMALL, draws=3)
     (work / "controller.safetensors").rename(work / "kept")
     try:
         with pytest.raises(TrainingError, match="is of a run whose draws is 2, now it is 3"):
-            Kitchen(changed, work, workers=0).controller()
+            WeightsBuild(changed, work, workers=0).controller()
     finally:
         (work / "kept").rename(work / "controller.safetensors")
 
 
-def test_arrays_that_were_made_of_something_else_are_made_again(kitchen, work):
+def test_arrays_that_were_made_of_something_else_are_made_again(build, work):
     kept = json.loads((work / "pictures.json").read_text())
     assert kept["count"] == 6 and (work / "frames.json").exists()
     made = []
@@ -108,48 +107,46 @@ def test_arrays_that_were_made_of_something_else_are_made_again(kitchen, work):
         made.append(path.name)
 
     def made_after(**changes):
-        Kitchen(SMALL, work, workers=0)._stored("array", kept | changes, make)
+        WeightsBuild(SMALL, work, workers=0).array_file("array", kept | changes, make)
         return len(made)
 
-    assert [made_after(**change) for change in ({}, {}, {"seed": 1}, {"decoding": 1}, {"decoding": 1})] == [
-        1,
-        1,
-        2,
-        3,
-        3,
-    ]
+    changes = [{}, {}, {"seed": 1}, {"decoding": 1}, {"decoding": 1}]
+    assert [made_after(**change) for change in changes] == [1, 1, 2, 3, 3]
 
 
-def test_a_tcab_of_another_recipe_is_named(kitchen, tmp_path):
+def test_a_tcab_of_another_recipe_is_named(build, tmp_path):
     other = ReadTcab(SMALLEST, frames=1)
     save_file(other.state_dict(), tmp_path / "tcab.safetensors")
     with pytest.raises(TrainingError, match="tcab.safetensors is of another recipe; delete it and head"):
-        Kitchen(SMALL, tmp_path, workers=0).tcab()
+        WeightsBuild(SMALL, tmp_path, workers=0).tcab()
 
 
-def test_sources_that_the_set_is_without_are_named(tmp_path, monkeypatch, capsys):
+def test_sources_that_the_set_is_without_are_named(tmp_path, capsys):
     made = []
     found = Pool(items=(), files={}, missing=("/none is not a folder of clips; 14 contents are left out",))
-    monkeypatch.setattr(kitchen_module, "fetch_pool", lambda pool, clips: found)
-    monkeypatch.setattr(kitchen_module, "make_synthetic_set", lambda config, pool, show: made.append(pool))
-    Kitchen(SMALL, tmp_path, workers=0).synthetic_set(tmp_path / "pool", tmp_path / "none")
+    build = WeightsBuild(SMALL, tmp_path, workers=0)
+    build.synthetic_set(
+        tmp_path / "pool",
+        tmp_path / "none",
+        fetch=lambda pool, clips: found,
+        make=lambda config, pool, show: made.append(pool),
+    )
     assert made == [found]
     assert "weights will be others: /none is not a folder of clips; 14 contents are left out" in capsys.readouterr().err
 
 
-def test_the_report_is_of_what_was_held_out(kitchen):
-    rows = kitchen.report()
+def test_the_report_is_of_what_was_held_out(build):
+    rows = build.report()
     assert [(row.name, row.clips, row.ladders) for row in rows] == [
         ("h264", 5, 1), ("codecs and scalings", 5, 1), ("all", 5, 1),
     ]  # fmt: skip
 
 
-def test_ablations_train_and_are_measured_alike(kitchen, work, monkeypatch, capsys):
-    monkeypatch.setattr(ablation, "Recipe", lambda: SMALL)
+def test_ablations_train_and_are_measured_alike(build, work, capsys):
     out = work / "ablation.json"
     arguments = ["--work", str(work), "--out", str(out), "--lines", "no TCAB,K=1"]
     arguments += ["--epochs", "1", "--train-scenes", "2", "--held-out-scenes", "1"]
-    assert ablation.main(arguments) == 0
+    assert ablation.main(arguments, SMALL) == 0
     lines = json.loads(out.read_text())["lines"]
     assert list(lines) == ["no TCAB", "K=1"] and all(row[-1]["clips"] == 5 for row in lines.values())
     assert "| no TCAB: codecs and scalings |" in capsys.readouterr().out

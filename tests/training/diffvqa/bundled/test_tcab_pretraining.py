@@ -1,4 +1,4 @@
-"""A TCAB's lessons: pairs of versions of a scene, patches that see all frequencies, and what the head starts from."""
+"""A TCAB's training stages: pairs of versions of a scene, patches that see all frequencies, the head's start."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_a_file_in_two_ladders_is_stored_once(stored):
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """What might be stored of the videos: noise that is grey in the first frame, of faint colours in the second."""
+    """Stored frames, as of the videos: noise that is grey in the first frame, of faint colours in the second."""
     kept = np.random.default_rng(0).integers(100, 150, (7, 2, 3, 72, 96)).astype(np.uint8)
     kept[:, 0] = kept[:, 0, :1]
     path = tmp_path_factory.mktemp("noise") / "frames.npy"
@@ -70,7 +70,7 @@ def luma(pixels):
 
 
 def find(picture, severity, kept):
-    """Of which ladder a picture [3, SIDE, SIDE] is, and where: (frame, top, left, mirrored, quarters); by its luma."""
+    """A picture's [3, SIDE, SIDE] ladder and place, (frame, top, left, mirrored, quarters), found by its luma."""
     shown = luma((picture.numpy() + 1) * 127.5)
     for row, ladder in enumerate(("h264", "freeze", "banding")) if severity else [(0, "pristine")]:
         clip = luma(kept[2 * row + severity])

@@ -1,4 +1,4 @@
-"""Which clips t-SNE shows, what their features are, and whether the numbers beside the picture are right."""
+"""The clips that t-SNE shows, their features, and the numbers beside the picture."""
 
 import dataclasses
 from collections import Counter

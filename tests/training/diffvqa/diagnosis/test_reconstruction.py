@@ -1,4 +1,4 @@
-"""What reconstructions show, compared with the extractor itself and with the UNet called without a Controller."""
+"""Reconstructions, compared with the extractor itself and with the UNet called without a Controller."""
 
 import dataclasses
 

@@ -20,17 +20,16 @@ import onnxscript
 import torch
 
 import diffvqa_rt
-from diffvqa_export.backends import builder_of
-from diffvqa_export.context import BuildContext, BuildRequest, Built
+from diffvqa_export.backends.table import builder_of
+from diffvqa_export.context import BuildContext, BuildRequest
 from diffvqa_export.parity import Views, measure_parity
 from diffvqa_export.reference import Reference, record_reference
-from diffvqa_export.stages import STAGES
 from diffvqa_export.work import Progress, WorkFolder, file_sha256, peak_memory_bytes
 from diffvqa_rt.engines import BackendName, available_cpus, open_backend
+from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.engines.manifest import (
     BackendRecord,
     BuildRecord,
-    EngineRecord,
     Manifest,
     WeightsRecord,
     parity_from_dict,
@@ -38,7 +37,6 @@ from diffvqa_rt.engines.manifest import (
 from diffvqa_rt.engines.verification import unlisted_files
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.views import make_views
 from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.specs import MANIFEST_NAME
@@ -63,9 +61,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     """
     refuse_what_cannot_be_built(request)
     out = request.out.resolve()
-    # A half-precision build changes the network in place, and torch's weights are float32; aot-inductor moves it to a
-    # GPU, and the exporters trace on the CPU.
-    backends = sorted(request.backends, key=lambda name: (name == "aot-inductor") - (name == "torch"))
+    backends = sorted(request.backends, key=lambda name: BACKENDS[name].build_turn)
     builders = {name: builder_of(name, request) for name in backends}
     config = request.config
     views = make_views(sample_frames(request.clip, config.frames).frames, config.view_size)
@@ -93,8 +89,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         context.release()
         records: dict[str, BackendRecord] = {}
         for name in request.backends:
-            record = _record(built[name], manifest)
-            records[name] = _with_parity(context, name, record, manifest, clip)
+            records[name] = _with_parity(context, name, built[name], manifest, clip)
         files = {file for record in records.values() for file in record.files}
         took = dataclasses.replace(
             manifest.build,
@@ -110,7 +105,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
 
 
 def refuse_what_cannot_be_built(request: BuildRequest) -> None:
-    """What needs no computing to be refused. Raises EngineBuildError, or VideoDecodeError for the clip."""
+    """Refuses what needs no computing to be refused. Raises EngineBuildError, or VideoDecodeError for the clip."""
     refuse_to_replace_other_files(request.out.resolve())
     for name in request.backends:
         builder_of(name, request)
@@ -141,23 +136,6 @@ def _record_reference(context: BuildContext, views: Views, clip: Mapping[str, An
     context.do(f"reference: float32 torch on {clip['clip']}", {**clip, "precision": "fp32"}, make)
 
 
-def _record(built: Built, manifest: Manifest) -> BackendRecord:
-    specs = engine_specs(manifest.config)
-    return BackendRecord(
-        runtime=built.runtime,
-        precision=built.precision,
-        device=built.device,
-        scan=built.scan,
-        settings=built.settings,
-        files=built.files,
-        engines={
-            name: EngineRecord(file=built.engines[name], inputs=spec.inputs, outputs=spec.outputs)
-            for name, spec in specs.items()
-        },
-        parity=None,
-    )
-
-
 def _with_parity(
     context: BuildContext, name: BackendName, record: BackendRecord, manifest: Manifest, clip: Mapping[str, Any]
 ) -> BackendRecord:
@@ -172,7 +150,7 @@ def _with_parity(
             engines,
             Reference(context.work.path),
             manifest.config,
-            STAGES,
+            context.export.stages,
             record.precision,
             clip["clip"],
             frames=len(VIEWS) if is_on_cpu and context.parameter_count > _LARGE_NETWORK else None,
@@ -185,7 +163,7 @@ def _with_parity(
             )
         return dataclasses.asdict(report)
 
-    bars = {stage.name: stage.tolerances[record.precision].relative for stage in STAGES.values()}
+    bars = {stage.name: stage.tolerances[record.precision].relative for stage in context.export.stages.values()}
     inputs = {**clip, "files": record.files, "runtime": record.runtime, "device": record.device, "bars": bars}
     inputs |= {"machine": manifest.build.machine}
     try:

@@ -1,0 +1,52 @@
+"""A metric's part in an export: its network, the weights that it takes, and its stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from diffvqa_export.export_stage import ExportStage
+from diffvqa_rt.specs import EngineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenWeights:
+    """A network's weights before they are read: `load` makes the network when it is needed, at full size 5 GB."""
+
+    config: Any
+    is_trained: bool
+    source: str
+    load: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricExport:
+    """What the export has to know of a metric. A config is the metric's own.
+
+    Attributes:
+        stages: the engines by name, in the order in which an item passes them.
+        engine_specs: config → the engines' borders.
+        network: config → the network, with whatever weights a new module has.
+        random_network: config, seed → the network with seeded weights, the same on every machine.
+        stage_modules: network → its engines' modules, in evaluation mode.
+        read_description: a safetensors file → the config of its network, and whether it was trained.
+        read_network: a safetensors file → its network.
+        weights_in_folder: preset, folder → weights in a foreign layout.
+        dynamic_sizes: config → the sizes that a plan fixes, of the dynamic dimensions other than the batch's.
+        activation_bytes: config → the memory that the widest point of the network takes on one item.
+        reference_bytes: config → the size of the recorded reference.
+    """
+
+    stages: Mapping[str, ExportStage]
+    engine_specs: Callable[[Any], Mapping[str, EngineSpec]]
+    network: Callable[[Any], nn.Module]
+    random_network: Callable[[Any, int], nn.Module]
+    stage_modules: Callable[[Any], dict[str, nn.Module]]
+    read_description: Callable[[Path], tuple[Any, bool]]
+    read_network: Callable[[Path], nn.Module]
+    weights_in_folder: Callable[[Any, Path], ChosenWeights]
+    dynamic_sizes: Callable[[Any], Mapping[str, int]]
+    activation_bytes: Callable[[Any], int]
+    reference_bytes: Callable[[Any], int]

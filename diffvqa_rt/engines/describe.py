@@ -12,8 +12,7 @@ def describe(manifest: Manifest) -> str:
     config, build = manifest.config, manifest.build
     low, high = config.score_range
     lines = [
-        f"network   {manifest.model_label}: {config.frames} frames, views of {config.view_size}×{config.view_size} "
-        f"pixels, {config.sampler.steps} denoising steps ({config.sampler.schedule}), scores {low:g} … {high:g}",
+        f"network   {manifest.model_label}: {config.summary}, scores {low:g} … {high:g}",
         f"weights   {manifest.weights.sha256[:16]}…  ({manifest.weights.source})",
         f"built     {build.date} on {build.machine}" + (f", commit {build.commit}" if build.commit else ""),
         f"          {', '.join(f'{name} {version}' for name, version in build.versions.items())}",
@@ -29,7 +28,8 @@ def describe(manifest: Manifest) -> str:
 
 
 def _describe_backend(name: str, record: BackendRecord, file_bytes: Mapping[str, int]) -> list[str]:
-    lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}; selective scan: {record.scan}"]
+    scan = f"; selective scan: {record.scan}" if record.scan else ""
+    lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}{scan}"]
     lines += [f"  {setting}: {value}" for setting, value in record.settings.items()]
     lines += [
         f"  {file_bytes.get(file, 0) / 1e6:>8.1f} MB  sha256 {sha256[:16]}…  {file}"

@@ -23,11 +23,11 @@ from diffvqa_rt.specs import EngineSpec, Precision, Profile
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:
-    """What to build.
+    """The choices of one build.
 
     Attributes:
         weights: the network.
-        backends: for which runtimes.
+        backends: the runtimes to build for.
         out: the engine folder.
         clip: the real video that parity is measured on.
         metric: the network's metric.

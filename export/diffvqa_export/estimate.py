@@ -75,7 +75,7 @@ class Estimate:
             )
 
     def _bytes_there(self) -> int:
-        """What earlier builds left, for this one to find or to replace."""
+        """The size of what earlier builds left, for this one to find or to replace."""
         folders = (self.out, self.out.with_name(f"{self.out.name}.work"))
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 

@@ -61,7 +61,7 @@ class ExportStage:
     has_scan: bool = False
 
     def keeps_float32(self, module: str) -> bool:
-        """Whether the module at a full path stays in float32 in an engine of half precision."""
+        """True where the module at a full path stays in float32 in an engine of half precision."""
         return any(fnmatchcase(module, pattern) for pattern in self.kept_in_float32)
 
 

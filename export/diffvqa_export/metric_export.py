@@ -23,7 +23,7 @@ class ChosenWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricExport:
-    """What the export has to know of a metric. A config is the metric's own.
+    """A metric as the export sees it. A config is of the metric's own class.
 
     Attributes:
         stages: the engines by name, in the order in which an item passes them.

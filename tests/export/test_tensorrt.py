@@ -90,7 +90,7 @@ def rtx():
 
 @pytest.fixture
 def rtx_record(rtx, manifest):
-    """What `build_engines.py` says of the `tiny` plans, built ahead of time for every architecture."""
+    """The manifest's record of the `tiny` plans, built ahead of time for every architecture."""
     return manifest.backends["tensorrt-rtx"]
 
 
@@ -149,7 +149,7 @@ def test_rtx_has_no_version_compatible_plans(rtx, built_engines, tmp_path):
 
 
 def test_two_checkpoints_are_one_graph(built_engines, tmp_path):
-    """What makes a stripped plan serve both: nothing but the weights tells their ONNX files apart."""
+    """A stripped plan serves both, since nothing but the weights tells their ONNX files apart."""
     for seed in (1, 2):
         module = stage_modules(random_network(TINY, seed))["vae_encoder"]
         job = job_of("vae_encoder", module, tmp_path / f"{seed}.onnx", provenance=f"weights {seed}")

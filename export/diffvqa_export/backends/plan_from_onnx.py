@@ -155,7 +155,7 @@ def _optimization_profile(builder: Any, job: PlanJob) -> Any:
 
 
 def _scan(trt: Any, network: Any) -> str:
-    """How the selective scan is in the network that TensorRT has understood."""
+    """The form of the selective scan in the network that TensorRT has understood; empty where there is none."""
     kinds = {network.get_layer(index).type for index in range(network.num_layers)}
     if trt.LayerType.PLUGIN_V3 in kinds:
         return "plugin"

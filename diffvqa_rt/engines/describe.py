@@ -12,7 +12,7 @@ def describe(manifest: Manifest) -> str:
     config, build = manifest.config, manifest.build
     low, high = config.score_range
     lines = [
-        f"network   {manifest.model_label}: {config.summary}, scores {low:g} … {high:g}",
+        f"network   {manifest.model_label}: {config.describe()}, scores {low:g} … {high:g}",
         f"weights   {manifest.weights.sha256[:16]}…  ({manifest.weights.source})",
         f"built     {build.date} on {build.machine}" + (f", commit {build.commit}" if build.commit else ""),
         f"          {', '.join(f'{name} {version}' for name, version in build.versions.items())}",

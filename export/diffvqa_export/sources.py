@@ -23,7 +23,7 @@ def hash_sources(metric: str, roots: Mapping[str, Path]) -> str:
     """The hash of the metric's sources in packages at `roots`. What other metrics have of their own is not in it."""
     patterns = {
         "diffvqa_rt": (
-            *("metric.py", "sampler.py", "scoring.py", "specs.py", "models/*.py"),
+            *("chain.py", "metric.py", "sampler.py", "scoring.py", "specs.py", "models/*.py"),
             *(f"models/{metric}/**/*.py", f"metrics/{metric}/**/*.py"),
         ),
         "diffvqa_kernels": ("**/*.py",),

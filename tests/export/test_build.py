@@ -392,6 +392,19 @@ def test_a_dry_run_says_what_will_be_written_and_writes_nothing(built_engines, t
         assert megabytes == pytest.approx((built_engines / file).stat().st_size / 1e6, rel=0.02, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ([], "build/tiny"),
+        (["--metric", "diffvqa", "--precision", "fp16"], "build/tiny-fp16"),
+        (["--preset", "sd21"], "build/sd21"),
+    ],
+)
+def test_an_engine_folder_has_its_networks_name(arguments, folder, capsys):
+    assert build_engines.main([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{folder}:"
+
+
 def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     assert build_engines.main(["--out", str(tmp_path / "tiny")]) == 1

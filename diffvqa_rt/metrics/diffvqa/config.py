@@ -146,13 +146,11 @@ class DiffVQAConfig:
         """L + 1 of the TCAB: one token a 16×16 patch and frame, and the VQA token."""
         return self.frames * (self.view_size // self.head.tcab.patch_size) ** 2 + 1
 
-    @property
-    def summary(self) -> str:
-        """The network in a few words, for a person to read."""
-        sampler = self.sampler
+    def describe(self) -> str:
+        """A few words for a person: what the network takes, and what it does to it."""
         return (
-            f"{self.frames} frames, views of {self.view_size}×{self.view_size} pixels, "
-            f"{sampler.steps} denoising steps ({sampler.schedule})"
+            f"{self.frames} frames, views of {self.view_size}×{self.view_size} pixels, {self.sampler.steps} denoising "
+            f"steps ({self.sampler.schedule})"
         )
 
     def as_dict(self) -> dict[str, Any]:

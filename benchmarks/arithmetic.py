@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.precision import write_precision
 from diffvqa_kernels.selective_scan import bidirectional_selective_scan  # noqa: F401  registers the operator
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def stage_arithmetic(
     counted = {}
     for name in names or modules:
         spec = engine_specs(config)[name]
-        write_precision(name, modules[name], precision)
+        write_precision(STAGES[name], modules[name], precision)
         sizes = {"videos": videos, "frames": len(VIEWS) * (frames or config.frames)}
         inputs = tuple(
             torch.empty([sizes.get(size, size) for size in tensor.shape], dtype=_dtype(tensor), device="meta")

@@ -16,7 +16,7 @@ from arithmetic import Arithmetic, stage_arithmetic
 from ceilings import Ceilings, time_with_shares, waited_for
 from diffvqa_export.build import build_engines
 from diffvqa_export.context import BuildRequest
-from diffvqa_export.stages import STAGES
+from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.weights import random_weights
 from providers import BASELINE
 

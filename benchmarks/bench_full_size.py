@@ -8,7 +8,7 @@ Takes some minutes and 16 GB of memory, so it runs only when it is asked for:
 import numpy as np
 import pytest
 from arithmetic import stage_arithmetic
-from diffvqa_export.stages import STAGES
+from diffvqa_export.diffvqa.stages import STAGES
 from providers import BASELINE, exported_beside_torch
 
 from diffvqa_rt.metrics.diffvqa.config import VIEWS

@@ -15,8 +15,8 @@ import pytest
 import torch
 from arithmetic import Arithmetic, stage_arithmetic
 from ceilings import COPY, PRODUCT, Ceilings, time_with_shares, waited_for
+from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.precision import write_precision
-from diffvqa_export.stages import STAGES
 from providers import BASELINE
 from torch import Tensor
 from turns import Run
@@ -99,7 +99,7 @@ def eager_stage(network: DiffVQA, stage: str, device: str) -> Callable[[], tuple
     """A call of a stage in eager torch, in bfloat16, on random inputs of one video."""
     config = network.config
     module = stage_modules(network)[stage]
-    write_precision(stage, module, "bf16")
+    write_precision(STAGES[stage], module, "bf16")
     module.to(device)
     sizes = {"videos": 1, "frames": len(VIEWS) * config.frames}
     inputs = [

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffvqa_export.inductor_build import package_from_module
-from diffvqa_export.onnx_export import export_onnx
-from diffvqa_export.stages import STAGES
+from diffvqa_export.backends.onnx_from_module import onnx_from_module
+from diffvqa_export.backends.package_from_module import package_from_module
+from diffvqa_export.diffvqa.stages import STAGES
+from diffvqa_export.export_stage import ExportJob
 from diffvqa_export.weights import random_weights
 
 from diffvqa_rt.engines import Engine, available_cpus
@@ -34,18 +35,22 @@ def build(provider: str, name: str, spec: EngineSpec, module: torch.nn.Module, f
         from diffvqa_rt.engines.onnx_backend import OnnxEngine, cpu_session_options
 
         path = folder / f"{name}.onnx"
-        export_onnx(STAGES[name], module, TINY, spec, path, "")
+        onnx_from_module(job_of(name, spec, module, path))
         session = onnxruntime.InferenceSession(path, cpu_session_options(), providers=["CPUExecutionProvider"])
         return OnnxEngine(spec, session, available_cpus())
     if provider == "aot_inductor":
         path = folder / f"{name}.pt2"
-        package_from_module(STAGES[name], module, TINY, spec, path, "")
+        package_from_module(job_of(name, spec, module, path))
         return InductorEngine(spec, path)
     if provider == "torch_compile":
         return TorchEngine(spec, torch.compile(module))
     if provider == "pytorch":
         return TorchEngine(spec, module)
     raise ValueError(f"provider is {provider!r}; expected onnxruntime, aot_inductor, torch_compile or pytorch")
+
+
+def job_of(name: str, spec: EngineSpec, module: torch.nn.Module, path: Path) -> ExportJob:
+    return ExportJob(stage=STAGES[name], module=module, config=TINY, spec=spec, path=path, provenance="")
 
 
 def inputs_of(name: str, spec: EngineSpec) -> Mapping[str, np.ndarray]:

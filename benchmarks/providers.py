@@ -18,8 +18,9 @@ import onnxruntime
 import pytest
 import torch
 from builds import Builds
-from diffvqa_export.onnx_export import export_onnx
-from diffvqa_export.stages import STAGES
+from diffvqa_export.backends.onnx_from_module import onnx_from_module
+from diffvqa_export.diffvqa.stages import STAGES
+from diffvqa_export.export_stage import ExportJob
 from diffvqa_export.weights import choose_weights
 from diffvqa_kernels.selective_scan import backends
 from numpy.typing import NDArray
@@ -177,7 +178,7 @@ def exported_beside_torch(config: DiffVQAConfig, stage: str, folder: Path) -> di
     spec = engine_specs(config)[stage]
     module = stage_modules(random_network(config))[stage]
     path = folder / f"{stage}.onnx"
-    export_onnx(STAGES[stage], module, config, spec, path, "")
+    onnx_from_module(ExportJob(stage=STAGES[stage], module=module, config=config, spec=spec, path=path, provenance=""))
     session = onnxruntime.InferenceSession(path, cpu_session_options(), providers=["CPUExecutionProvider"])
     torch.set_num_threads(available_cpus())
     return {"onnxruntime": OnnxEngine(spec, session, available_cpus()), BASELINE: TorchEngine(spec, module)}

@@ -1,4 +1,4 @@
-"""Export a DiffVQA network, build its engines, prove them against torch, write an engine folder."""
+"""Export a metric's network, build its engines, prove them against torch, write an engine folder."""
 
 import argparse
 import errno
@@ -6,12 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-from diffvqa_rt.engines import BACKENDS
+from diffvqa_export.registry import network_label
+
+from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.engines.describe import describe
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.files import FileWriteError
-from diffvqa_rt.metrics.diffvqa.metric import METRIC
-from diffvqa_rt.metrics.diffvqa.presets import PRESETS
+from diffvqa_rt.metrics.registry import DEFAULT, METRICS, metric_named
 from diffvqa_rt.specs import Profile
 
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
@@ -19,7 +20,13 @@ CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="tiny", help=f"the network: {', '.join(PRESETS)} (default: %(default)s)")
+    parser.add_argument(
+        "--metric",
+        default=DEFAULT,
+        help=f"what the network measures: {', '.join(METRICS)} (default: %(default)s)",
+    )
+    presets = "; ".join(f"{', '.join(metric_named(metric).presets)} of {metric}" for metric in METRICS)
+    parser.add_argument("--preset", default="tiny", help=f"the network: {presets} (default: %(default)s)")
     parser.add_argument(
         "--weights",
         type=Path,
@@ -40,7 +47,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "overflows stay float32 (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="the engine folder (default: build/PRESET, or build/PRESET-PRECISION)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the engine folder (default: build/PRESET, or build/PRESET-PRECISION; METRIC-PRESET for other metrics)",
     )
     parser.add_argument(
         "--clip",
@@ -79,7 +89,7 @@ def _profile(text: str) -> Profile:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 built, 1 failed (one sentence on stderr), 2 bad arguments."""
+    """Builds; returns the exit status: 0 built, 1 failed (one sentence on stderr), 2 bad arguments."""
     arguments = parse_arguments(argv)
     # Torch takes seconds to import, and --help needs none of it.
     try:
@@ -91,14 +101,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"build_engines.py: {error.name} is not installed: pip install 'diffvqa-rt[export]'", file=sys.stderr)
         return 1
     try:
-        preset = METRIC.preset_named(arguments.preset)
+        preset = metric_named(arguments.metric).preset_named(arguments.preset)
         suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
         request = BuildRequest(
-            weights=choose_weights(preset, arguments.weights),
+            weights=choose_weights(preset, arguments.weights, metric=arguments.metric),
             backends=tuple(arguments.backend.split(",")),
             precision=arguments.precision,
-            out=arguments.out or Path("build") / f"{preset.name}{suffix}",
+            out=arguments.out or Path("build") / f"{network_label(arguments.metric, preset.name)}{suffix}",
             clip=arguments.clip,
+            metric=arguments.metric,
             profile=arguments.videos,
             strip_weights=arguments.strip_weights,
             version_compatible=arguments.version_compatible,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.capacity.measurements import Measurement, ServedRow
 from diffvqa_rt.capacity.simulation import Passage, ServedStage, simulate
+from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.errors import CapacityError
 from diffvqa_rt.metric import PREPARATION
 from diffvqa_rt.metrics.registry import metric_named
@@ -22,8 +23,6 @@ _LEAST_UTILISATION = 0.01
 # Fleets of hundreds are found to half a percent: the simulated p99 is no better than that.
 _PRECISION = 0.005
 _CLOSED_LOOP_VIDEOS = 400
-
-_PRODUCTION_BACKENDS = ("onnx-cuda", "tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +107,7 @@ class Device:
         # aot-inductor runs in one thread on a CPU; the other runtimes take what there is.
         engine_cores = 1 if measurement.backend == "aot-inductor" else cores
         resource, demand = ("gpu", 1) if measurement.is_gpu else ("cores", engine_cores)
-        is_production = measurement.is_gpu and measurement.backend in _PRODUCTION_BACKENDS
+        is_production = measurement.is_gpu and _has_triton_backend(measurement.backend)
         self.form: Form = "production" if is_production else "embedded"
         metric = metric_named(measurement.metric)
         # Every network of a metric has the same stages, one with a name of its own too.
@@ -163,6 +162,10 @@ class Device:
 
     def _drawn(self, videos: int, randomness: np.random.Generator) -> NDArray[np.float64]:
         return self._videos[randomness.integers(len(self._videos), size=videos)]
+
+
+def _has_triton_backend(name: str) -> bool:
+    return any(row.name == name and row.triton_backend is not None for row in BACKENDS.values())
 
 
 def plan_fleet(measurement: Measurement, target: Target, *, seed: int = 0, videos: int = SIMULATED_VIDEOS) -> Plan:

@@ -9,27 +9,13 @@ One protocol for every runtime: arrays in by name, arrays out by name, as `diffv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 from diffvqa_rt.checks import whole
+from diffvqa_rt.engines.backends import BACKENDS, BackendName, imported
 from diffvqa_rt.engines.cpus import available_cpus
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.specs import Engine
-
-BackendName = Literal["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx", "aot-inductor", "torch"]
-BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
-
-EXTRAS: dict[BackendName, str] = {
-    "onnx": "cpu",
-    "onnx-cuda": "gpu",
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt-rtx",
-    "aot-inductor": "export",
-    "torch": "export",
-}
-"""What to install for each."""
-
 
 MAX_THREADS = 2**16
 """More than any machine's processors, and fewer than what a runtime's numbers hold."""
@@ -72,30 +58,12 @@ def open_backend(
         DeviceUnavailableError: the engines are for a device that this machine lacks.
         EngineMismatchError: a file is not what the manifest says, or the runtime is not installed.
     """
-    # Each runtime is imported where it is asked for: none needs another's packages.
+    row = BACKENDS[backend]
     try:
-        if backend == "torch":
-            from diffvqa_rt.engines.torch_backend import open_torch
-
-            return open_torch(folder, manifest, record, threads)
-        if backend == "aot-inductor":
-            from diffvqa_rt.engines.inductor_backend import open_inductor
-
-            return open_inductor(folder, manifest, record)
-        if backend == "tensorrt" or backend == "tensorrt-rtx":
-            from diffvqa_rt.engines.tensorrt_backend import open_tensorrt
-
-            return open_tensorrt(folder, manifest, record, backend)
-        from diffvqa_rt.engines.onnx_backend import open_onnx, open_onnx_cuda
-
-        if backend == "onnx-cuda":
-            return open_onnx_cuda(folder, manifest, record)
-        return open_onnx(folder, manifest, record, threads)
+        engines: Mapping[str, Engine] = imported(row.opener)(folder, manifest, record, threads)
     except ModuleNotFoundError as error:
-        raise EngineMismatchError(
-            f"the {backend} backend needs {error.name}, which is not installed: "
-            f"pip install 'diffvqa-rt[{EXTRAS[backend]}]'"
-        ) from error
+        raise EngineMismatchError(row.lacks(error)) from error
+    return engines
 
 
 __all__ = [

@@ -28,7 +28,8 @@ def describe(manifest: Manifest) -> str:
 
 
 def _describe_backend(name: str, record: BackendRecord, file_bytes: Mapping[str, int]) -> list[str]:
-    lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}; selective scan: {record.scan}"]
+    scan = f"; selective scan: {record.scan}" if record.scan else ""
+    lines = [f"{name}: {record.runtime}, {record.precision}, {record.device}{scan}"]
     lines += [f"  {setting}: {value}" for setting, value in record.settings.items()]
     lines += [
         f"  {file_bytes.get(file, 0) / 1e6:>8.1f} MB  sha256 {sha256[:16]}…  {file}"

@@ -227,7 +227,7 @@ def _on_gpu(array: Any) -> Tensor:
 
 
 def open_inductor(
-    folder: Path, manifest: Manifest, record: BackendRecord
+    folder: Path, manifest: Manifest, record: BackendRecord, threads: int
 ) -> dict[str, InductorEngine | CudaInductorEngine]:
     """The folder's packages, each verified before its code is loaded.
 

@@ -110,7 +110,7 @@ class BackendRecord:
         runtime: the runtime's name and version.
         precision: what the networks compute in; their borders are float32.
         device: what the engines run on: `cpu`, or GPU architectures.
-        scan: what the selective scan is in them.
+        scan: what the selective scan is in them; empty where there is none.
         settings: what else an opener has to know, by the runtime's own names.
         files: path in the folder → SHA-256, of every file that the engines need.
         engines: the engines by name.

@@ -106,7 +106,7 @@ def open_onnx(folder: Path, manifest: Manifest, record: BackendRecord, threads: 
     return {name: OnnxEngine(specs[name], session, threads) for name, session in sessions.items()}
 
 
-def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord) -> dict[str, OnnxCudaEngine]:
+def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, OnnxCudaEngine]:
     """The folder's ONNX engines on the first GPU. Raises EngineMismatchError as `open_onnx`, or where there is none."""
     provider = "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():

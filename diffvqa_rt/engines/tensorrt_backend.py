@@ -4,6 +4,7 @@ What the engines hand each other stays on the GPU: they return `DeviceArray`s, a
 engines of a folder share a stream and their working memory, so they run one after the other, from one thread.
 """
 
+import functools
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -280,10 +281,10 @@ def weights_file(plan_file: str) -> str:
     return Path(plan_file).with_suffix(".onnx").as_posix()
 
 
-def open_tensorrt(
-    folder: Path, manifest: Manifest, record: BackendRecord, runtime: TensorRTName
+def open_plans(
+    folder: Path, manifest: Manifest, record: BackendRecord, threads: int, *, runtime: TensorRTName
 ) -> dict[str, TensorRTEngine]:
-    """The folder's engines, on the current GPU.
+    """The folder's engines, on the current GPU; `threads` is for runtimes of a CPU.
 
     Raises:
         DeviceUnavailableError: there is no GPU, or one that the plans were not built for.
@@ -333,6 +334,10 @@ def open_tensorrt(
             )
         engines[name] = TensorRTEngine(specs[name], engine, library, gpu)
     return engines
+
+
+open_tensorrt = functools.partial(open_plans, runtime="tensorrt")
+open_tensorrt_rtx = functools.partial(open_plans, runtime="tensorrt-rtx")
 
 
 def refit(engine: Any, library: Library, folder: Path, record: BackendRecord, plan_file: str) -> str:

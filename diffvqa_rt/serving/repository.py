@@ -4,7 +4,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from diffvqa_rt.engines import BackendName
+from diffvqa_rt.engines.backends import BACKENDS, BackendName
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.engines.verification import copy_verified, listed_data_files, read_verified
 from diffvqa_rt.errors import DiffVQAError
@@ -18,8 +18,6 @@ _PROGRAMS = (
     Path(sysconfig.get_path("data"), "share", "diffvqa_rt", "triton_repo"),
 )
 
-_TRITON_BACKENDS: dict[BackendName, str] = {"tensorrt": "tensorrt", "onnx-cuda": "onnxruntime"}
-
 
 def choose_form(backend: BackendName, record: BackendRecord, backends: Path | None) -> Form:
     """`production` where Triton server has what it takes to play these engines by itself, `embedded` elsewhere.
@@ -29,7 +27,7 @@ def choose_form(backend: BackendName, record: BackendRecord, backends: Path | No
         record: of that backend.
         backends: the folder of Triton server's own backends, if it has one.
     """
-    ours = _TRITON_BACKENDS.get(backend)
+    ours = BACKENDS[backend].triton_backend
     if ours is None or backends is None or record.is_stripped:  # Triton server has no refit
         return "embedded"
     return "production" if all((backends / name).is_dir() for name in (ours, "dali", "python")) else "embedded"
@@ -60,7 +58,9 @@ def assemble_repository(settings: StageSettings, target: Path) -> None:
             text = config_of_dali(model)
         elif model.engine is not None:
             file = _copy_engine(Path(settings.engines), record, model.engine, version)
-            text = config_of_engine(model, _TRITON_BACKENDS[settings.backend], file)
+            theirs = BACKENDS[settings.backend].triton_backend
+            assert theirs is not None  # or the form would be another
+            text = config_of_engine(model, theirs, file)
         else:
             text = config_of_ensemble(model)
         (target / name / "config.pbtxt").write_text(text, encoding="utf-8")

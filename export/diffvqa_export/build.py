@@ -21,17 +21,16 @@ import torch
 from numpy.typing import NDArray
 
 import diffvqa_rt
-from diffvqa_export.backends import builder_of
-from diffvqa_export.context import BuildContext, BuildRequest, Built
+from diffvqa_export.backends.table import builder_of
+from diffvqa_export.context import BuildContext, BuildRequest
 from diffvqa_export.parity import measure_parity
 from diffvqa_export.reference import Reference, record_reference
-from diffvqa_export.stages import STAGES
 from diffvqa_export.work import Progress, WorkFolder, peak_memory_bytes
 from diffvqa_rt.engines import BackendName, available_cpus, open_backend
+from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.engines.manifest import (
     BackendRecord,
     BuildRecord,
-    EngineRecord,
     Manifest,
     WeightsRecord,
     parity_from_dict,
@@ -41,8 +40,7 @@ from diffvqa_rt.engines.verification import unlisted_files
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError, ParityError
 from diffvqa_rt.files import sha256_of
 from diffvqa_rt.metric import Metric, Request
-from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.registry import DEFAULT, metric_named
+from diffvqa_rt.metrics.registry import metric_named
 from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.specs import MANIFEST_NAME
@@ -50,8 +48,9 @@ from diffvqa_rt.video import DECODING_VERSION, sample_frames
 
 PACKAGES = (diffvqa_rt, numpy, onnx, onnxruntime, onnxscript, torch)
 
-# From here on the steps on a CPU are compared on one frame's two views: a minute at full size, where all take ten.
+# From here on per-frame engines on a CPU are compared on few frames alone: a minute at full size, where all take ten.
 _LARGE_NETWORK = 100_000_000
+_FEW_FRAMES = 2
 
 
 def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
@@ -67,17 +66,16 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     """
     refuse_what_cannot_be_built(request)
     out = request.out.resolve()
-    # A half-precision build changes the network in place, and torch's weights are float32; aot-inductor moves it to a
-    # GPU, and the exporters trace on the CPU.
-    backends = sorted(request.backends, key=lambda name: (name == "aot-inductor") - (name == "torch"))
+    backends = sorted(request.backends, key=lambda name: BACKENDS[name].build_turn)
     builders = {name: builder_of(name, request) for name in backends}
     config = request.config
-    metric = metric_named(DEFAULT)
+    metric = metric_named(request.metric)
     given = metric.prepare(config, sample_frames(request.clip, metric.frames(config)).frames, Request())
     with WorkFolder(out, progress) as work:
         progress(f"load the weights: {request.weights.source}")
         network = request.weights.load()
         manifest = Manifest(
+            metric_name=request.metric,
             config=config,
             weights=WeightsRecord(
                 sha256=weights_sha256(network), is_trained=request.weights.is_trained, source=request.weights.source
@@ -98,8 +96,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         context.release()
         records: dict[str, BackendRecord] = {}
         for name in request.backends:
-            record = _record(built[name], manifest)
-            records[name] = _with_parity(context, name, record, manifest, clip)
+            records[name] = _with_parity(context, name, built[name], manifest, clip)
         files = {file for record in records.values() for file in record.files}
         took = dataclasses.replace(
             manifest.build,
@@ -115,7 +112,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
 
 
 def refuse_what_cannot_be_built(request: BuildRequest) -> None:
-    """What needs no computing to be refused. Raises EngineBuildError, or VideoDecodeError for the clip."""
+    """Refuses what needs no computing to be refused. Raises EngineBuildError, or VideoDecodeError for the clip."""
     refuse_to_replace_other_files(request.out.resolve())
     for name in request.backends:
         builder_of(name, request)
@@ -150,23 +147,6 @@ def _record_reference(
     context.do(f"reference: float32 torch on {clip['clip']}", {**clip, "precision": "fp32"}, make)
 
 
-def _record(built: Built, manifest: Manifest) -> BackendRecord:
-    specs = manifest.engine_specs()
-    return BackendRecord(
-        runtime=built.runtime,
-        precision=built.precision,
-        device=built.device,
-        scan=built.scan,
-        settings=built.settings,
-        files=built.files,
-        engines={
-            name: EngineRecord(file=built.engines[name], inputs=spec.inputs, outputs=spec.outputs)
-            for name, spec in specs.items()
-        },
-        parity=None,
-    )
-
-
 def _with_parity(
     context: BuildContext, name: BackendName, record: BackendRecord, manifest: Manifest, clip: Mapping[str, Any]
 ) -> BackendRecord:
@@ -182,10 +162,10 @@ def _with_parity(
             Reference(context.work.path),
             manifest.metric,
             manifest.config,
-            STAGES,
+            context.export.stages,
             record.precision,
             clip["clip"],
-            frames=len(VIEWS) if is_on_cpu and context.parameter_count > _LARGE_NETWORK else None,
+            frames=_FEW_FRAMES if is_on_cpu and context.parameter_count > _LARGE_NETWORK else None,
             is_same_alone=is_on_cpu,
         )
         if report.failures:
@@ -195,7 +175,7 @@ def _with_parity(
             )
         return dataclasses.asdict(report)
 
-    bars = {stage.name: stage.tolerances[record.precision].relative for stage in STAGES.values()}
+    bars = {stage.name: stage.tolerances[record.precision].relative for stage in context.export.stages.values()}
     inputs = {**clip, "files": record.files, "runtime": record.runtime, "device": record.device, "bars": bars}
     inputs |= {"machine": manifest.build.machine}
     try:

@@ -1,47 +1,39 @@
-"""What every backend's builder is given, and what it gives back."""
+"""A build's request, and the context that every backend's builder is given."""
 
-import functools
 import gc
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import diffvqa_kernels
 import onnx
 import onnx_ir
 import torch
 from torch import nn
 
-import diffvqa_export
-import diffvqa_rt.chain
-import diffvqa_rt.metrics.diffvqa.config
-import diffvqa_rt.metrics.diffvqa.engines
-import diffvqa_rt.models
-import diffvqa_rt.sampler
-import diffvqa_rt.specs
+from diffvqa_export.metric_export import ChosenWeights, MetricExport
 from diffvqa_export.precision import PRECISIONS, write_precision
-from diffvqa_export.weights import ChosenWeights
+from diffvqa_export.registry import metric_export
+from diffvqa_export.sources import source_sha256
 from diffvqa_export.work import Step, WorkFolder
-from diffvqa_rt.engines import BackendName
-from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.models.diffvqa.network import DiffVQA
-from diffvqa_rt.models.diffvqa.stages import stage_modules
-from diffvqa_rt.specs import Precision, Profile
+from diffvqa_rt.engines.backends import BACKENDS, BackendName
+from diffvqa_rt.engines.manifest import BackendRecord, EngineRecord
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
+from diffvqa_rt.models.registry import models_of
+from diffvqa_rt.specs import EngineSpec, Precision, Profile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:
-    """What to build.
+    """The choices of one build.
 
     Attributes:
         weights: the network.
-        backends: for which runtimes.
+        backends: the runtimes to build for.
         out: the engine folder.
         clip: the real video that parity is measured on.
-        precision: what the network computes in, but for what `precision.KEPT_IN_FLOAT32` lists.
+        metric: the network's metric.
+        precision: what the network computes in, but for what each stage's `kept_in_float32` lists.
         profile: how many videos at a time TensorRT's engines take.
         strip_weights: TensorRT plans without weights, which take them from the ONNX file beside them at opening.
         version_compatible: TensorRT plans that later versions of TensorRT open too.
@@ -51,15 +43,16 @@ class BuildRequest:
     backends: tuple[BackendName, ...]
     out: Path
     clip: Path
+    metric: str = DEFAULT
     precision: Precision = "fp32"
     profile: Profile = field(default_factory=Profile)
     strip_weights: bool = False
     version_compatible: bool = False
 
     def __post_init__(self) -> None:
-        unknown = set(self.backends) - set(get_args(BackendName))
+        unknown = set(self.backends) - set(BACKENDS)
         if unknown or not self.backends:
-            raise ValueError(f"backends is {self.backends!r}; expected some of {', '.join(get_args(BackendName))}")
+            raise ValueError(f"backends is {self.backends!r}; expected some of {', '.join(BACKENDS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         if self.precision == "bf16" and "onnx" in self.backends:
@@ -67,27 +60,21 @@ class BuildRequest:
                 "precision is 'bf16', and ONNX Runtime has no bfloat16 kernels for the CPU; expected fp32 or fp16 for "
                 "the onnx backend, or onnx-cuda on a GPU"
             )
-        if not {"tensorrt", "tensorrt-rtx"} & set(self.backends) and (self.strip_weights or self.version_compatible):
-            raise ValueError(
-                "weights are left out, and versions bridged, of TensorRT's plans alone; expected its backend"
-            )
+        if self.strip_weights or self.version_compatible:
+            tensorrt = [name for name, backend in BACKENDS.items() if backend.is_tensorrt]
+            if not set(tensorrt) & set(self.backends):
+                raise ValueError(
+                    "--strip-weights and --version-compatible apply to TensorRT only; "
+                    f"backends is {self.backends!r}, add {' or '.join(tensorrt)}"
+                )
 
     @property
-    def config(self) -> DiffVQAConfig:
+    def config(self) -> Any:
         return self.weights.config
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Built:
-    """One backend's engines before they are compared; the fields are `BackendRecord`'s. `engines`: name → file."""
-
-    runtime: str
-    device: str
-    scan: str
-    files: dict[str, str]
-    engines: dict[str, str]
-    settings: dict[str, str]
-    precision: Precision
+    @property
+    def export(self) -> MetricExport:
+        return metric_export(self.metric)
 
 
 class BuildContext:
@@ -98,16 +85,19 @@ class BuildContext:
         provenance: the line that goes into every engine that can carry it.
     """
 
-    def __init__(self, request: BuildRequest, work: WorkFolder, network: DiffVQA, provenance: str) -> None:
+    def __init__(self, request: BuildRequest, work: WorkFolder, network: nn.Module, provenance: str) -> None:
         self.request = request
+        self.export = request.export
+        self.specs: Mapping[str, EngineSpec] = metric_named(request.metric).engines(request.config)
         self.work = work
         self.provenance = provenance
         self.parameter_count = sum(parameter.numel() for parameter in network.parameters())
-        self._network: DiffVQA | None = network
+        self._network: nn.Module | None = network
         self._modules: dict[str, nn.Module] = {}
 
     @property
-    def network(self) -> DiffVQA:
+    def network(self) -> Any:
+        """The metric's own network, of whichever class."""
         assert self._network is not None, "released"
         return self._network
 
@@ -121,9 +111,9 @@ class BuildContext:
     def module(self, name: str) -> nn.Module:
         """A stage of the network, in the request's precision."""
         if not self._modules:
-            self._modules = stage_modules(self.network)
+            self._modules = models_of(self.request.metric).stages(self.network)
             for stage, module in self._modules.items():
-                write_precision(stage, module, self.request.precision)
+                write_precision(self.export.stages[stage], module, self.request.precision)
         return self._modules[name]
 
     def do(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Step:
@@ -132,29 +122,35 @@ class BuildContext:
             "provenance": self.provenance,
             "precision": self.request.precision,
             "versions": [torch.__version__, onnx.__version__, onnx_ir.__version__],
-            "source": source_sha256(),
+            "source": source_sha256(self.request.metric),
             **inputs,
         }
         return self.work.do(name, everything, make)
 
+    def record(
+        self,
+        steps: Mapping[str, Step],
+        *,
+        runtime: str,
+        device: str,
+        scan: str,
+        settings: Mapping[str, str] | None = None,
+        precision: Precision | None = None,
+    ) -> BackendRecord:
+        """A backend's record, not yet compared. `steps`: by stage, the one that left its file, which `facts` names."""
+        return BackendRecord(
+            runtime=runtime,
+            precision=precision or self.request.precision,
+            device=device,
+            scan=scan if any(stage.has_scan for stage in self.export.stages.values()) else "",
+            settings=dict(settings or {}),
+            files={file: sha256 for step in steps.values() for file, sha256 in step.files.items()},
+            engines={
+                name: EngineRecord(file=steps[name].facts["file"], inputs=spec.inputs, outputs=spec.outputs)
+                for name, spec in self.specs.items()
+            },
+            parity=None,
+        )
 
-SOURCES = (
-    diffvqa_rt.metrics.diffvqa.config,
-    diffvqa_rt.metrics.diffvqa.engines,
-    diffvqa_rt.sampler,
-    diffvqa_rt.specs,
-    diffvqa_rt.chain,
-)
 
-
-@functools.cache
-def source_sha256() -> str:
-    """Of the code that decides what is built: the network, the kernels, the exporter."""
-    digest = hashlib.sha256()
-    for package in (diffvqa_rt.models, diffvqa_kernels, diffvqa_export):
-        for folder in package.__path__:
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    for module in SOURCES:
-        digest.update(inspect.getsource(module).encode())
-    return digest.hexdigest()
+Builder = Callable[[BuildContext], BackendRecord]

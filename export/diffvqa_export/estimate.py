@@ -1,4 +1,4 @@
-"""What a build will write and what memory it will take, before anything is computed."""
+"""An estimate of what a build writes and of the memory that it takes, before anything is computed."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,30 +8,24 @@ import torch
 from torch import nn
 
 from diffvqa_export.context import BuildRequest
-from diffvqa_export.precision import DTYPES, is_kept
+from diffvqa_export.export_stage import ExportStage
+from diffvqa_export.precision import DTYPES
+from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.errors import EngineBuildError
-from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
-from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep
-from diffvqa_rt.models.diffvqa.network import DiffVQA
-from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.specs import Precision
 
-# What the folds replace by tables, and no engine holds.
-_FOLDED = (
-    ".attn2.to_q.",
-    ".attn2.to_k.",
-    ".attn2.to_v.",
-    ".attn2.to_out.0.weight",
-    ".time_emb_proj.",
-    ".time_embedding.",
-)
 _FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """`file_bytes`: by what is written, the reference that stays in the work folder included. `memory_bytes`: the peak
-    of each phase of the build.
+    """The sizes of a build.
+
+    Attributes:
+        out: the engine folder.
+        file_bytes: by file, the reference that stays in the work folder included.
+        memory_bytes: the peak of each phase of the build.
     """
 
     out: Path
@@ -40,28 +34,30 @@ class Estimate:
 
     @classmethod
     def of(cls, request: BuildRequest) -> "Estimate":
-        config, backends = request.config, set(request.backends)
+        export, config = request.export, request.config
         with torch.device("meta"):
-            modules = stage_modules(DiffVQA(config))
-        float32 = {name: _stage_bytes(name, module, "fp32") for name, module in modules.items()}
-        stages = {name: _stage_bytes(name, module, request.precision) for name, module in modules.items()}
+            models = models_of(request.metric)
+            modules = models.stages(models.network(config))
+        float32, stages = (
+            {name: _stage_bytes(export.stages[name], module, precision) for name, module in modules.items()}
+            for precision in ("fp32", request.precision)
+        )
         weights = sum(tensor.nbytes for module in modules.values() for tensor in module.parameters())
-        activations = _activation_bytes(config)
+        activations = export.activation_bytes(config)
         files: dict[str, int] = {}
         memory = {"load": weights, "export": weights + max(stages.values())}
-        if backends != {"torch"}:
-            files["reference.npz"] = _reference_bytes(config)
+        if set(request.backends) != {"torch"}:
+            files["reference.npz"] = export.reference_bytes(config)
             memory["reference"] = weights + activations
             # ONNX Runtime on a CPU holds the file's weights, and float32 ones beside them, some of them packed once
             # more. Measured for sd21 in fp16: 17.1 GB.
             memory["compare"] = sum(stages.values()) + 3 * sum(float32.values()) // 2 + activations
-        if "torch" in backends:
-            files["torch/weights.safetensors"] = weights
-        if backends & {"onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx"}:
-            files |= {f"onnx/{name}.onnx.data": size for name, size in stages.items()}
-        for backend, suffix in (("tensorrt", "plan"), ("tensorrt-rtx", "plan"), ("aot-inductor", "pt2")):
-            if backend in backends:
-                files |= {f"{backend}/{name}.{suffix}": size for name, size in stages.items()}
+        rows = sorted(BACKENDS.values(), key=lambda row: row.build_turn)
+        for file in [file for row in rows if row.name in request.backends for file in row.files]:
+            if "{stage}" in file:
+                files |= {file.format(stage=name): size for name, size in stages.items()}
+            else:
+                files[file] = weights
         return cls(out=request.out, file_bytes=files, memory_bytes=memory)
 
     def describe(self) -> str:
@@ -81,7 +77,7 @@ class Estimate:
             )
 
     def _bytes_there(self) -> int:
-        """What earlier builds left, for this one to find or to replace."""
+        """The size of what earlier builds left, for this one to find or to replace."""
         folders = (self.out, self.out.with_name(f"{self.out.name}.work"))
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
@@ -90,36 +86,17 @@ class Estimate:
         return shutil.disk_usage(folder).free
 
 
-def _stage_bytes(name: str, module: nn.Module, precision: Precision) -> int:
+def _stage_bytes(stage: ExportStage, module: nn.Module, precision: Precision) -> int:
     """The weights that a stage's engine holds: after the folds, in its precision."""
     half = DTYPES[precision].itemsize
     total = 0
     for path, parameter in module.named_parameters():
-        if isinstance(module, DenoisingStep) and any(part in f".{path}" for part in _FOLDED):
-            continue
-        total += parameter.numel() * (_FLOAT32_BYTES if is_kept(name, path.rpartition(".")[0]) else half)
-    if isinstance(module, DenoisingStep):
-        total += half * sum(table.numel() for table in module.tables())
+        if stage.folds is None or not stage.folds.has_replaced(path):
+            is_kept = stage.keeps_float32(path.rpartition(".")[0])
+            total += parameter.numel() * (_FLOAT32_BYTES if is_kept else half)
+    if stage.folds is not None:
+        total += half * sum(table.numel() for table in stage.folds.tables(module))
     return total
-
-
-def _reference_bytes(config: DiffVQAConfig) -> int:
-    frames = len(VIEWS) * config.frames
-    shapes = [(3, config.view_size, config.view_size), *config.feature_shapes]
-    # z0, and z before and after each step.
-    shapes += [config.latent_shape] * (config.sampler.steps + 2)
-    return frames * sum(_product(shape) for shape in shapes) * _FLOAT32_BYTES
-
-
-def _activation_bytes(config: DiffVQAConfig) -> int:
-    """Of the VAE's first level, the widest point of all: a few tensors of its size are alive at a time."""
-    alive = 6
-    level = len(VIEWS) * config.frames * config.vae.channels[0] * config.view_size**2
-    return alive * level * _FLOAT32_BYTES
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
 
 
 def _readable(size: int) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from diffvqa_export.export_stage import ExportStage
 from diffvqa_export.reference import Arrays, Reference, some_frames
-from diffvqa_export.stage import ExportStage
 from diffvqa_rt.chain import play
 from diffvqa_rt.engines.manifest import OutputParity, ParityReport
 from diffvqa_rt.errors import ParityError

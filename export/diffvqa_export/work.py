@@ -29,9 +29,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a finished step left: `files`, path in the work folder → SHA-256, and `facts`, small JSON values.
+    """A finished step and what it left.
 
-    `peak_memory_bytes`: of the process up to the step's end, or of the largest that it started.
+    Attributes:
+        key: the hash of its inputs.
+        files: path in the work folder → SHA-256.
+        facts: small JSON values.
+        seconds: what it took.
+        peak_memory_bytes: of the process up to the step's end, or of the largest that it started.
     """
 
     key: str
@@ -143,7 +148,7 @@ class WorkFolder:
         )
 
     def _has(self, file: str, sha256: str) -> bool:
-        """Whether the file is here, unchanged; one that a finished build took is linked back."""
+        """True where the file is here, unchanged; one that a finished build took is linked back first."""
         here, there = self.path / file, self._out / file
         if not here.is_file() and there.is_file():
             here.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +184,6 @@ class WorkFolder:
 
 
 def peak_memory_bytes() -> int:
-    """Of this process so far, or of the largest that it started: compilers run beside it."""
+    """The peak of this process so far, or of the largest that it started: compilers run beside it."""
     kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return 1024 * kib

@@ -16,9 +16,10 @@ import diffvqa_export
 import numpy as np
 import pytest
 import torch
-from diffvqa_export import head, unet_controller, vae_encoder
-from diffvqa_export.inductor_build import package_from_module
+from diffvqa_export.backends.package_from_module import package_from_module
+from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.precision import write_precision
+from export_jobs import job_of
 
 from diffvqa_rt import Scorer
 from diffvqa_rt.chain import run_loop
@@ -33,8 +34,6 @@ from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.models.weights import weights_sha256
-
-STAGES = {module.STAGE.name: module.STAGE for module in (vae_encoder, unet_controller, head)}
 
 # The whole structure: `tiny` with fewer, smaller frames and one scan layer a view.
 SMALL = dataclasses.replace(
@@ -58,7 +57,7 @@ class Packages:
     modules: dict[str, torch.nn.Module]
 
     def open(self):
-        return open_inductor(self.folder, self.manifest, self.record)
+        return open_inductor(self.folder, self.manifest, self.record, threads=1)
 
     @property
     def specs(self):
@@ -92,9 +91,9 @@ def described(config, network, folder):
 def build(config, folder, stages=tuple(STAGES), device="cpu"):
     network = random_network(config)
     provenance = described(config, network, folder).manifest.provenance
-    modules, specs = stage_modules(network.to(device)), engine_specs(config)
+    modules = stage_modules(network.to(device))
     for name in stages:
-        package_from_module(STAGES[name], modules[name], config, specs[name], folder / f"{name}.pt2", provenance)
+        package_from_module(job_of(name, modules[name], folder / f"{name}.pt2", config=config, provenance=provenance))
     return described(config, random_network(config), folder)
 
 
@@ -220,7 +219,7 @@ from pathlib import Path
 import numpy as np
 from diffvqa_rt.engines.inductor_backend import InductorEngine
 from diffvqa_rt.engines.manifest import Manifest
-from diffvqa_rt.specs import engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 
 folder = Path(sys.argv[1])
 specs = engine_specs(Manifest.read(folder).config)
@@ -340,9 +339,9 @@ def test_a_border_that_is_not_the_specs_is_refused(tmp_path):
         def forward(self, frames):
             return (frames.mean((2, 3, 4)) * self.scale,)
 
-    spec = engine_specs(SMALL)["vae_encoder"]
+    job = job_of("vae_encoder", NoLatents().eval(), tmp_path / "vae_encoder.pt2", config=SMALL)
     with pytest.raises(EngineBuildError, match=r"vae_encoder: the exported outputs are .*; the spec says"):
-        package_from_module(STAGES["vae_encoder"], NoLatents(), SMALL, spec, tmp_path / "vae_encoder.pt2", "")
+        package_from_module(job)
 
 
 @pytest.mark.slow
@@ -350,8 +349,8 @@ def test_a_module_in_half_precision_keeps_its_float32_borders(tmp_path):
     module, spec = stage_modules(random_network(SMALL))["vae_encoder"], engine_specs(SMALL)["vae_encoder"]
     inputs = random_inputs(spec, videos=2, frames=3)
     expected = TorchEngine(spec, module)(inputs)["z0"]
-    write_precision("vae_encoder", module, "bf16")
-    package_from_module(STAGES["vae_encoder"], module, SMALL, spec, tmp_path / "vae_encoder.pt2", "")
+    write_precision(STAGES["vae_encoder"], module, "bf16")
+    package_from_module(job_of("vae_encoder", module, tmp_path / "vae_encoder.pt2", config=SMALL))
     found = inductor_backend.InductorEngine(spec, tmp_path / "vae_encoder.pt2")(inputs)["z0"]
     assert found.dtype == np.float32
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)

@@ -25,7 +25,7 @@ from diffvqa_rt.chain import run_loop
 from diffvqa_rt.engines import cuda_memory, tensorrt_backend
 from diffvqa_rt.engines.cuda_memory import Allocation, CudaError, DeviceArray
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY
-from diffvqa_rt.engines.tensorrt_backend import Gpu, TensorRTEngine, open_tensorrt
+from diffvqa_rt.engines.tensorrt_backend import Gpu, TensorRTEngine, open_tensorrt, open_tensorrt_rtx
 from diffvqa_rt.engines.tensorrt_library import PlanRecord
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metrics.diffvqa.presets import TINY
@@ -276,7 +276,7 @@ def openable(folder, manifest, cuda, library, monkeypatch):
 
 
 def test_an_engine_folder_opens(folder, manifest, openable):
-    engines = open_tensorrt(folder, manifest, openable[1], "tensorrt-rtx")
+    engines = open_tensorrt_rtx(folder, manifest, openable[1], 1)
     assert list(engines) == list(SPECS)
     frames = np.random.default_rng(0).random((2, FRAMES, 3, 192, 192), dtype=np.float32)
     z0 = engines["vae_encoder"]({"frames": frames})["z0"]
@@ -309,14 +309,14 @@ def test_what_cannot_run_here_is_refused_with_what_to_do(folder, manifest, opena
     if "content" in change:
         (folder / "head.plan").write_bytes(change["content"])
     with pytest.raises(EngineMismatchError, match=message):
-        open_tensorrt(folder, manifest, record, "tensorrt-rtx")
+        open_tensorrt_rtx(folder, manifest, record, 1)
 
 
 def test_full_tensorrt_is_to_be_built_on_the_gpu_that_runs_it(folder, manifest, openable, cuda):
     library, record = openable
     library.is_rtx, cuda.capability = False, (9, 0)
     with pytest.raises(EngineMismatchError, match=r"is sm_90; build them here: .* --backend tensorrt$"):
-        open_tensorrt(folder, manifest, record, "tensorrt")
+        open_tensorrt(folder, manifest, record, 1)
 
 
 def test_a_stripped_plan_takes_the_weights_beside_it_verified(folder, manifest, openable):
@@ -327,14 +327,14 @@ def test_a_stripped_plan_takes_the_weights_beside_it_verified(folder, manifest, 
     files = [f"{name}.{suffix}" for name in SPECS for suffix in ("plan", "onnx", "onnx.data")]
 
     def open_as_listed():
-        return open_tensorrt(folder, manifest, record_of(folder, files, dict.fromkeys(SPECS, stripped)), "tensorrt-rtx")
+        return open_tensorrt_rtx(folder, manifest, record_of(folder, files, dict.fromkeys(SPECS, stripped)), 1)
 
     open_as_listed()
     assert library.refitted == [(graph(n, manifest.provenance), f"weights of {n}".encode()) for n in SPECS]
     record = record_of(folder, files, dict.fromkeys(SPECS, stripped))
     (folder / "head.onnx.data").write_bytes(b"forged")
     with pytest.raises(EngineMismatchError, match=r"head.onnx.data was changed"):
-        open_tensorrt(folder, manifest, record, "tensorrt-rtx")
+        open_tensorrt_rtx(folder, manifest, record, 1)
 
     first = folder / "vae_encoder.onnx"
     for content, message in (
@@ -355,4 +355,4 @@ def test_a_version_compatible_plan_opens_in_another_version(folder, manifest, op
     settings = {"STRIP_PLAN": "off", "VERSION_COMPATIBLE": "on"}
     record = dataclasses.replace(record, runtime="tensorrt 0.1", settings=settings)
     library.is_rtx = False
-    assert list(open_tensorrt(folder, manifest, record, "tensorrt")) == list(SPECS)
+    assert list(open_tensorrt(folder, manifest, record, 1)) == list(SPECS)

@@ -6,7 +6,7 @@ import onnx.inliner
 import onnxruntime
 import pytest
 import torch
-from diffvqa_export.attention import ATTENTION_DOMAIN, attach_attention, translate_attention
+from diffvqa_export.backends.attention import ATTENTION_DOMAIN, attach_attention, translate_attention
 from torch import nn
 from torch.nn import functional as F
 

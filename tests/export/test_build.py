@@ -16,15 +16,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from diffvqa_export import backends
+from diffvqa_export.backends import onnx as onnx_backend
+from diffvqa_export.backends.onnx_from_module import onnx_from_module
 from diffvqa_export.build import build_engines as build_folder
 from diffvqa_export.context import BuildRequest
-from diffvqa_export.onnx_export import export_onnx
+from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.parity import measure_parity
-from diffvqa_export.precision import KEPT_IN_FLOAT32, write_precision
+from diffvqa_export.precision import write_precision
 from diffvqa_export.reference import Reference, record_reference
-from diffvqa_export.stages import STAGES
 from diffvqa_export.weights import choose_weights, random_weights
+from export_jobs import job_of
 
 from diffvqa_rt.engines import Manifest, open_engines
 from diffvqa_rt.engines.torch_backend import torch_engines
@@ -96,11 +97,11 @@ def test_timesteps_noise_and_text_are_inside_the_step(built_engines):
 
 
 def test_another_networks_engines_fail_parity_and_nothing_is_written(built_engines, clip, tmp_path, monkeypatch):
-    def copy_instead_of_exporting(stage, module, config, spec, path, *others):
-        for file in (path.name, f"{path.name}.data"):
-            shutil.copy(built_engines / "onnx" / file, path.parent)
+    def copy_instead_of_exporting(job):
+        for file in (job.path.name, f"{job.path.name}.data"):
+            shutil.copy(built_engines / "onnx" / file, job.path.parent)
 
-    monkeypatch.setattr(backends, "export_onnx", copy_instead_of_exporting)
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", copy_instead_of_exporting)
     monkeypatch.setattr(Manifest, "provenance", Manifest.read(built_engines).provenance)
     request = BuildRequest(weights=random_weights(TINY, 1), backends=("onnx",), out=tmp_path / "out", clip=clip)
     with pytest.raises(ParityError, match="vae_encoder's z0 is off by .* Nothing was written"):
@@ -160,9 +161,9 @@ def test_a_border_that_is_not_the_specs_is_refused(tmp_path):
         def forward(self, frames):
             return (frames.mean((2, 3, 4)),)
 
-    spec = engine_specs(TINY)["vae_encoder"]
+    job = job_of("vae_encoder", FixedFrames().eval(), tmp_path / "vae_encoder.onnx")
     with pytest.raises(EngineBuildError, match="exported outputs are .*; the spec says"):
-        export_onnx(STAGES["vae_encoder"], FixedFrames(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
+        onnx_from_module(job)
 
 
 def test_a_folder_that_is_no_engine_folder_is_not_overwritten(tmp_path, clip):
@@ -195,14 +196,21 @@ def test_engines_of_an_older_format_are_replaced(engines_copy, clip):
     assert beside == {engines_copy.name, f"{engines_copy.name}.work"}
 
 
+def test_a_module_in_training_mode_is_refused(tmp_path):
+    module = stage_modules(random_network(TINY))["head"]
+    module.head.semantic.mlp.train()
+    with pytest.raises(EngineBuildError, match=r"^head: head.semantic.mlp is in training mode; call eval\(\) before"):
+        job_of("head", module, tmp_path / "head.onnx")
+
+
 def test_what_the_exporter_cannot_do_is_a_sentence(tmp_path):
     class Unexportable(torch.nn.Module):
         def forward(self, frames):
             return (frames if frames.sum() > 0 else -frames,)  # which way depends on the data
 
-    spec = engine_specs(TINY)["vae_encoder"]
+    job = job_of("vae_encoder", Unexportable().eval(), tmp_path / "vae_encoder.onnx")
     with pytest.raises(EngineBuildError, match="vae_encoder could not be exported to ONNX"):
-        export_onnx(STAGES["vae_encoder"], Unexportable(), TINY, spec, tmp_path / "vae_encoder.onnx", "")
+        onnx_from_module(job)
 
 
 def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, capsys):
@@ -230,11 +238,17 @@ def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, cap
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
+        (["--metric", "vmaf"], 2, "metric is 'vmaf'; expected one of diffvqa"),
         (["--preset", "huge"], 2, "preset is 'huge'; expected one of tiny, sd21"),
         (["--weights", "nowhere.safetensors"], 2, "nowhere.safetensors: no such weights file"),
         (["--backend", "onnx,vulkan"], 2, "expected some of onnx, "),
         (["--precision", "int8"], 2, "precision is 'int8'; expected one of fp32, fp16, bf16"),
-        (["--strip-weights"], 2, "weights are left out, and versions bridged, of TensorRT's plans alone"),
+        (
+            ["--strip-weights"],
+            2,
+            "--strip-weights and --version-compatible apply to TensorRT only; backends is ('onnx',), add tensorrt or "
+            "tensorrt-rtx",
+        ),
         (["--precision", "bf16"], 2, "ONNX Runtime has no bfloat16 kernels for the CPU"),
         (["--clip", "nowhere.mp4"], 1, "nowhere.mp4 cannot be read"),
     ],
@@ -272,27 +286,27 @@ def test_a_manifest_names_every_field_of_its_network(built_engines):
 
 
 class Interrupted:
-    """`export_onnx` until a stage comes; there it raises, in the place of a key, a kill or a full disk."""
+    """`onnx_from_module` until a stage comes; there it raises, in the place of a key, a kill or a full disk."""
 
     def __init__(self, stage: str, error: BaseException) -> None:
         self._stage, self._error = stage, error
 
-    def __call__(self, stage, *arguments):
-        if stage.name == self._stage:
+    def __call__(self, job):
+        if job.stage.name == self._stage:
             raise self._error
-        export_onnx(stage, *arguments)
+        onnx_from_module(job)
 
 
 def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     out = tmp_path / "tiny"
     command = ["--out", str(out)]
-    monkeypatch.setattr(backends, "export_onnx", Interrupted("unet_controller", KeyboardInterrupt()))
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", Interrupted("unet_controller", KeyboardInterrupt()))
     assert build_engines.main(command) == 130
     assert f"interrupted; the same command goes on from {out}.work" in capsys.readouterr().err
     assert not out.exists()
 
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(backends, "export_onnx", Interrupted("head", full))
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", Interrupted("head", full))
     assert build_engines.main(command) == 1
     progress = capsys.readouterr().err
     assert f"the disk of {out} is full; make room" in progress
@@ -301,7 +315,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
     assert "onnx: export unet_controller\n" in progress
     assert not out.exists()
 
-    monkeypatch.setattr(backends, "export_onnx", export_onnx)
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", onnx_from_module)
     assert build_engines.main(command) == 0
     progress = capsys.readouterr().err
     assert progress.count("done before") == 3
@@ -327,11 +341,11 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
     assert not (work / "manifest.json").exists()
 
     # A build that fails leaves the engines that are there as they were, and with one name each.
-    monkeypatch.setattr(backends, "export_onnx", Interrupted("vae_encoder", KeyboardInterrupt()))
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", Interrupted("vae_encoder", KeyboardInterrupt()))
     assert build_engines.main([*command, "--precision", "fp16"]) == 130
     open_engines(out)
     assert {path.stat().st_nlink for path in out.rglob("*") if path.is_file()} == {1}
-    monkeypatch.setattr(backends, "export_onnx", export_onnx)
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", onnx_from_module)
     capsys.readouterr()
 
     # A step whose file was changed is done again.
@@ -344,13 +358,13 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
 _BUILD_AND_WAIT = """
 import sys, time
 import build_engines
-from diffvqa_export import backends
+from diffvqa_export.backends import onnx
 
-def wait(stage, *arguments):
+def wait(job):
     print("exporting", flush=True)
     time.sleep(600)
 
-backends.export_onnx = wait
+onnx.onnx_from_module = wait
 build_engines.main(sys.argv[1:])
 """
 
@@ -383,6 +397,19 @@ def test_a_dry_run_says_what_will_be_written_and_writes_nothing(built_engines, t
         assert megabytes == pytest.approx((built_engines / file).stat().st_size / 1e6, rel=0.02, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ([], "build/tiny"),
+        (["--metric", "diffvqa", "--precision", "fp16"], "build/tiny-fp16"),
+        (["--preset", "sd21"], "build/sd21"),
+    ],
+)
+def test_an_engine_folder_has_its_networks_name(arguments, folder, capsys):
+    assert build_engines.main([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{folder}:"
+
+
 def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     assert build_engines.main(["--out", str(tmp_path / "tiny")]) == 1
@@ -398,14 +425,14 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(tmp_path,
 
 def half_precision_graph(name: str, folder: Path) -> onnx.ModelProto:
     module = stage_modules(random_network(TINY))[name]
-    write_precision(name, module, "fp16")
-    export_onnx(STAGES[name], module, TINY, engine_specs(TINY)[name], folder / f"{name}.onnx", "")
+    write_precision(STAGES[name], module, "fp16")
+    onnx_from_module(job_of(name, module, folder / f"{name}.onnx"))
     model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
     return onnx.shape_inference.infer_shapes(model)
 
 
 def test_half_precision_keeps_what_overflows_in_float32(tmp_path):
-    """`KEPT_IN_FLOAT32`, operator by operator, in the graph that a runtime gets."""
+    """The exceptions, operator by operator, in the graph that a runtime gets."""
     model = half_precision_graph("unet_controller", tmp_path)
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -431,13 +458,6 @@ def test_half_precision_keeps_what_overflows_in_float32(tmp_path):
     assert stash_types <= {FLOAT}  # 1, the default
     assert all(value.type.tensor_type.elem_type in (FLOAT, onnx.TensorProto.INT64) for value in model.graph.input)
     assert {value.type.tensor_type.elem_type for value in model.graph.output} == {FLOAT}
-
-
-def test_the_head_stays_in_float32(tmp_path):
-    module = stage_modules(random_network(TINY))["head"]
-    write_precision("head", module, "bf16")
-    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
-    assert all(KEPT_IN_FLOAT32.values())  # each with its reason
 
 
 def test_a_folder_of_somebody_elses_is_no_work_folder(tmp_path, clip):

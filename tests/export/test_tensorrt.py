@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-bindings")
 
-from diffvqa_export import tensorrt_build
-from diffvqa_export.onnx_export import export_onnx
-from diffvqa_export.stages import STAGES
-from diffvqa_export.tensorrt_build import RTX_ARCHITECTURES, engine_from_onnx
-from diffvqa_export.tensorrt_plans import _graph_sha256
+from diffvqa_export.backends import plan_from_onnx as plans
+from diffvqa_export.backends.onnx_from_module import onnx_from_module
+from diffvqa_export.backends.plan_from_onnx import RTX_ARCHITECTURES, PlanJob, plan_from_onnx
+from diffvqa_export.backends.tensorrt import _graph_sha256
+from export_jobs import job_of
 from tensorrt_stand_ins import (
     FRAMES,
     PROFILE,
@@ -23,10 +23,10 @@ from tensorrt_stand_ins import (
 
 from diffvqa_rt.chain import play
 from diffvqa_rt.engines import cuda_memory, open_engines
-from diffvqa_rt.engines.tensorrt_backend import open_tensorrt
+from diffvqa_rt.engines.tensorrt_backend import open_plans
 from diffvqa_rt.engines.tensorrt_library import load_library
 from diffvqa_rt.errors import DeviceUnavailableError, EngineBuildError
-from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.models.diffvqa.network import random_network
@@ -55,11 +55,11 @@ class FakeBuilderConfig:
 def test_a_timing_cache_is_used_where_it_fits(tmp_path, stored, used):
     path = tmp_path / "cache" / "timing"
     if stored is not None:
-        tensorrt_build._write_atomically(path, stored)
+        plans._write_atomically(path, stored)
     config = FakeBuilderConfig()
-    assert tensorrt_build._load_timing_cache(config, path) is config.cache
+    assert plans._load_timing_cache(config, path) is config.cache
     assert config.cache.content == used
-    tensorrt_build._write_atomically(path, b"filled")
+    plans._write_atomically(path, b"filled")
     assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [("timing", b"filled")]
 
 
@@ -70,17 +70,18 @@ def test_a_profile_that_is_none_is_refused(wrong):
 
 
 def build(onnx_path, name, out, runtime="tensorrt-rtx", provenance="p", **options):
-    return engine_from_onnx(
-        runtime,
-        onnx_path,
-        SPECS[name],
-        FRAMES,
-        PROFILE,
-        out,
+    job = PlanJob(
+        runtime=runtime,
+        onnx_path=onnx_path,
+        spec=SPECS[name],
+        sizes={"frames": FRAMES},
+        profile=PROFILE,
+        path=out,
         provenance=provenance,
         timing_cache=out.with_name("timing"),
         **options,
     )
+    return plan_from_onnx(job)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +91,7 @@ def rtx():
 
 @pytest.fixture
 def rtx_record(rtx, manifest):
-    """What `build_engines.py` says of the `tiny` plans, built ahead of time for every architecture."""
+    """The manifest's record of the `tiny` plans, built ahead of time for every architecture."""
     return manifest.backends["tensorrt-rtx"]
 
 
@@ -149,13 +150,11 @@ def test_rtx_has_no_version_compatible_plans(rtx, built_engines, tmp_path):
 
 
 def test_two_checkpoints_are_one_graph(built_engines, tmp_path):
-    """What makes a stripped plan serve both: nothing but the weights tells their ONNX files apart."""
-    specs = engine_specs(TINY)
+    """A stripped plan serves both, since nothing but the weights tells their ONNX files apart."""
     for seed in (1, 2):
         module = stage_modules(random_network(TINY, seed))["vae_encoder"]
-        export_onnx(
-            STAGES["vae_encoder"], module, TINY, specs["vae_encoder"], tmp_path / f"{seed}.onnx", f"weights {seed}"
-        )
+        job = job_of("vae_encoder", module, tmp_path / f"{seed}.onnx", provenance=f"weights {seed}")
+        onnx_from_module(job)
     first, second = (tmp_path / f"{seed}.onnx" for seed in (1, 2))
     assert first.read_bytes() != second.read_bytes()
     renamed = onnx.load(second, load_external_data=False)
@@ -181,7 +180,7 @@ def test_what_the_parser_or_the_builder_refuses_is_one_sentence(rtx, built_engin
     encoder = built_engines / "onnx" / "vae_encoder.onnx"
     # The list of architectures has its reason in what happens with another.
     with monkeypatch.context() as patch:
-        patch.setattr(tensorrt_build, "RTX_ARCHITECTURES", ("sm_75",))
+        patch.setattr(plans, "RTX_ARCHITECTURES", ("sm_75",))
         with pytest.raises(EngineBuildError, match="vae_encoder from .* Turing .* FP32 GEMM"):
             build(encoder, "vae_encoder", tmp_path / "bad.plan")
     assert not (tmp_path / "bad.plan").exists()
@@ -213,7 +212,7 @@ def test_engines_on_a_gpu_agree_with_torch(runtime, module, is_stripped, manifes
             tmp_path / "unet_controller.onnx"
         )
     record = record_of(tmp_path, files, plans, f"{runtime} {trt.__version__}")
-    engines = open_tensorrt(tmp_path, manifest, record, runtime)
+    engines = open_plans(tmp_path, manifest, record, 1, runtime=runtime)
     reference = torch_engines(SPECS, stage_modules(random_network(TINY)))
     chain = METRIC.chain(TINY)
     loop = chain[1]

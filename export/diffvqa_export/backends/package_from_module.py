@@ -2,18 +2,16 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import diffvqa_kernels.selective_scan.inductor_cpu  # noqa: F401  the scan's lowering on a CPU
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from diffvqa_export.stage import ExportStage
+from diffvqa_export.export_stage import ExportJob
 from diffvqa_rt.engines.inductor_backend import build_metadata, keep_float32
 from diffvqa_rt.errors import EngineBuildError
-from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.specs import EngineSpec
 
 # freezing: linear layers are oneDNN's too and pointwise operators go inside its calls, 1.15 times sooner on `tiny`'s
@@ -22,10 +20,8 @@ from diffvqa_rt.specs import EngineSpec
 OPTIONS = {"freezing": True, "cpp.threads": 1}
 
 
-def package_from_module(
-    stage: ExportStage, module: nn.Module, config: DiffVQAConfig, spec: EngineSpec, out: Path, provenance: str
-) -> None:
-    """Writes `out` (.pt2) for the device and in the precision that the module has, `provenance` in its metadata.
+def package_from_module(job: ExportJob) -> None:
+    """Writes `job.path` (.pt2) for the device and in the precision that the module has, the provenance in its metadata.
 
     The package's border is the spec's with the videos laid out as the runtime plays them: a per-frame engine takes
     [1, frames, …] with any number of frames, and the head takes one video on a CPU, any number on a GPU.
@@ -34,24 +30,25 @@ def package_from_module(
         EngineBuildError: there is no C++ compiler, a step of the compilation failed, or the module's outputs are not
             the spec's.
     """
+    spec = job.spec
     try:
         compiler = get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise EngineBuildError(
             f"{spec.name}: AOTInductor needs a C++ compiler and found none; install g++, or name one in CXX"
         ) from error
-    device = next(module.parameters()).device
-    inputs = tuple(tensor.to(device) for tensor in stage.example_inputs(config))
+    device = next(job.module.parameters()).device
+    inputs = tuple(tensor.to(device) for tensor in job.stage.example_inputs(job.config))
     inputs, dynamic = _as_played(inputs, spec, device)
     keep_float32()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(module, inputs, dynamic_shapes=dynamic)
+            program = torch.export.export(job.module, inputs, dynamic_shapes=dynamic)
             _check_border(program, spec)
-            metadata = build_metadata(provenance, device)
+            metadata = build_metadata(job.provenance, device)
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(out), inductor_configs={**OPTIONS, "aot_inductor.metadata": metadata}
+                program, package_path=str(job.path), inductor_configs={**OPTIONS, "aot_inductor.metadata": metadata}
             )
     except RuntimeError as error:  # what torch's exporter and compiler derive their own from
         raise EngineBuildError(f"{spec.name} could not be compiled with {compiler}: {error}") from error

@@ -5,6 +5,8 @@ opened on. TensorRT measures kernels on the GPU that it builds on, and the plan 
 """
 
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,72 +20,79 @@ from diffvqa_rt.specs import EngineSpec, Profile
 RTX_ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 
 
-def engine_from_onnx(
-    runtime: TensorRTName,
-    onnx_path: Path,
-    spec: EngineSpec,
-    frames: int,
-    profile: Profile,
-    out: Path,
-    *,
-    provenance: str,
-    timing_cache: Path,
-    strip_weights: bool = False,
-    version_compatible: bool = False,
-) -> PlanRecord:
-    """Writes the plan `out` from an ONNX file, whose data may be in files beside it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanJob:
+    """One plan to be made from one ONNX file.
 
-    Args:
-        runtime: which of the two.
-        onnx_path: the network, its precision written in the graph.
+    Attributes:
+        runtime: TensorRT or TensorRT for RTX.
+        onnx_path: the network, its precision written in the graph; its data may be in files beside it.
         spec: its border.
-        frames: the size of the per-frame engines' axis 1. It is fixed in the plan: only the CPU runtime cuts it.
+        sizes: of the dynamic dimensions but `videos`, fixed in the plan: only a CPU's runtime cuts them.
         profile: how many videos at a time.
-        out: where the plan goes.
+        path: the plan.
         provenance: written into the plan as its name, `Manifest.provenance`.
         timing_cache: what TensorRT's measurements are kept in from build to build. RTX measures nothing.
-        strip_weights: leave out the weights; the runtime takes them from `weights_file(out)`.
+        strip_weights: leave out the weights; the runtime takes them from `weights_file(path)`.
         version_compatible: for later versions of TensorRT too, without the kernels that only this version has.
+    """
+
+    runtime: TensorRTName
+    onnx_path: Path
+    spec: EngineSpec
+    sizes: Mapping[str, int]
+    profile: Profile
+    path: Path
+    provenance: str
+    timing_cache: Path
+    strip_weights: bool = False
+    version_compatible: bool = False
+
+
+def plan_from_onnx(job: PlanJob) -> PlanRecord:
+    """Writes the plan, and returns what the manifest says of it.
 
     Raises:
         EngineBuildError: the parser does not take the file, the runtime does not build it, or it needs a GPU for that.
         ModuleNotFoundError: the runtime is not installed.
     """
-    library = load_library(runtime)
+    library = load_library(job.runtime)
     trt = library.trt
-    gpus = architectures(library, strip_weights=strip_weights, version_compatible=version_compatible)
+    gpus = architectures(library, strip_weights=job.strip_weights, version_compatible=job.version_compatible)
     if not library.is_rtx:
         _register_plugins()
     library.clear_errors()
     builder = trt.Builder(library.log)
     network = builder.create_network(0)
-    _parse(library, network, onnx_path)
-    network.name = provenance
+    _parse(library, network, job.onnx_path)
+    network.name = job.provenance
     config = builder.create_builder_config()
     # What says float32 computes in it: TF32 keeps 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
-    if strip_weights:
+    if job.strip_weights:
         # REFIT, not REFIT_IDENTICAL, which would fold the first checkpoint's values into the kernels.
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT)
-    if version_compatible:
+    if job.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if library.is_rtx:
         # The runtime lends all engines the same working memory, and captures CUDA graphs.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-        _set_architectures(trt, config, () if strip_weights else gpus)
-    config.add_optimization_profile(_optimization_profile(builder, spec, frames, profile))
-    cache = None if library.is_rtx else _load_timing_cache(config, timing_cache)
+        _set_architectures(trt, config, () if job.strip_weights else gpus)
+    config.add_optimization_profile(_optimization_profile(builder, job))
+    cache = None if library.is_rtx else _load_timing_cache(config, job.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineBuildError(f"{library.label} cannot build {spec.name} from {onnx_path}: {library.first_error()}")
-    out.write_bytes(memoryview(plan))
+        raise EngineBuildError(
+            f"{library.label} cannot build {job.spec.name} from {job.onnx_path}: {library.first_error()}"
+        )
+    job.path.write_bytes(memoryview(plan))
     if cache is not None:
-        write_whole(timing_cache, lambda part: part.write_bytes(memoryview(cache.serialize())))
+        write_whole(job.timing_cache, lambda part: part.write_bytes(memoryview(cache.serialize())))
     return PlanRecord(
         architectures=gpus,
-        is_stripped=strip_weights,
-        is_version_compatible=version_compatible,
+        is_stripped=job.strip_weights,
+        is_version_compatible=job.version_compatible,
         scan=_scan(trt, network),
     )
 
@@ -131,21 +140,21 @@ def _parse(library: Library, network: Any, onnx_path: Path) -> None:
     )
 
 
-def _optimization_profile(builder: Any, spec: EngineSpec, frames: int, profile: Profile) -> Any:
+def _optimization_profile(builder: Any, job: PlanJob) -> Any:
     result = builder.create_optimization_profile()
-    for tensor in spec.inputs:
+    for tensor in job.spec.inputs:
         if "videos" not in tensor.shape:
             continue
         shapes = []
-        for videos in (profile.min, profile.opt, profile.max):
-            sizes = {"videos": videos, "frames": frames}
+        for videos in (job.profile.min, job.profile.opt, job.profile.max):
+            sizes = {"videos": videos, **job.sizes}
             shapes.append(tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape))
         result.set_shape(tensor.name, *shapes)
     return result
 
 
 def _scan(trt: Any, network: Any) -> str:
-    """How the selective scan is in the network that TensorRT has understood."""
+    """The form of the selective scan in the network that TensorRT has understood; empty where there is none."""
     kinds = {network.get_layer(index).type for index in range(network.num_layers)}
     if trt.LayerType.PLUGIN_V3 in kinds:
         return "plugin"

@@ -1,4 +1,4 @@
-"""The backends `tensorrt` and `tensorrt-rtx`: the stages' ONNX files to plans, with what the manifest says of them."""
+"""The backends `tensorrt` and `tensorrt-rtx`: the stages' ONNX files to plans."""
 
 import functools
 import hashlib
@@ -9,50 +9,55 @@ from typing import Any
 
 import onnx
 
-from diffvqa_export.backends import Builder, export_onnx_stage
-from diffvqa_export.context import BuildContext, BuildRequest, Built, source_sha256
-from diffvqa_export.stages import STAGES
-from diffvqa_export.tensorrt_build import architectures, engine_from_onnx
+from diffvqa_export.backends.onnx import export_onnx_stage
+from diffvqa_export.backends.plan_from_onnx import PlanJob, architectures, plan_from_onnx
+from diffvqa_export.context import BuildContext, Builder, BuildRequest
+from diffvqa_export.sources import source_sha256
 from diffvqa_export.work import Step
-from diffvqa_rt.engines.manifest import MAX_VIDEOS
-from diffvqa_rt.engines.tensorrt_library import Library, TensorRTName, load_library
-from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.engines.manifest import MAX_VIDEOS, BackendRecord
+from diffvqa_rt.engines.tensorrt_library import Library, load_library
 
 
-def tensorrt_builder(runtime: TensorRTName, request: BuildRequest) -> Builder:
-    """The builder of one of the two.
+def tensorrt_builder(request: BuildRequest) -> Builder:
+    """The builder of TensorRT's plans, for this machine's GPU.
 
     Raises:
-        EngineBuildError: it does not build what the request says, or needs a GPU for that, and there is none.
-        ModuleNotFoundError: the runtime is not installed.
+        EngineBuildError: it does not build what the request says, or there is no GPU.
+        ModuleNotFoundError: TensorRT or the Triton language is not installed.
     """
-    library = load_library(runtime)
-    if not library.is_rtx:
-        import diffvqa_kernels.selective_scan.tensorrt  # noqa: F401  its plugins need Triton: better missed now than later
+    library = load_library("tensorrt")
+    import diffvqa_kernels.selective_scan.tensorrt  # noqa: F401  so that a missing Triton fails before the export
+
+    return _plan_builder(library, request)
+
+
+def tensorrt_rtx_builder(request: BuildRequest) -> Builder:
+    """The builder of TensorRT for RTX's plans, which needs no GPU but for plans without weights. Raises alike."""
+    return _plan_builder(load_library("tensorrt-rtx"), request)
+
+
+def _plan_builder(library: Library, request: BuildRequest) -> Builder:
     gpus = architectures(library, strip_weights=request.strip_weights, version_compatible=request.version_compatible)
     return functools.partial(_build, library=library, gpus=gpus)
 
 
-def _build(context: BuildContext, *, library: Library, gpus: tuple[str, ...]) -> Built:
-    steps = {name: _build_plan(context, library, gpus, name) for name in STAGES}
+def _build(context: BuildContext, *, library: Library, gpus: tuple[str, ...]) -> BackendRecord:
+    steps = {name: _build_plan(context, library, gpus, name) for name in context.export.stages}
     facts = [step.facts for step in steps.values()]
     profile = context.request.profile
-    return Built(
+    return context.record(
+        steps,
         runtime=library.label,
-        precision=context.request.precision,
         device=facts[0]["device"],
-        scan=next(fact["scan"] for fact in facts if fact["scan"]),
+        scan=next((fact["scan"] for fact in facts if fact["scan"]), ""),
         settings={MAX_VIDEOS: str(profile.max), "tuned for videos": str(profile.opt), **facts[0]["settings"]},
-        files={file: sha256 for step in steps.values() for file, sha256 in step.files.items()},
-        engines={name: step.facts["file"] for name, step in steps.items()},
     )
 
 
 def _build_plan(context: BuildContext, library: Library, gpus: tuple[str, ...], name: str) -> Step:
     request, runtime = context.request, library.runtime
-    # The other stages have no scan, and one ONNX file serves all runtimes; a refit reads standard nodes only.
-    has_plugins = runtime == "tensorrt" and name == "head" and not request.strip_weights
+    # A stage without a scan has one ONNX file for all runtimes; a refit reads standard nodes only.
+    has_plugins = runtime == "tensorrt" and context.export.stages[name].has_scan and not request.strip_weights
     onnx_step = export_onnx_stage(context, name, "tensorrt" if has_plugins else "any")
     onnx_path = context.work.path / onnx_step.facts["file"]
     file = f"{runtime}/{name}.plan"
@@ -60,24 +65,25 @@ def _build_plan(context: BuildContext, library: Library, gpus: tuple[str, ...], 
 
     def make(folder: Path) -> dict[str, Any]:
         (folder / runtime).mkdir()
-        plan = engine_from_onnx(
-            runtime,
-            onnx_path,
-            engine_specs(request.config)[name],
-            len(VIEWS) * request.config.frames,
-            request.profile,
-            folder / file,
+        job = PlanJob(
+            runtime=runtime,
+            onnx_path=onnx_path,
+            spec=context.specs[name],
+            sizes=context.export.dynamic_sizes(request.config),
+            profile=request.profile,
+            path=folder / file,
             provenance="" if request.strip_weights else context.provenance,
             timing_cache=context.work.path / f"{runtime}.timing-cache",
             **options,
         )
+        plan = plan_from_onnx(job)
         return {"file": file, "device": plan.device, "scan": plan.scan, "settings": plan.settings}
 
     # Without weights, a plan is that of a graph, whichever checkpoint it came from.
     made_from = _graph_sha256(onnx_path) if request.strip_weights else onnx_step.files
     inputs: dict[str, Any] = {
         "onnx": made_from,
-        "source": source_sha256(),
+        "source": source_sha256(request.metric),
         "runtime": library.label,
         "profile": asdict(request.profile),
         "gpus": gpus,
@@ -98,7 +104,7 @@ def _build_plan(context: BuildContext, library: Library, gpus: tuple[str, ...], 
 
 
 def _graph_sha256(onnx_path: Path) -> str:
-    """Of an ONNX file without its weights: the large ones are in another file, the small ones in the graph."""
+    """The hash of an ONNX file without its weights: the large ones are in another file, the small ones in the graph."""
     model = onnx.load(onnx_path, load_external_data=False)
     del model.metadata_props[:]
     for tensor in model.graph.initializer:

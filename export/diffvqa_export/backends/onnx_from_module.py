@@ -5,7 +5,6 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -19,36 +18,27 @@ from diffvqa_kernels.selective_scan.onnx import (
     translation_table,
 )
 from onnxscript import opset23 as op
-from torch import nn
 
-from diffvqa_export.attention import ATTENTION_DOMAIN, attach_attention, translate_attention
-from diffvqa_export.stage import ExportStage
+from diffvqa_export.backends.attention import ATTENTION_DOMAIN, attach_attention, translate_attention
+from diffvqa_export.export_stage import ExportJob
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY
 from diffvqa_rt.errors import EngineBuildError
-from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.specs import EngineSpec
 
 # The first opset with Attention, which the self-attention's node is in standard terms.
 OPSET = 23
 
 
-def export_onnx(
-    stage: ExportStage,
-    module: nn.Module,
-    config: DiffVQAConfig,
-    spec: EngineSpec,
-    path: Path,
-    provenance: str,
-    runtime: ScanRuntime = "any",
-) -> None:
-    """Writes `path` and `path`.data, with the spec's names of inputs, outputs and dynamic dimensions.
+def onnx_from_module(job: ExportJob) -> None:
+    """Writes `job.path` and `job.path`.data, with the spec's names of inputs, outputs and dynamic dimensions.
 
-    `provenance` goes into the file's metadata; `runtime` says what the selective scan becomes (`attach_functions`).
+    The provenance goes into the file's metadata.
 
     Raises:
         EngineBuildError: the exporter failed, the graph does not keep the spec's border, or it has an operator that no
             stock runtime knows.
     """
+    spec = job.spec
     dimensions = {
         name: torch.export.Dim(name, min=1, max=4096)
         for tensor in spec.inputs
@@ -67,8 +57,8 @@ def export_onnx(
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
-                module,
-                stage.example_inputs(config),
+                job.module,
+                job.stage.example_inputs(job.config),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[tensor.name for tensor in spec.inputs],
@@ -78,17 +68,17 @@ def export_onnx(
                 verbose=False,
             )
         assert program is not None  # only the exporter's other modes give none
-        attach_functions(program, runtime=runtime)
+        attach_functions(program, runtime=job.runtime)
         attach_attention(program)
         _forget_sources(program.model)
-        program.model.metadata_props[PROVENANCE_KEY] = provenance
+        program.model.metadata_props[PROVENANCE_KEY] = job.provenance
         # Weights beside the graph, whatever their size: a protobuf ends at 2 GiB, and one way is better than two.
-        program.save(path, external_data=True)
-        onnx.checker.check_model(path)
-        model = onnx.load(path, load_external_data=False)
+        program.save(job.path, external_data=True)
+        onnx.checker.check_model(job.path)
+        model = onnx.load(job.path, load_external_data=False)
     except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError) as error:
         raise EngineBuildError(f"{spec.name} could not be exported to ONNX: {error}") from error
-    _check(model, spec, runtime)
+    _check(model, spec, job.runtime)
 
 
 def _forget_sources(model: onnx_ir.Model) -> None:

@@ -1,0 +1,45 @@
+"""A metric's part in an export: its network, the weights that it takes, and its stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from diffvqa_export.export_stage import ExportStage
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenWeights:
+    """A network's weights before they are read: `load` makes the network when it is needed, at full size 5 GB."""
+
+    config: Any
+    is_trained: bool
+    source: str
+    load: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricExport:
+    """A metric as the export sees it. A config is of the metric's own class.
+
+    Attributes:
+        stages: the engines by name, in the order in which an item passes them.
+        random_network: config, seed → the network with seeded weights, the same on every machine.
+        read_description: a safetensors file → the config of its network, and whether it was trained.
+        read_network: a safetensors file → its network.
+        weights_in_folder: preset, folder → weights in a foreign layout.
+        dynamic_sizes: config → the sizes that a plan fixes, of the dynamic dimensions other than the batch's.
+        activation_bytes: config → the memory that the widest point of the network takes on one item.
+        reference_bytes: config → the size of the recorded reference.
+    """
+
+    stages: Mapping[str, ExportStage]
+    random_network: Callable[[Any, int], nn.Module]
+    read_description: Callable[[Path], tuple[Any, bool]]
+    read_network: Callable[[Path], nn.Module]
+    weights_in_folder: Callable[[Any, Path], ChosenWeights]
+    dynamic_sizes: Callable[[Any], Mapping[str, int]]
+    activation_bytes: Callable[[Any], int]
+    reference_bytes: Callable[[Any], int]

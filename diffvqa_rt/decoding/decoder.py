@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from diffvqa_rt.checks import whole
 from diffvqa_rt.decoding.limits import DecodeLimits
 from diffvqa_rt.decoding.process import DecoderProcess, DecoderProcesses, ProcessEndedError, TimeIsOverError
-from diffvqa_rt.errors import DecoderStartError, DeviceDecodeError, ScoreWarning, VideoDecodeError
+from diffvqa_rt.errors import (
+    DecoderFaultError,
+    DecoderStartError,
+    DiffVQAError,
+    InputError,
+    ScoreWarning,
+    VideoDecodeError,
+)
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
 from diffvqa_rt.metrics.diffvqa.views import check_numbers
 from diffvqa_rt.video import SampledFrames, VideoInfo
@@ -28,7 +35,13 @@ from diffvqa_rt.video.plan import DecodingPlan
 EncodedSource = str | os.PathLike[Any] | bytes
 """A path or an encoded video's content: what a decoder takes."""
 
-_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (VideoDecodeError, DeviceDecodeError)}
+_ERRORS: dict[str, type[DiffVQAError]] = {
+    "video": VideoDecodeError,
+    "memory": VideoDecodeError,
+    "input": InputError,
+    "fault": DecoderFaultError,
+}
+"""The errors by `framing.ErrorKind`."""
 
 Result = TypeVar("Result")
 
@@ -77,7 +90,9 @@ class Pending(Generic[Result]):
         Raises:
             VideoDecodeError: as in-process decoding does.
             VideoDecodeError: the video takes too long, too much memory, or ends its process.
+            InputError: the process refuses an option of the request.
             DecoderStartError: there is no process to decode in.
+            DecoderFaultError: the process fails at something other than the video.
         """
         try:
             values = self._answer()
@@ -110,7 +125,7 @@ class Pending(Generic[Result]):
                     raise VideoDecodeError(f"{name} ended the decoder's process ({error}); check the file") from error
                 self._end_process()
             else:
-                if not message.values.get("is_exhausted"):
+                if message.values.get("kind") != "memory":
                     self._processes.give_back(self._process)
                     self._process = None
                 return message.values
@@ -169,7 +184,7 @@ class IsolatedDecoder:
         """What `sample_frames` gives.
 
         Raises:
-            VideoDecodeError, ValueError, TypeError: as `sample_frames`; as `Pending.result`.
+            VideoDecodeError, ValueError, TypeError: as `sample_frames`; all that `Pending.result` raises.
         """
         count = whole("count", count, 1)
         most = count * self.limits.max_frame_pixels * 3
@@ -213,7 +228,8 @@ class IsolatedDecoder:
 
         Raises:
             VideoDecodeError: the source cannot be opened.
-            ValueError: a number is out of range.
+            InputError: the seed or the number of crops is out of range.
+            ValueError: another number is out of range.
             DecoderStartError: there is no process to decode in.
         """
         count, (size, seed, crops) = whole("count", count, 1), check_numbers(size, seed, crops)

@@ -10,7 +10,13 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+ErrorKind = Literal["video", "memory", "input", "fault"]
+"""What an answer's error is about, in its field `kind`.
+
+The video; the memory that it takes, of which the process has none left; the request; or a fault of the decoder's own.
+"""
 
 _LENGTHS = struct.Struct("<IQ")
 _MAX_JSON_BYTES = 1 << 20

@@ -1,7 +1,7 @@
 """Decoding for requests: within a server's limits, in a process that may die of a video."""
 
 from diffvqa_rt.decoding import DecodedVideo, IsolatedDecoder
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import InputError, VideoDecodeError
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.video.crops import ViewCutter
@@ -34,7 +34,8 @@ class Decoder:
 
         Raises:
             VideoDecodeError: no frame of it can be had, or not within the limits.
-            ValueError: the seed or the crops are out of range.
+            InputError: the seed or the crops are out of range.
+            DecoderStartError, DecoderFaultError: the decoder's process cannot be had, or is at fault.
         """
         self._check(video, crops)
         return self._decoder.views(
@@ -51,7 +52,7 @@ class Decoder:
         """How a GPU is to decode the video; None if it is not for a GPU.
 
         Raises:
-            VideoDecodeError, ValueError: as `decode`.
+            VideoDecodeError, InputError, DecoderStartError, DecoderFaultError: as `decode`.
         """
         self._check(video, crops)
         return self._decoder.plan(bytes(video), self._config.frames)
@@ -66,4 +67,4 @@ class Decoder:
                 f"<bytes> is {len(video):,} bytes long, and this server takes at most {limits.max_request_bytes:,}"
             )
         if crops > limits.max_crops:
-            raise ValueError(f"crops is {crops}; this server takes at most {limits.max_crops}")
+            raise InputError(f"crops is {crops}; this server takes at most {limits.max_crops}")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.errors import InputError, ScoreWarning
 
 RgbFrame = NDArray[np.uint8]
 
@@ -29,13 +29,13 @@ def scaling_warnings(width: int, height: int, size: int) -> tuple[ScoreWarning, 
 
 
 def check_seed(seed: int) -> int:
-    """The seed as a plain integer. Raises ValueError where it is out of range."""
-    return whole("seed", seed, 0, MAX_SEED)
+    """Returns a request's seed as a plain integer. Raises InputError where it is out of range."""
+    return whole("seed", seed, 0, MAX_SEED, error=InputError)
 
 
 def check_crops(crops: int) -> int:
-    """The number of crops as a plain integer. Raises ValueError where it is out of range."""
-    return whole("crops", crops, 1, MAX_CROPS)
+    """Returns a request's number of crops as a plain integer. Raises InputError where it is out of range."""
+    return whole("crops", crops, 1, MAX_CROPS, error=InputError)
 
 
 def crop_places(seed: int, crops: int) -> NDArray[np.float64]:

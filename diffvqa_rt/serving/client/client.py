@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
+from diffvqa_rt.errors import DiffVQAError, InputError, VideoDecodeError
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.scoring import VideoSource, source_name
 from diffvqa_rt.serving.client.address import ServerAddress
@@ -147,7 +147,8 @@ class Client:
         Raises:
             VideoDecodeError: no frame of the video can be had, or it is beyond the server's limits.
             RequestError: no answer within the deadline, the server failed, or `close` was called meanwhile.
-            ValueError, TypeError: the seed or the crops are out of range, or the source is of another kind.
+            InputError: the seed or the crops are out of range, here or for the server.
+            TypeError: the source is of another kind.
         """
         options = RequestOptions.checked(seed, crops, keep_interlaced)
         with self._waiter() as waiter:
@@ -162,7 +163,8 @@ class Client:
         iterator cancels those that are under way.
 
         Raises:
-            ValueError, TypeError: the seed or the crops are out of range, or `sources` is a single video.
+            InputError: the seed or the crops are out of range, here or for the server.
+            TypeError: `sources` is a single video.
         """
         options = RequestOptions.checked(seed, crops, keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
@@ -267,6 +269,8 @@ class Client:
             return ScoringFailure(source=name, error=str(error))
         try:
             return self._ask(waiter, name, video, options)
+        except InputError:  # of the options, which all videos share
+            raise
         except DiffVQAError as error:
             return ScoringFailure(source=name, error=str(error))
 
@@ -291,7 +295,7 @@ class Client:
                     raise RequestError(f"{name}: the client was closed before {self.url} gave a score") from error
                 status, message = _reason(error)
                 self._raise_if_final(status, message, name, options)
-                # It may be this very video that ends the process it is in.
+                # This video may be what crashes the server's process.
                 deaths += _STUB_ENDED in message
                 if deaths > _MOST_DEATHS:
                     raise RequestError(
@@ -336,13 +340,14 @@ class Client:
         if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             return
         if status == "INVALID_ARGUMENT":
+            # Triton server lets nothing but a sentence through, and a video's begins with what the server calls it.
             if message.startswith("<bytes>"):
                 raise VideoDecodeError(name + message.removeprefix("<bytes>")) from None
             if options.keep_interlaced and "keep_interlaced" in message:
-                raise ValueError(
+                raise InputError(
                     f"keep_interlaced is True, and the server at {self.url} is of a version that does not know it"
                 ) from None
-            raise ValueError(message) from None
+            raise InputError(message) from None
         if status == "UNIMPLEMENTED":
             raise RequestError(
                 f"{name}: {self.url} speaks gRPC, and is no Triton server ({message}); give the address that diffvqa "

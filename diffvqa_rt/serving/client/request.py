@@ -19,7 +19,7 @@ _ROOM_FOR_THE_REST_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What is asked of each video, checked."""
+    """Options of each video's score, checked."""
 
     seed: int
     crops: int
@@ -27,7 +27,7 @@ class RequestOptions:
 
     @classmethod
     def checked(cls, seed: int, crops: int, keep_interlaced: bool) -> "RequestOptions":
-        """Raises ValueError where one is of another kind or out of range."""
+        """Raises InputError where one is of another kind or out of range."""
         return cls(check_seed(seed), check_crops(crops), flag("keep_interlaced", keep_interlaced))
 
 

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from diffvqa_rt.errors import InputError
 from diffvqa_rt.results import STAGES
 from diffvqa_rt.serving.metrics import ScoreMetrics
 from diffvqa_rt.serving.python_backend import Responder
@@ -25,7 +26,7 @@ class TritonPythonModel:
         seconds = [decoded - received, prepared - decoded, started - prepared, denoised - started]
         stage_seconds = np.array([*seconds, time.monotonic() - denoised])
         if not (stage_seconds >= 0).all():
-            raise ValueError(f"preprocess_marks and denoise_marks say that the stages took {stage_seconds} s")
+            raise InputError(f"preprocess_marks and denoise_marks say that the stages took {stage_seconds} s")
         score = inputs["head_score"]
         if not np.isfinite(score).all():
             raise ArithmeticError(f"the network's score is {score}; check the engines with diffvqa info")

@@ -181,7 +181,7 @@ class IsolatedDecoder:
             self._processes.give_back(self._processes.start())
 
     def frames(self, source: EncodedSource, count: int, *, keep_interlaced: bool = False) -> SampledFrames:
-        """What `sample_frames` gives.
+        """Returns the frames that `sample_frames` gives.
 
         Raises:
             VideoDecodeError, ValueError, TypeError: as `sample_frames`; all that `Pending.result` raises.
@@ -224,7 +224,7 @@ class IsolatedDecoder:
         keep_interlaced: bool = False,
         cutter: ViewCutter = "pillow",
     ) -> Pending[DecodedVideo]:
-        """What `cut_views` makes of `sample_frames`' frames, in the process while this one goes on.
+        """Begins to make, in the process while this one goes on, what `cut_views` makes of `sample_frames`' frames.
 
         Raises:
             VideoDecodeError: the source cannot be opened.
@@ -266,7 +266,7 @@ class IsolatedDecoder:
         return self.begin_views(source, count, size, **options).result()
 
     def plan(self, video: bytes, count: int) -> DecodingPlan | None:
-        """How a GPU is to decode the video; None if it is not for a GPU. Raises as `frames`."""
+        """Returns the plan by which a GPU decodes the video; None if it is not for a GPU. Raises as `frames`."""
 
         def unpack(values: dict[str, Any]) -> DecodingPlan | None:
             return None if values["plan"] is None else DecodingPlan.from_dict(video, values["plan"])

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 ErrorKind = Literal["video", "memory", "input", "fault"]
-"""What an answer's error is about, in its field `kind`.
+"""The field `kind` of an answer with an error: the video, memory, an option of the request, or the decoder is to blame.
 
-The video; the memory that it takes, of which the process has none left; the request; or a fault of the decoder's own.
+`memory`: the video takes more than the limit, and the process ends, since too little may be left for another.
 """
 
 _LENGTHS = struct.Struct("<IQ")

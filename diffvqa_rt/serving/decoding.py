@@ -19,7 +19,7 @@ class Decoder:
         Args:
             config: what the network takes.
             limits: of each video.
-            cutter: whose operators make the views; DALI's, where its decoders on a GPU make those of other videos.
+            cutter: the library that makes the views; DALI, where its decoders on a GPU make those of other videos.
         """
         self._config = config
         self._limits = limits
@@ -49,7 +49,7 @@ class Decoder:
         )
 
     def plan(self, video: bytes | memoryview, crops: int) -> DecodingPlan | None:
-        """How a GPU is to decode the video; None if it is not for a GPU.
+        """Returns the plan by which a GPU decodes the video; None if it is not for a GPU.
 
         Raises:
             VideoDecodeError, InputError, DecoderStartError, DecoderFaultError: as `decode`.

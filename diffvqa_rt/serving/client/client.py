@@ -180,7 +180,7 @@ class Client:
                 yield under_way.popleft().result()
 
     def is_ready(self) -> bool:
-        """Whether the server is there, with every engine verified and loaded."""
+        """True where the server is there, with every engine verified and loaded."""
         with self._connection() as connection:
             try:
                 return connection.is_server_ready(client_timeout=5)
@@ -361,7 +361,7 @@ class Client:
         raise RequestError(f"{name}: {self.url} failed ({status}: {message})") from None
 
     def _obstacle(self, error: Any, message: str, may_be_found: bool) -> str | None:
-        """What makes it useless to ask again, to follow the address in a sentence; None where the server is away.
+        """Returns why it is useless to ask again, to follow the address in a sentence; None where the server is away.
 
         `may_be_found`: a name that is not found is still looked for.
         """
@@ -386,7 +386,7 @@ def _deadline(value: Any) -> float:
 
 
 def _is_from_server(message: str) -> bool:
-    """Whether an UNAVAILABLE is a server's own word, and not gRPC's about the way to it."""
+    """True where an UNAVAILABLE is a server's own word, and not gRPC's about the way to it."""
     return _IN_ENSEMBLE in message or _STUB_ENDED in message or _NO_VERSIONS in message
 
 

@@ -1,4 +1,9 @@
-"""What can go wrong other than bad arguments, which are `ValueError` and `TypeError`, and what is only warned of."""
+"""Errors of this package, and the warnings of a score.
+
+A bad argument is a `ValueError` or a `TypeError`; where it is a request's, it is an `InputError` too. All else that can
+go wrong is a `DiffVQAError`. A server answers an `InputError` and a `VideoDecodeError` with INVALID_ARGUMENT, and every
+other exception with INTERNAL.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +22,11 @@ class ScoreWarning:
 
 
 class DiffVQAError(Exception):
-    """The base of every error of this package that is not a bad argument."""
+    """The base of every error of this package that is not a bad argument of Python code."""
+
+
+class InputError(DiffVQAError, ValueError):
+    """A request is at fault: an option of it, or a tensor or array in it. Raised where a request is checked."""
 
 
 class VideoDecodeError(DiffVQAError):
@@ -30,6 +39,10 @@ class DeviceDecodeError(DiffVQAError):
 
 class DecoderStartError(DiffVQAError):
     """The process that decodes videos cannot be started."""
+
+
+class DecoderFaultError(DiffVQAError):
+    """The process that decodes videos failed for a reason that is not the video's."""
 
 
 class EngineBuildError(DiffVQAError):

@@ -17,7 +17,14 @@ import numpy as np
 from diffvqa_rt.checks import whole
 from diffvqa_rt.decoding.limits import DecodeLimits
 from diffvqa_rt.decoding.process import DecoderProcess, DecoderProcesses, ProcessEndedError, TimeIsOverError
-from diffvqa_rt.errors import DecoderStartError, DeviceDecodeError, ScoreWarning, VideoDecodeError
+from diffvqa_rt.errors import (
+    DecoderFaultError,
+    DecoderStartError,
+    DiffVQAError,
+    InputError,
+    ScoreWarning,
+    VideoDecodeError,
+)
 from diffvqa_rt.metric import Config, Metric, Request
 from diffvqa_rt.preparation import PreparedSource
 from diffvqa_rt.specs import TensorSpec
@@ -28,7 +35,13 @@ from diffvqa_rt.video.plan import DecodingPlan
 EncodedSource = str | os.PathLike[Any] | bytes
 """A path or an encoded video's content: what a decoder takes."""
 
-_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (VideoDecodeError, DeviceDecodeError)}
+_ERRORS: dict[str, type[DiffVQAError]] = {
+    "video": VideoDecodeError,
+    "memory": VideoDecodeError,
+    "input": InputError,
+    "fault": DecoderFaultError,
+}
+"""The errors by `framing.ErrorKind`."""
 
 Result = TypeVar("Result")
 
@@ -65,7 +78,9 @@ class Pending(Generic[Result]):
         Raises:
             VideoDecodeError: as in-process decoding does.
             VideoDecodeError: the video takes too long, too much memory, or ends its process.
+            InputError: the process refuses an option of the request.
             DecoderStartError: there is no process to decode in.
+            DecoderFaultError: the process fails at something other than the video.
         """
         try:
             values = self._answer()
@@ -98,7 +113,7 @@ class Pending(Generic[Result]):
                     raise VideoDecodeError(f"{name} ended the decoder's process ({error}); check the file") from error
                 self._end_process()
             else:
-                if not message.values.get("is_exhausted"):
+                if message.values.get("kind") != "memory":
                     self._processes.give_back(self._process)
                     self._process = None
                 return message.values
@@ -154,10 +169,10 @@ class IsolatedDecoder:
             self._processes.give_back(self._processes.start())
 
     def frames(self, source: EncodedSource, count: int, *, keep_interlaced: bool = False) -> SampledFrames:
-        """What `sample_frames` gives.
+        """Returns the frames that `sample_frames` gives.
 
         Raises:
-            VideoDecodeError, ValueError, TypeError: as `sample_frames`; as `Pending.result`.
+            VideoDecodeError, ValueError, TypeError: as `sample_frames`; all that `Pending.result` raises.
         """
         count = whole("count", count, 1)
         most = count * self.limits.max_frame_pixels * 3
@@ -187,7 +202,7 @@ class IsolatedDecoder:
         return self._ask(source, request, _Reception(allocate, unpack)).result()
 
     def begin(self, source: EncodedSource, metric: Metric, config: Config, request: Request) -> Pending[PreparedSource]:
-        """What `prepare_frames` makes of a source, in the process while this one goes on.
+        """Begins to make, in the process while this one goes on, what `prepare_frames` makes of a source.
 
         Raises:
             VideoDecodeError: the source cannot be opened.
@@ -235,7 +250,7 @@ class IsolatedDecoder:
         return self.begin(source, metric, config, request).result()
 
     def plan(self, video: bytes, count: int) -> DecodingPlan | None:
-        """How a GPU is to decode the video; None if it is not for a GPU. Raises as `frames`."""
+        """Returns the plan by which a GPU decodes the video; None if it is not for a GPU. Raises as `frames`."""
 
         def unpack(values: dict[str, Any]) -> DecodingPlan | None:
             return None if values["plan"] is None else DecodingPlan.from_dict(video, values["plan"])

@@ -10,7 +10,13 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+ErrorKind = Literal["video", "memory", "input", "fault"]
+"""The field `kind` of an answer with an error: the video, memory, an option of the request, or the decoder is to blame.
+
+`memory`: the video takes more than the limit, and the process ends, since too little may be left for another.
+"""
 
 _LENGTHS = struct.Struct("<IQ")
 _MAX_JSON_BYTES = 1 << 20

@@ -1,4 +1,4 @@
-"""What decoding one video may take."""
+"""Limits of decoding one video."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ LEAST_DECODE_MEMORY_BYTES = 256 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeLimits:
-    """What asks for more is refused. The defaults are for files of this machine: hours of 4K, and of ProRes, fit.
+    """Limits of one video; one that takes more is refused.
+
+    The defaults are for files of this machine: hours of 4K, and of ProRes, fit.
 
     Attributes:
         max_decode_seconds: from the first byte to the views, in the decoder's process.
@@ -21,7 +23,7 @@ class DecodeLimits:
     """
 
     TAKER: ClassVar[str] = "the decoder"
-    """Whose limits a refusal calls them."""
+    """The one that takes no more, in the sentence of a refusal."""
 
     max_decode_seconds: float = 600.0
     max_decode_memory_bytes: int = 4 << 30

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from diffvqa_rt.decoding.framing import Message, receive_message, send_message
-from diffvqa_rt.errors import DeviceDecodeError, DiffVQAError, VideoDecodeError
+from diffvqa_rt.decoding.framing import ErrorKind, Message, receive_message, send_message
+from diffvqa_rt.errors import DeviceDecodeError, DiffVQAError, InputError, VideoDecodeError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.registry import metric_named
 from diffvqa_rt.preparation import PreparedSource, prepare_frames
@@ -49,7 +49,7 @@ def main() -> None:
         while (message := receive_message(connection, takes_file=True)) is not None:
             answer, payload = _answer(connection, message)
             send_message(connection, answer, payload)
-            if answer.get("is_exhausted"):
+            if answer.get("kind") == "memory":
                 # What is left in pieces could be too little for the next video: a new process has it whole.
                 break
     os._exit(0)
@@ -76,13 +76,17 @@ def _answer(connection: socket.socket, message: Message) -> Answer:
             return _TASKS[request["task"]](OpenFile(name, file), request)
         except MemoryError:
             limit = request["max_decode_memory_bytes"]
-            sentence = f"{name} takes more than {limit >> 20:,} MiB to decode; scale it down"
-            return {"error": sentence, "kind": "VideoDecodeError", "is_exhausted": True}, ()
-        except DiffVQAError as error:
-            return {"error": str(error), "kind": type(error).__name__}, ()
-        except Exception as error:  # a fault of ours or of a library, met by this file alone
-            sentence = f"{name} cannot be decoded ({type(error).__name__}: {error}); check that it is undamaged"
-            return {"error": sentence, "kind": "VideoDecodeError"}, ()
+            return _failure("memory", f"{name} takes more than {limit >> 20:,} MiB to decode; scale it down")
+        except VideoDecodeError as error:
+            return _failure("video", str(error))
+        except InputError as error:
+            return _failure("input", str(error))
+        except Exception as error:
+            return _failure("fault", f"{name} met a fault of the decoder's process ({type(error).__name__}: {error})")
+
+
+def _failure(kind: ErrorKind, sentence: str) -> Answer:
+    return {"error": sentence, "kind": kind}, ()
 
 
 @functools.cache
@@ -143,12 +147,29 @@ def _sample(
     source: OpenFile, request: dict[str, Any], count: int, keep_interlaced: bool
 ) -> tuple[SampledFrames, float]:
     start = time.perf_counter()
-    _refuse_by_header(source, request)
-    sampled = sample_frames(source, count, keep_interlaced=keep_interlaced)
+    with _blamed_on_the_video(source.name):
+        _refuse_by_header(source, request)
+        sampled = sample_frames(source, count, keep_interlaced=keep_interlaced)
     seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
     _refuse_beyond(request, largest, sampled.info.frame_count)
     return sampled, seconds
+
+
+@contextlib.contextmanager
+def _blamed_on_the_video(name: str) -> Iterator[None]:
+    """Turns what a codec's library raises into a VideoDecodeError; a fault of ours counts too, met by this file alone.
+
+    Where a file is read, the two cannot be told apart.
+    """
+    try:
+        yield
+    except (DiffVQAError, MemoryError):
+        raise
+    except Exception as error:
+        raise VideoDecodeError(
+            f"{name} cannot be decoded ({type(error).__name__}: {error}); check that it is undamaged"
+        ) from error
 
 
 def _facts(sampled: SampledFrames | PreparedSource) -> dict[str, Any]:
@@ -160,10 +181,11 @@ def _facts(sampled: SampledFrames | PreparedSource) -> dict[str, Any]:
 
 
 def _plan(source: OpenFile, request: dict[str, Any]) -> Answer:
-    _refuse_by_header(source, request)
     try:
-        source.file.seek(0)
-        plan = plan_decoding(source.file.read(), request["frames"])
+        with _blamed_on_the_video(source.name):
+            _refuse_by_header(source, request)
+            source.file.seek(0)
+            plan = plan_decoding(source.file.read(), request["frames"])
     except DeviceDecodeError:
         return {"plan": None}, ()
     _refuse_beyond(request, plan.info.width * plan.info.height, plan.info.frame_count)
@@ -178,7 +200,7 @@ _TASKS: dict[str, Callable[[OpenFile, dict[str, Any]], Answer]] = {
 
 
 def _refuse_by_header(source: OpenFile, request: dict[str, Any]) -> None:
-    """By what the file says of itself, before it is read whole; what it turns out to be comes later."""
+    """Refuses a video whose header exceeds the limits, before decoding it; `_refuse_beyond` checks the decoded size."""
     if request["max_frames"] is None and request["max_frame_pixels"] >= MAX_FRAME_PIXELS:
         return
     try:

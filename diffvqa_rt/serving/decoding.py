@@ -1,7 +1,7 @@
 """Decoding for requests: within a server's limits, in a process that may die of a video."""
 
 from diffvqa_rt.decoding import IsolatedDecoder
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import InputError, VideoDecodeError
 from diffvqa_rt.metric import Config, Metric, Request
 from diffvqa_rt.preparation import PreparedSource
 from diffvqa_rt.serving.settings import RequestLimits
@@ -23,16 +23,17 @@ class Decoder:
 
         Raises:
             VideoDecodeError: no frame of it can be had, or not within the limits.
-            ValueError: the seed or the crops are out of range.
+            InputError: the seed or the crops are out of range.
+            DecoderStartError, DecoderFaultError: the decoder's process cannot be had, or is at fault.
         """
         self._check(video, request)
         return self._decoder.prepare(bytes(video), self._metric, self._config, request)
 
     def plan(self, video: bytes | memoryview, request: Request) -> DecodingPlan | None:
-        """How a GPU is to decode the video; None if it is not for a GPU.
+        """Returns the plan by which a GPU decodes the video; None if it is not for a GPU.
 
         Raises:
-            VideoDecodeError, ValueError: as `decode`.
+            VideoDecodeError, InputError, DecoderStartError, DecoderFaultError: as `decode`.
         """
         self._check(video, request)
         return self._decoder.plan(bytes(video), self._metric.frames(self._config))
@@ -47,4 +48,4 @@ class Decoder:
                 f"<bytes> is {len(video):,} bytes long, and this server takes at most {limits.max_request_bytes:,}"
             )
         if request.crops > limits.max_crops:
-            raise ValueError(f"crops is {request.crops}; this server takes at most {limits.max_crops}")
+            raise InputError(f"crops is {request.crops}; this server takes at most {limits.max_crops}")

@@ -1,4 +1,4 @@
-"""What the served models share behind Triton server's Python backend: unpack a request, work, pack the answer.
+"""Parts that the served models share behind Triton server's Python backend: unpack a request, work, pack the answer.
 
 Importable only in the backend's own processes, which bring `triton_python_backend_utils` along.
 """
@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from diffvqa_rt.engines import open_engines
-from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
+from diffvqa_rt.errors import DiffVQAError, InputError, VideoDecodeError
 from diffvqa_rt.serving.metrics import Failures
 from diffvqa_rt.serving.settings import StageSettings
 from diffvqa_rt.serving.tensor_checks import check_inputs, check_outputs
@@ -78,13 +78,14 @@ class Request:
 
 
 Work = Callable[[Request], Arrays]
-"""What a model does for one request: its outputs by name, those that are not wanted too if it likes."""
+"""A model's answer to one request: its outputs by name, those that are not wanted too if it likes."""
 
 
 class Responder:
     """Answers a model's requests one by one: one that cannot be met gets the sentence that says why.
 
-    One that nobody waits for any more is not worked on.
+    One that nobody waits for any more is not worked on. An `InputError` and a `VideoDecodeError` are the request's
+    fault. Every exception that nobody foresaw is a fault of the server, and is counted as one.
 
     Attributes:
         settings: what the server was started with.
@@ -109,12 +110,12 @@ class Responder:
         return self._traffic.is_stopped
 
     def check_rows(self, arrays: Arrays) -> None:
-        """Raises ValueError unless all arrays have the same number of rows, and no more than a video may have crops."""
+        """Raises InputError unless all arrays have the same number of rows, and no more than a video may have crops."""
         rows = {len(array) for array in arrays.values()}
         if len(rows) > 1:
-            raise ValueError(f"all tensors have a row per crop; got {', '.join(map(str, sorted(rows)))} rows")
+            raise InputError(f"all tensors have a row per crop; got {', '.join(map(str, sorted(rows)))} rows")
         if not 1 <= min(rows) <= self.settings.limits.max_crops:
-            raise ValueError(f"1 to {self.settings.limits.max_crops} rows at a time; got {min(rows)}")
+            raise InputError(f"1 to {self.settings.limits.max_crops} rows at a time; got {min(rows)}")
 
     def wait_until_free(self, model: str) -> None:
         """Returns when another model is not at work.
@@ -143,7 +144,7 @@ class Responder:
         except AbandonedError as error:
             self._failures.count("cancelled")
             return _refusal(error, status.CANCELLED)
-        except (VideoDecodeError, ValueError, TypeError) as error:
+        except (VideoDecodeError, InputError) as error:
             self._failures.count("refused")
             return _refusal(error, status.INVALID_ARG)
         except UnavailableError as error:
@@ -181,10 +182,10 @@ def tensor_of(name: str, values: Any) -> Any:
 
 
 def call_model(name: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray]:
-    """What another model of this server answers, in the host's memory.
+    """Calls another model of this server. Returns its outputs, in the host's memory.
 
     Raises:
-        ValueError: it says that the inputs are at fault.
+        InputError: it says that the inputs are at fault.
         UnavailableError: it is not there.
         CalledModelError: it failed.
     """
@@ -200,7 +201,7 @@ def call_model(name: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, N
     if response.has_error():
         error = response.error()
         if error.code() == pb_utils.TritonError.INVALID_ARG:
-            raise ValueError(error.message())
+            raise InputError(error.message())
         sentence = f"{name} gave no answer: {error.message()}"
         is_away = error.code() == pb_utils.TritonError.UNAVAILABLE
         raise UnavailableError(sentence) if is_away else CalledModelError(sentence)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
+from diffvqa_rt.errors import InputError
 
 RgbFrame = NDArray[np.uint8]
 
@@ -15,13 +16,13 @@ MAX_CROPS = 2**16
 
 
 def check_seed(seed: int) -> int:
-    """The seed as a plain integer. Raises ValueError where it is out of range."""
-    return whole("seed", seed, 0, MAX_SEED)
+    """Returns a request's seed as a plain integer. Raises InputError where it is out of range."""
+    return whole("seed", seed, 0, MAX_SEED, error=InputError)
 
 
 def check_crops(crops: int) -> int:
-    """The number of crops as a plain integer. Raises ValueError where it is out of range."""
-    return whole("crops", crops, 1, MAX_CROPS)
+    """Returns a request's number of crops as a plain integer. Raises InputError where it is out of range."""
+    return whole("crops", crops, 1, MAX_CROPS, error=InputError)
 
 
 def crop_places(seed: int, crops: int) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.errors import ScoreWarning, VideoDecodeError
+from diffvqa_rt.errors import InputError, ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.color import Picture, picture_from_frame
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, open_source, open_video
 from diffvqa_rt.video.filters import deinterlaced
@@ -47,7 +47,8 @@ def sample_frames(
 
     Raises:
         VideoDecodeError: the source cannot be read, or nothing in it decodes.
-        TypeError, ValueError: an argument is of the wrong kind, or an array of the wrong dtype or shape.
+        InputError: the array is of the wrong shape.
+        TypeError, ValueError: an argument is of the wrong kind or out of range, or the array of the wrong dtype.
     """
     count = whole("count", count, 1)
     if isinstance(source, np.ndarray):
@@ -63,7 +64,7 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     if array.dtype != np.uint8:
         raise TypeError(f"source is an array of {array.dtype}; expected uint8, RGB from 0 to 255")
     if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-        raise ValueError(f"source is an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], not empty")
+        raise InputError(f"source is an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], not empty")
     clip = array if array.ndim == 4 else array[None]
     length, height, width, _ = clip.shape
     pictures = list(clip)

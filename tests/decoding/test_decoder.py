@@ -11,15 +11,16 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from clips import make_clip
 from pictures import encoded, picture
 
-from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder
-from diffvqa_rt.decoding.framing import receive_message, send_message
-from diffvqa_rt.errors import DecoderStartError, VideoDecodeError
+from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder, Pending
+from diffvqa_rt.decoding.framing import Message, receive_message, send_message
+from diffvqa_rt.errors import DecoderFaultError, DecoderStartError, InputError, VideoDecodeError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
@@ -218,6 +219,38 @@ def test_an_exception_that_nobody_foresaw_names_the_file(monkeypatch):
     monkeypatch.setattr("diffvqa_rt.decoding.decoder.whole", lambda name, value, least: value)
     with pytest.raises(VideoDecodeError, match=r"^<bytes> cannot be decoded \(ValueError: count is 0; .*\); check"):
         IsolatedDecoder().frames(make_clip(), 0)
+
+
+def test_an_error_keeps_its_kind_on_the_way_out_of_its_process(decoder, monkeypatch):
+    monkeypatch.setattr("diffvqa_rt.decoding.decoder.check_numbers", lambda *numbers: numbers)
+    with pytest.raises(InputError, match="^seed is -1; expected "):
+        decoder.views(make_clip(), 2, 32, seed=-1)
+    with pytest.raises(DecoderFaultError, match="^<bytes> met a fault of the decoder's process .KeyError: 'dream'.$"):
+        decoder._ask(make_clip(), {"task": "dream"}, SimpleNamespace(allocate=bytearray)).result()
+    assert_same(decoder, make_clip())
+
+
+def test_an_answer_of_no_known_kind_blames_the_video():
+    """A decoder that a video has taken over may say anything."""
+    for kind in ("", "VideoDecodeError", None, ["video"], 3):
+        with pytest.raises(VideoDecodeError, match="^taken over$"):
+            answered(error="taken over", kind=kind).result()
+
+
+def answered(**values) -> Pending:
+    """A video whose process has answered this."""
+
+    class Process:
+        def send(self, *arguments):
+            pass
+
+        def receive(self, allocate, seconds):
+            return Message(values, memoryview(b""), None)
+
+    processes = SimpleNamespace(take=Process, give_back=lambda process: None, end=lambda process: None)
+    reception = SimpleNamespace(allocate=None)
+    with open(os.devnull, "rb") as file:
+        return Pending(processes, {"name": "x", "max_decode_seconds": 1}, file, contextlib.ExitStack(), reception)
 
 
 def test_what_a_library_prints_goes_nowhere(capfd):

@@ -17,7 +17,7 @@ from instant_engines import InstantEngine, instant_engines
 from diffvqa_rt import Scorer, ScoringFailure, VideoScore
 from diffvqa_rt.engines import open_engines
 from diffvqa_rt.engines.manifest import engines_sha256
-from diffvqa_rt.errors import DeviceUnavailableError, ScoreWarning
+from diffvqa_rt.errors import DeviceUnavailableError, InputError, ScoreWarning
 from diffvqa_rt.results import csv_columns, csv_row, video_score
 from diffvqa_rt.scoring import model_facts
 
@@ -42,6 +42,24 @@ def other(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "other.mp4"
     path.write_bytes(make_clip(size=(96, 48), frames=20))
     return path
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": -1}, {"seed": 1.5}, {"crops": 0}, {"crops": True}, {"keep_interlaced": "no"}], ids=repr
+)
+def test_an_option_of_a_request_is_the_requests_fault(scorer, options):
+    still = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(InputError, match=f"{next(iter(options))} is .*; expected "):
+        scorer.score(still, **options)
+    with pytest.raises(InputError, match=f"{next(iter(options))} is .*; expected "):
+        next(scorer.score_many([still], **options))
+
+
+def test_an_array_of_another_shape_is_the_requests_fault(scorer):
+    with pytest.raises(InputError, match=r"source is an array of shape \(16, 16, 4\); expected "):
+        scorer.score(np.zeros((16, 16, 4), np.uint8))
+    with pytest.raises(TypeError, match="source is an array of float64; expected uint8"):
+        scorer.score(np.zeros((16, 16, 3)))
 
 
 @pytest.mark.parametrize("threads", ["2", 1.0, 0, True])

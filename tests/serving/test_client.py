@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from served import free_ports, make_certificates
 
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import InputError, VideoDecodeError
 from diffvqa_rt.results import ScoringFailure
 from diffvqa_rt.serving import Client, ClientTls, RequestError
 
@@ -238,6 +238,21 @@ def test_an_iterator_that_is_closed_leaves_nothing_under_way():
         assert not any(thread.is_alive() for thread in threads)
 
 
+def test_a_refusal_names_the_video_or_the_option(tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    refused = grpc.StatusCode.INVALID_ARGUMENT
+    with grpc_server(Stranger(refused, "in ensemble 'diffvqa', <bytes> is empty")) as url, Client(url) as client:
+        with pytest.raises(VideoDecodeError, match="^/.*/clip.mp4 is empty$"):
+            client.score(tmp_path / "clip.mp4")
+        (failure,) = client.score_many([tmp_path / "clip.mp4"])
+        assert failure.error == f"{tmp_path / 'clip.mp4'} is empty"
+    with grpc_server(Stranger(refused, "crops is 4; this server takes at most 3")) as url, Client(url) as client:
+        with pytest.raises(InputError, match="^crops is 4; this server takes at most 3$"):
+            client.score(b"x", crops=4)
+        with pytest.raises(InputError, match="^crops is 4"):  # as all videos would fail
+            list(client.score_many([b"x", b"y"], crops=4))
+
+
 # Arguments.
 
 
@@ -261,11 +276,11 @@ def test_numbers_are_taken_by_their_value():
             with pytest.raises(RequestError):
                 client.score(b"x", seed=good, crops=good, keep_interlaced=np.True_)
         for bad in (True, 1.0, "1", None, -1, 2**63, np.array([1])):
-            with pytest.raises(ValueError, match="seed is .*; expected a whole number from 0"):
+            with pytest.raises(InputError, match="seed is .*; expected a whole number from 0"):
                 client.score(b"x", seed=bad)
-            with pytest.raises(ValueError, match="crops is .*; expected a whole number from 1"):
+            with pytest.raises(InputError, match="crops is .*; expected a whole number from 1"):
                 list(client.score_many([b"x"], crops=bad))
-        with pytest.raises(ValueError, match="keep_interlaced is 'no'; expected True or False"):
+        with pytest.raises(InputError, match="keep_interlaced is 'no'; expected True or False"):
             client.score(b"x", keep_interlaced="no")
         with pytest.raises(TypeError, match="sources is one str; expected several"):
             list(client.score_many("clip.mp4"))

@@ -14,7 +14,7 @@ from pictures import huge_png
 from PIL import Image
 
 from diffvqa_rt.decoding.limits import LEAST_DECODE_MEMORY_BYTES
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import InputError, VideoDecodeError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
@@ -86,7 +86,7 @@ def test_a_plan_for_a_gpu_is_that_of_this_process(decoder):
     assert decoder.plan(make_clip("libvpx", "webm"), Request()) is None
     with pytest.raises(VideoDecodeError, match="60 frames, and this server takes at most 50"):
         decoder.plan(make_clip(frames=60, size=(160, 160)), Request())
-    with pytest.raises(ValueError, match="crops is 4"):
+    with pytest.raises(InputError, match="crops is 4"):
         decoder.plan(clip, Request(crops=4))
 
 
@@ -116,7 +116,7 @@ def test_what_is_beyond_the_limits_gets_its_sentence(decoder, video, sentence):
     [(-1, 1, "seed is -1"), (0, 0, "crops is 0"), (0, 4, "crops is 4; this server takes at most 3")],
 )
 def test_bad_arguments_get_the_sentence_of_scoring_here(decoder, seed, crops, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         decoder.decode(make_clip(), Request(seed=seed, crops=crops))
     assert_works(decoder)
 

@@ -10,7 +10,7 @@ from clips import make_clip
 from metric_series import OURS, TRITONS
 from served import Served, assert_same, grpc
 
-from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.errors import InputError, VideoDecodeError
 
 
 def scraped(served: Served) -> dict[str, float]:
@@ -53,7 +53,7 @@ def test_a_refusal_is_counted_as_one(served, client):
     before = refused()
     with pytest.raises(VideoDecodeError):
         client.score(b"no video")
-    with pytest.raises(ValueError, match="crops is 4"):
+    with pytest.raises(InputError, match="crops is 4"):
         client.score(make_clip(), crops=4)
     time.sleep(0.5)
     assert refused() == before + 2
@@ -120,6 +120,7 @@ def test_nobody_spoils_the_metrics(served, marks):
     for name, array in values.items():
         tensor = grpc.InferInput(name, array.shape, "FP32" if array.dtype == np.float32 else "FP64")
         inputs.append(tensor.set_data_from_numpy(array))
-    with pytest.raises(grpc.InferenceServerException, match="say that the stages took"):
+    with pytest.raises(grpc.InferenceServerException, match="say that the stages took") as refusal:
         grpc.InferenceServerClient(served.url).infer("metrics", inputs)
+    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
     assert all(np.isfinite(value) for name, value in scraped(served).items() if "diffvqa" in name)

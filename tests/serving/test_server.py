@@ -20,7 +20,7 @@ from pictures import huge_png
 from served import CLIPS, MAX_REQUEST_MIB, Served, assert_same, free_ports, grpc, make_certificates
 
 from diffvqa_rt import Scorer, cli
-from diffvqa_rt.errors import EngineMismatchError, VideoDecodeError
+from diffvqa_rt.errors import EngineMismatchError, InputError, VideoDecodeError
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.results import ScoringFailure, csv_columns
 from diffvqa_rt.serving import Client, ClientTls, RequestError, Server, ServerConfig, ServerError, find_tritonserver
@@ -133,7 +133,7 @@ def test_what_is_beyond_the_limits_is_refused(client, video, sentence):
 
 
 def test_more_crops_than_the_server_takes_is_a_bad_argument(client):
-    with pytest.raises(ValueError, match="crops is 4; this server takes at most 3"):
+    with pytest.raises(InputError, match="crops is 4; this server takes at most 3"):
         client.score(make_clip(), crops=4)
 
 
@@ -356,6 +356,18 @@ def test_an_inner_model_takes_as_many_rows_as_a_video_has_crops(served):
         with pytest.raises(grpc.InferenceServerException, match=f"1 to 3 rows at a time; got {rows}") as refusal:
             connection.infer("denoise", [tensor])
         assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_tensors_that_do_not_fit_together_are_the_requests_fault(served):
+    connection = grpc.InferenceServerClient(served.url)
+    tensors = []
+    for spec in connection.get_model_metadata("head").inputs:
+        is_frames = spec.name == "frames"
+        array = np.zeros([2 if is_frames else 1, *spec.shape[1:]], np.uint8 if is_frames else np.float32)
+        tensors.append(grpc.InferInput(spec.name, array.shape, spec.datatype).set_data_from_numpy(array))
+    with pytest.raises(grpc.InferenceServerException, match="head takes ") as refusal:
+        connection.infer("head", tensors)
+    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_it_is_not_ready_with_an_engine_that_was_changed(engines_copy, capfd):

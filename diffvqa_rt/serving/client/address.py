@@ -61,13 +61,13 @@ class ServerAddress:
 
     @property
     def target(self) -> str:
-        """What gRPC is told. With the scheme, or a host called `unix` or `dns` would be taken for one."""
+        """The text that gRPC is told. With the scheme, or a host called `unix` or `dns` would be taken for one."""
         host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
         return f"{_DNS}{host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this machine by its name or number alone."""
+        """True where its name or number alone says that it is on this machine."""
         name = self.host.rstrip(".").lower()
         if name == "localhost" or name.endswith(".localhost"):
             return True
@@ -109,7 +109,7 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _is_name(host: str) -> bool:
-    """Whether text is a host's name or an IPv4 address: what ends with a number is an address."""
+    """True for a host's name or an IPv4 address: a text that ends with a number is an address."""
     labels = host.removesuffix(".").split(".")
     if len(host) > _MAX_NAME_LENGTH or not all(map(_LABEL.fullmatch, labels)):
         return False

@@ -108,7 +108,7 @@ def _fields(schema: type, name: str, values: Mapping[str, Any]) -> dict[str, Any
 
 
 def _fits(value: object, expected: Any) -> bool:
-    """Whether a value from JSON is of a field's type; a tuple's items have been looked at."""
+    """True where a value from JSON is of a field's type; a tuple's items have been looked at."""
     if get_origin(expected) is tuple:
         return isinstance(value, tuple)
     return isinstance(value, expected | int if expected in (float, float | None) else expected)

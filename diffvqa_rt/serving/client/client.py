@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.errors import DiffVQAError, VideoDecodeError
+from diffvqa_rt.errors import DiffVQAError, InputError, VideoDecodeError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.scoring import VideoSource, source_name
@@ -148,7 +148,8 @@ class Client:
         Raises:
             VideoDecodeError: no frame of the video can be had, or it is beyond the server's limits.
             RequestError: no answer within the deadline, the server failed, or `close` was called meanwhile.
-            ValueError, TypeError: the seed or the crops are out of range, or the source is of another kind.
+            InputError: the seed or the crops are out of range, here or for the server.
+            TypeError: the source is of another kind.
         """
         request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         with self._waiter() as waiter:
@@ -163,7 +164,8 @@ class Client:
         iterator cancels those that are under way.
 
         Raises:
-            ValueError, TypeError: the seed or the crops are out of range, or `sources` is a single video.
+            InputError: the seed or the crops are out of range, here or for the server.
+            TypeError: `sources` is a single video.
         """
         request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
@@ -179,7 +181,7 @@ class Client:
                 yield under_way.popleft().result()
 
     def is_ready(self) -> bool:
-        """Whether the server is there, with every engine verified and loaded."""
+        """True where the server is there, with every engine verified and loaded."""
         with self._connection() as connection:
             try:
                 return connection.is_server_ready(client_timeout=5)
@@ -264,6 +266,8 @@ class Client:
             return ScoringFailure(source=name, error=str(error))
         try:
             return self._ask(waiter, name, video, request)
+        except InputError:  # of the options, which all videos share
+            raise
         except DiffVQAError as error:
             return ScoringFailure(source=name, error=str(error))
 
@@ -288,7 +292,7 @@ class Client:
                     raise RequestError(f"{name}: the client was closed before {self.url} gave a score") from error
                 status, message = _reason(error)
                 self._raise_if_final(status, message, name, request)
-                # It may be this very video that ends the process it is in.
+                # This video may be what crashes the server's process.
                 deaths += _STUB_ENDED in message
                 if deaths > _MOST_DEATHS:
                     raise RequestError(
@@ -333,13 +337,14 @@ class Client:
         if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             return
         if status == "INVALID_ARGUMENT":
+            # Triton server lets nothing but a sentence through, and a video's begins with what the server calls it.
             if message.startswith("<bytes>"):
                 raise VideoDecodeError(name + message.removeprefix("<bytes>")) from None
             if request.keep_interlaced and "keep_interlaced" in message:
-                raise ValueError(
+                raise InputError(
                     f"keep_interlaced is True, and the server at {self.url} is of a version that does not know it"
                 ) from None
-            raise ValueError(message) from None
+            raise InputError(message) from None
         if status == "UNIMPLEMENTED":
             raise RequestError(
                 f"{name}: {self.url} speaks gRPC, and is no Triton server ({message}); give the address that diffvqa "
@@ -353,7 +358,7 @@ class Client:
         raise RequestError(f"{name}: {self.url} failed ({status}: {message})") from None
 
     def _obstacle(self, error: Any, message: str, may_be_found: bool) -> str | None:
-        """What makes it useless to ask again, to follow the address in a sentence; None where the server is away.
+        """Returns why it is useless to ask again, to follow the address in a sentence; None where the server is away.
 
         `may_be_found`: a name that is not found is still looked for.
         """
@@ -378,7 +383,7 @@ def _deadline(value: Any) -> float:
 
 
 def _is_from_server(message: str) -> bool:
-    """Whether an UNAVAILABLE is a server's own word, and not gRPC's about the way to it."""
+    """True where an UNAVAILABLE is a server's own word, and not gRPC's about the way to it."""
     return _IN_ENSEMBLE in message or _STUB_ENDED in message or _NO_VERSIONS in message
 
 

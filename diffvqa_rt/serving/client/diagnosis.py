@@ -1,4 +1,4 @@
-"""What answers at an address where gRPC does not: a server that is away comes back, another port does not.
+"""Finds out what answers at an address where gRPC does not: a server that is away comes back, another port does not.
 
 gRPC says UNAVAILABLE of both, in words that change from version to version; and of a name with several addresses, it
 says why the last of them failed. So we ask ourselves, by the first bytes of HTTP/2 and of TLS.
@@ -77,7 +77,7 @@ def _obstacle_in_tls(place: Place, host: str, tls: ssl.SSLContext) -> str | None
 
 
 def _is_answered_in_tls(place: Place, host: str, tls: ssl.SSLContext) -> bool:
-    """Whether gRPC answers once TLS is agreed on; by then a server has not said what it thinks of our certificate."""
+    """True where gRPC answers once TLS is agreed on; only then does a server refuse our certificate."""
     with _connected(place) as raw, tls.wrap_socket(raw, server_hostname=host) as connection:
         try:
             connection.sendall(_PREFACE)

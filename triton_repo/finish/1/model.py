@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from diffvqa_rt.errors import InputError
 from diffvqa_rt.serving.metrics import ScoreMetrics
 from diffvqa_rt.serving.models import MARKS, marks_of, timed_stages
 from diffvqa_rt.serving.python_backend import Responder
@@ -27,7 +28,7 @@ class TritonPythonModel:
     def _finish(self, request):
         seconds = np.array(self._seconds(request.inputs, time.monotonic()))
         if not (seconds >= 0).all():
-            raise ValueError(f"the marks say that the stages took {seconds} s")
+            raise InputError(f"the marks say that the stages took {seconds} s")
         score = self._metric.score(
             self._config, {name: request.inputs[tensor] for tensor, name in self._numbers.items()}
         )

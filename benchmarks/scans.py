@@ -71,7 +71,7 @@ def _compiled(inputs):
         return h, torch.stack(y)
 
     def run(u, delta, A, B, C, D, z, delta_bias):
-        scan = _Scan(u, delta, A, B, C, delta_bias, (False, True))
+        scan = _Scan(u, delta, A, B, C, delta_bias)
         h = scan.u.new_zeros(scan.batch, *scan.A.shape)
         pieces = []
         for start in range(0, u.shape[-1], CHUNK):

@@ -55,12 +55,6 @@ def bidirectional_inputs(
     return u, delta, A, B, C, D, z, delta_bias
 
 
-def one_direction(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The forward direction's part of `bidirectional_inputs`: arguments of `selective_scan`."""
-    u, delta, A, B, C, D, z, delta_bias = inputs
-    return u[:, 0], delta[:, 0], A[0], B[:, 0], C[:, 0], D[0], z, delta_bias[0]
-
-
 def in_float64(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(t.double() for t in inputs)
 

@@ -5,12 +5,7 @@ import onnxruntime
 import pytest
 import torch
 from diffvqa_kernels import testing
-from diffvqa_kernels.selective_scan import (
-    bidirectional_selective_scan,
-    bidirectional_selective_scan_reference,
-    selective_scan,
-    selective_scan_reference,
-)
+from diffvqa_kernels.selective_scan import bidirectional_selective_scan, bidirectional_selective_scan_reference
 from diffvqa_kernels.selective_scan.onnx import DOMAIN, attach_functions, translation_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,19 +27,6 @@ class Bidirectional(torch.nn.Module):
         first = bidirectional_selective_scan(u, delta, self.A, B, C, self.D, z, self.delta_bias)
         again = torch.stack((first, first), dim=1)
         return first, bidirectional_selective_scan(again, delta, self.A, B, C, self.D, z, self.delta_bias)
-
-
-class OneDirection(torch.nn.Module):
-    def __init__(self, inputs, *, reverse):
-        super().__init__()
-        _, _, A, _, _, D, _, delta_bias = testing.one_direction(inputs)
-        self.A, self.D, self.delta_bias = (torch.nn.Parameter(t) for t in (A, D, delta_bias))
-        self.reverse = reverse
-
-    def forward(self, u, delta, B, C, z):
-        u, delta, B, C = u[:, 0], delta[:, 0], B[:, 0], C[:, 0]
-        bare = selective_scan(u, delta, self.A, B, C, reverse=self.reverse)
-        return bare, selective_scan(u, delta, self.A, B, C, self.D, z, self.delta_bias, reverse=self.reverse)
 
 
 def _per_token(inputs):
@@ -154,21 +136,3 @@ def test_half_precision_rounds_once(dtype):
     got = _run(_session(_exported(module, inputs)), inputs)[0]
     want = bidirectional_selective_scan_reference(*testing.in_float64(inputs))
     testing.assert_close(got, want, testing.FORWARD_TOLERANCE[dtype])
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_one_direction(reverse):
-    inputs = testing.bidirectional_inputs(2, DIM, D_STATE, 5)
-    session = _session(_exported(OneDirection(inputs, reverse=reverse), inputs))
-    for length in (1, 5, 64):
-        inputs = tuple(
-            new if name in PER_TOKEN else old
-            for name, new, old in zip(
-                testing.ARGUMENTS, testing.bidirectional_inputs(1, DIM, D_STATE, length), inputs, strict=True
-            )
-        )
-        arguments = testing.in_float64(testing.one_direction(inputs))
-        bare, full = _run(session, inputs)
-        tolerance = testing.FORWARD_TOLERANCE[torch.float32]
-        testing.assert_close(bare, selective_scan_reference(*arguments[:5], reverse=reverse), tolerance)
-        testing.assert_close(full, selective_scan_reference(*arguments, reverse=reverse), tolerance)

@@ -92,9 +92,6 @@ def _chunk_gradients(
     grad_delta_direction,
     grad_delta_dim,
     grad_delta_length,
-    REVERSE_FIRST: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -108,16 +105,14 @@ def _chunk_gradients(
     group = tl.program_id(2).to(tl.int64)
     row = group // directions
     direction = group % directions
-    reverse = (direction == 1) ^ REVERSE_FIRST
+    reverse = direction == 1
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     t = tl.arange(0, TILE)
     in_dim = channels < dim
     in_state = n < d_state
-    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
-    D = tl.zeros((BLOCK_D,), tl.float32)
-    if HAS_D:
-        D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
+    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
+    D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
 
     u_ptr += row * u_batch + direction * u_direction
     delta_ptr += row * delta_batch + direction * delta_direction
@@ -216,27 +211,23 @@ def backward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given."""
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of (u, delta, A, B, C, D, z, delta_bias)."""
     batch, directions, dim, length = u.shape
-    A_row = A.contiguous()
-    D_row, bias_row = (t if t is None else t.contiguous() for t in (D, delta_bias))
+    A_row, D_row, bias_row = (t.contiguous() for t in (A, D, delta_bias))
     d_state = A.shape[2]
-    grad_y = grad_out.float()
-    if z is not None:
-        z_32 = z.float()
-        gate = torch.sigmoid(z_32)
-        grad_y = grad_y * z_32 * gate
+    z_32 = z.float()
+    gate = torch.sigmoid(z_32)
+    grad_y = grad_out.float() * z_32 * gate
     grad_y_rows = grad_y[:, None].expand(-1, directions, -1, -1)
 
     with torch.cuda.device_of(u):
         chunks = triton.cdiv(length, CHUNK)
-        states = chunk_states(u, delta, A_row, B, bias_row, reverse[0], CHUNK)
-        adjoints = chunk_states(grad_y_rows, delta, A_row, C, bias_row, not reverse[0], CHUNK, adjoint=True)
+        states = chunk_states(u, delta, A_row, B, bias_row, CHUNK)
+        adjoints = chunk_states(grad_y_rows, delta, A_row, C, bias_row, CHUNK, adjoint=True)
         grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
         y = u.new_empty(batch, directions, length, dim, dtype=torch.float32)
         grad_A = torch.empty_like(states)
@@ -251,9 +242,6 @@ def backward(
             *(directions, dim, d_state, length),
             *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *grad_y.stride()),
             *(*grad_u.stride(), *grad_delta.stride()),
-            REVERSE_FIRST=reverse[0],
-            HAS_D=D is not None,
-            HAS_BIAS=delta_bias is not None,
             CHUNK=CHUNK,
             TILE=tile,
             BLOCK_N=block_n,
@@ -261,11 +249,9 @@ def backward(
             num_warps=num_warps,
             maxnreg=MAX_REGISTERS,
         )
-    grad_z = None
-    if z is not None:
-        y_total = y.sum(1).transpose(1, 2)
-        grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
-    grad_D = None if D is None else torch.einsum("bdl,bgdl->gd", grad_y, u.float()).to(D.dtype)
+    y_total = y.sum(1).transpose(1, 2)
+    grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
+    grad_D = torch.einsum("bdl,bgdl->gd", grad_y, u.float()).to(D.dtype)
     return (
         grad_u,
         grad_delta,
@@ -274,5 +260,5 @@ def backward(
         grad_C.sum(0).transpose(2, 3).to(C.dtype),
         grad_D,
         grad_z,
-        None if delta_bias is None else grad_delta.float().sum((0, 3)).to(delta_bias.dtype),
+        grad_delta.float().sum((0, 3)).to(delta_bias.dtype),
     )

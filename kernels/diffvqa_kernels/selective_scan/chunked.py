@@ -4,7 +4,7 @@ Exponentials, outer products and the contraction with C are taken for CHUNK toke
 one fused multiply-add a token, is a Python loop. All directions advance as one batch in time-major layout, and the
 backward keeps no more than the state at each chunk's start and recomputes the rest.
 
-Shapes, here and in the other backends (directions is 1 or 2):
+Shapes, here and in the other backends; there are 2 directions, 0 from the first token and 1 from the last:
     u, delta [batch, directions, dim, length]        A [directions, dim, d_state]
     B, C [batch, directions, d_state, length]        D, delta_bias [directions, dim]
     z, out [batch, dim, length]
@@ -24,16 +24,13 @@ def forward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
 ) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); [batch, dim, length] in `u`'s dtype."""
-    total = _scanned(_Scan(u, delta, A, B, C, delta_bias, reverse), D).sum(1)
-    if z is not None:
-        total = total * F.silu(z.to(total.dtype))
-    return total.to(u.dtype)
+    total = _scanned(_Scan(u, delta, A, B, C, delta_bias), D).sum(1)
+    return (total * F.silu(z.to(total.dtype))).to(u.dtype)
 
 
 def backward(
@@ -43,26 +40,21 @@ def backward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given.
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of (u, delta, A, B, C, D, z, delta_bias).
 
     With g_k = ∂L/∂y_k, the adjoint state runs the other way: λ_k = C_k g_k + exp(Δ_{k+1} A) ∘ λ_{k+1}.
     """
-    scan = _Scan(u, delta, A, B, C, delta_bias, reverse)
+    scan = _Scan(u, delta, A, B, C, delta_bias)
     grad_out = grad_out.to(scan.u.dtype)
-    grad_z = None
-    grad_y_natural = grad_out
-    if z is not None:
-        z_compute = z.to(grad_out.dtype)
-        gate = torch.sigmoid(z_compute)
-        y_total = _scanned(scan, D).sum(1)
-        grad_z = (grad_out * y_total * gate * (1 + z_compute * (1 - gate))).to(z.dtype)
-        grad_y_natural = grad_out * z_compute * gate
-    grad_y = scan.to_scan_order(grad_y_natural[:, None].expand(-1, len(reverse), -1, -1))
+    z_compute = z.to(grad_out.dtype)
+    gate = torch.sigmoid(z_compute)
+    y_total = _scanned(scan, D).sum(1)
+    grad_z = (grad_out * y_total * gate * (1 + z_compute * (1 - gate))).to(z.dtype)
+    grad_y = scan.to_scan_order((grad_out * z_compute * gate)[:, None].expand(-1, 2, -1, -1))
 
     grad_u = torch.empty_like(scan.u)
     grad_step = torch.empty_like(scan.u)
@@ -89,10 +81,8 @@ def backward(
         grad_B[chunk] = (adjoints @ step_u.unsqueeze(-1)).squeeze(-1)
         grad_C[chunk] = (h @ grad_y[chunk].unsqueeze(-1)).squeeze(-1)
 
-    grad_D = None
-    if D is not None:
-        grad_D = (grad_y * scan.u).sum((0, 1)).to(D.dtype)
-        grad_u += grad_y * D.to(grad_u.dtype)
+    grad_D = (grad_y * scan.u).sum((0, 1)).to(D.dtype)
+    grad_u += grad_y * D.to(grad_u.dtype)
     # d softplus(x)/dx = sigmoid(x) = 1 − exp(−softplus(x)).
     grad_delta = grad_step * -torch.expm1(-scan.step)
     return (
@@ -103,42 +93,37 @@ def backward(
         scan.to_natural_order(grad_C).to(C.dtype),
         grad_D,
         grad_z,
-        None if delta_bias is None else grad_delta.sum((0, 1)).to(delta_bias.dtype),
+        grad_delta.sum((0, 1)).to(delta_bias.dtype),
     )
 
 
-def _scanned(scan: "_Scan", D: Tensor | None) -> Tensor:
+def _scanned(scan: "_Scan", D: Tensor) -> Tensor:
     """Each direction's y, before the gate: [batch, directions, dim, length]."""
     y = torch.empty_like(scan.u)
     for chunk, h in scan.states():
         y[chunk] = (scan.C[chunk].unsqueeze(-2) @ h).squeeze(-2)
-    if D is not None:
-        y += scan.u * D.to(y.dtype)
+    y += scan.u * D.to(y.dtype)
     return scan.to_natural_order(y)
 
 
 class _Scan:
     """The inputs in the compute dtype and time-major, [length, batch, directions, …], and the recurrence over them."""
 
-    def __init__(self, u, delta, A, B, C, delta_bias, reverse):
+    def __init__(self, u, delta, A, B, C, delta_bias):
         compute = torch.promote_types(u.dtype, torch.float32)
-        self.reverse = reverse
         self.A = A.to(compute).transpose(1, 2).contiguous()  # [directions, d_state, dim]
         self.u, delta, self.B, self.C = (self.to_scan_order(t.to(compute)) for t in (u, delta, B, C))
-        self.step = F.softplus(delta if delta_bias is None else delta + delta_bias.to(compute))
-        _, self.batch, self.directions, self.dim = self.u.shape
+        self.step = F.softplus(delta + delta_bias.to(compute))
+        self.batch = self.u.shape[1]
 
     def to_scan_order(self, x: Tensor) -> Tensor:
         """[batch, directions, size, length] to [length, batch, directions, size], first token to be scanned first."""
-        x = x.permute(3, 0, 1, 2)
-        if not any(self.reverse):
-            return x.contiguous()
-        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse, strict=True))
-        return torch.stack(list(halves), dim=2)
+        forward, backward = x.permute(3, 0, 1, 2).unbind(2)
+        return torch.stack((forward, backward.flip(0)), dim=2)
 
     def to_natural_order(self, x: Tensor) -> Tensor:
-        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse, strict=True))
-        return torch.stack([half.permute(1, 2, 0) for half in halves], dim=1)
+        forward, backward = x.permute(1, 2, 3, 0).unbind(1)
+        return torch.stack((forward, backward.flip(-1)), dim=1)
 
     def chunks(self) -> list[slice]:
         length = len(self.u)

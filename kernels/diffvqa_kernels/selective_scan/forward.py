@@ -68,14 +68,12 @@ def load_tile(ptr, token, columns, stride_length, stride_column, mask):
 
 
 @triton.jit
-def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS: tl.constexpr):
+def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state):
     """A · log2(e), [BLOCK_N, BLOCK_D], and the bias of Δ, [BLOCK_D]."""
     mask = (n < d_state)[:, None] & (channels < dim)[None, :]
     offsets = (direction * dim + channels)[None, :] * d_state + n[:, None]
     A = tl.load(A_ptr + offsets, mask=mask, other=0.0).to(tl.float32) * LOG2_E
-    bias = tl.zeros(channels.shape, tl.float32)
-    if HAS_BIAS:
-        bias = tl.load(delta_bias_ptr + direction * dim + channels, mask=channels < dim, other=0.0).to(tl.float32)
+    bias = tl.load(delta_bias_ptr + direction * dim + channels, mask=channels < dim, other=0.0).to(tl.float32)
     return A, bias
 
 
@@ -106,8 +104,6 @@ def _chunk_states(
     states_ptr,
     step_sums_ptr,
     ADJOINT: tl.constexpr,
-    REVERSE_FIRST: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -115,18 +111,19 @@ def _chunk_states(
 ):
     """states [batch, directions, chunks, d_state, dim] and step_sums [batch, directions, chunks, dim], float32.
 
-    With ADJOINT, `u` is the gradient of y and `B` is C, and the recurrence is the adjoint's, μ ← exp(Δ A) ∘ (C g + μ).
+    With ADJOINT, `u` is the gradient of y and `B` is C, and the recurrence is the adjoint's, μ ← exp(Δ A) ∘ (C g + μ),
+    against the scan.
     """
     chunk = tl.program_id(0)
     row = (tl.program_id(2) // directions).to(tl.int64)
     direction = (tl.program_id(2) % directions).to(tl.int64)
-    reverse = (direction == 1) ^ REVERSE_FIRST
+    reverse = (direction == 1) ^ ADJOINT
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     t = tl.arange(0, TILE)
     in_dim = channels < dim
     in_state = n < d_state
-    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
+    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
 
     u_ptr += row * u_batch + direction * u_direction
     delta_ptr += row * delta_batch + direction * delta_direction
@@ -169,14 +166,14 @@ def _carry_states(
     dim,
     d_state,
     carried_ptr,
-    REVERSE_FIRST: tl.constexpr,
+    ADJOINT: tl.constexpr,
     BLOCK_CHUNKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """From each chunk's own state, the state after it with everything that came before; `carried` may be `states`."""
     group = tl.program_id(2).to(tl.int64)
     direction = group % directions
-    reverse = (direction == 1) ^ REVERSE_FIRST
+    reverse = (direction == 1) ^ ADJOINT
     n = tl.program_id(1)
     channels = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     in_dim = channels < dim
@@ -248,17 +245,12 @@ def _chunk_outputs(
     out_length,
     partial_ptr,
     out_ptr,
-    DIRECTIONS: tl.constexpr,
-    REVERSE_FIRST: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """out [batch, dim, length]; the first of two directions leaves its y in float32 `partial`, strides as `out`."""
+    """out [batch, dim, length]; the first direction leaves its y in float32 `partial`, strides as `out`."""
     chunk = tl.program_id(0).to(tl.int64)
     row = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -267,19 +259,18 @@ def _chunk_outputs(
     in_dim = channels < dim
     in_state = n < d_state
 
-    for direction in tl.static_range(DIRECTIONS):
-        A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
-        if HAS_D:
-            D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
-        before = chunk + 1 if (direction == 1) != REVERSE_FIRST else chunk - 1
-        group = row * DIRECTIONS + direction
+    for direction in tl.static_range(2):
+        A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
+        D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
+        before = chunk + 1 if direction == 1 else chunk - 1
+        group = row * 2 + direction
         h = load_carried(states_ptr, group, before, tl.num_programs(0), channels, n, dim, d_state)
         u_row = u_ptr + row * u_batch + direction * u_direction
         delta_row = delta_ptr + row * delta_batch + direction * delta_direction
         B_row = B_ptr + row * B_batch + direction * B_direction
         C_row = C_ptr + row * C_batch + direction * C_direction
         for start in range(0, CHUNK, TILE):
-            position = CHUNK - 1 - start - t if (direction == 1) != REVERSE_FIRST else start + t
+            position = CHUNK - 1 - start - t if direction == 1 else start + t
             token = chunk * CHUNK + position
             in_length = token < length
             mask = in_length[:, None] & in_dim[None, :]
@@ -295,21 +286,17 @@ def _chunk_outputs(
             added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
             _, states = tl.associative_scan((decay, added), 0, advance)
             h = last_step(states, TILE)
-            y = tl.sum(states * C[:, :, None], axis=1)  # [TILE, BLOCK_D]
-            if HAS_D:
-                y += D[None, :] * u
+            y = tl.sum(states * C[:, :, None], axis=1) + D[None, :] * u  # [TILE, BLOCK_D]
 
             out_offsets = row * out_batch + token[:, None] * out_length + channels[None, :] * out_dim
-            if direction == 1:
-                y += tl.load(partial_ptr + out_offsets, mask=mask, other=0.0)
-            if direction == DIRECTIONS - 1:
-                if HAS_Z:
-                    z = load_tile(z_ptr + row * z_batch, token, channels, z_length, z_dim, mask)
-                    y *= z / (1.0 + tl.exp(-z))
-                tl.store(out_ptr + out_offsets, y.to(out_ptr.dtype.element_ty), mask=mask)
-            else:
+            if direction == 0:
                 tl.store(partial_ptr + out_offsets, y, mask=mask)
-        if direction < DIRECTIONS - 1:
+            else:
+                y += tl.load(partial_ptr + out_offsets, mask=mask, other=0.0)
+                z = load_tile(z_ptr + row * z_batch, token, channels, z_length, z_dim, mask)
+                y *= z / (1.0 + tl.exp(-z))
+                tl.store(out_ptr + out_offsets, y.to(out_ptr.dtype.element_ty), mask=mask)
+        if direction == 0:
             # The other direction meets the same tokens in the other order, maybe in another thread of this program.
             tl.debug_barrier()
 
@@ -320,34 +307,32 @@ def forward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
     *,
     is_traced: bool = False,
 ) -> Tensor:
-    """The sum over directions of the scan's output, gated by silu(z); strides as `z` (or `u`), dtype as `u`.
+    """The sum over directions of the scan's output, gated by silu(z); strides as `z`, dtype as `u`.
 
     With `is_traced` the launches become nodes of the graph that is being traced.
     """
-    batch, directions, dim, length = u.shape
-    A = A.contiguous()
-    D, delta_bias = (t if t is None else t.contiguous() for t in (D, delta_bias))
+    batch, _, dim, length = u.shape
+    A, D, delta_bias = (t.contiguous() for t in (A, D, delta_bias))
     # An integer also where it is traced as a dynamic size, since the tile depends on it.
     d_state = int(A.shape[2])
-    out = torch.empty_like(u[:, 0] if z is None else z, dtype=u.dtype)
+    out = torch.empty_like(z, dtype=u.dtype)
     # Functionalisation, which traced launches go through, takes two arguments that a kernel writes for two tensors.
-    can_share = directions == 1 or (out.dtype == torch.float32 and not is_traced)
+    can_share = out.dtype == torch.float32 and not is_traced
     partial = out if can_share else torch.empty_like(out, dtype=torch.float32)
     with nullcontext() if is_traced else torch.cuda.device_of(u):
-        states = chunk_states(u, delta, A, B, delta_bias, reverse[0], CHUNK, is_traced=is_traced)
+        states = chunk_states(u, delta, A, B, delta_bias, CHUNK, is_traced=is_traced)
         grid = lambda meta: (triton.cdiv(length, CHUNK), triton.cdiv(dim, meta["BLOCK_D"]), batch)  # noqa: E731
         arguments = (
             *(u, delta, A, B, C, D, z, delta_bias, states),
             *(dim, d_state, length),
             *(*u.stride(), *delta.stride(), *B.stride(), *C.stride()),
-            *(*(z.stride() if z is not None else (0, 0, 0)), *out.stride()),
+            *(*z.stride(), *out.stride()),
             *(partial, out),
         )
         launch_tuned(
@@ -356,11 +341,6 @@ def forward(
             arguments,
             is_traced=is_traced,
             dim=dim,
-            DIRECTIONS=directions,
-            REVERSE_FIRST=reverse[0],
-            HAS_D=D is not None,
-            HAS_Z=z is not None,
-            HAS_BIAS=delta_bias is not None,
             CHUNK=CHUNK,
             BLOCK_N=triton.next_power_of_2(d_state),
         )
@@ -372,8 +352,7 @@ def chunk_states(
     delta: Tensor,
     A: Tensor,
     B: Tensor,
-    delta_bias: Tensor | None,
-    reverse_first: bool,
+    delta_bias: Tensor,
     chunk_length: int,
     *,
     adjoint: bool = False,
@@ -399,8 +378,6 @@ def chunk_states(
         is_traced=is_traced,
         dim=dim,
         ADJOINT=adjoint,
-        REVERSE_FIRST=reverse_first,
-        HAS_BIAS=delta_bias is not None,
         CHUNK=chunk_length,
         BLOCK_N=triton.next_power_of_2(d_state),
     )
@@ -408,7 +385,7 @@ def chunk_states(
         *(states, step_sums, A),
         *(directions, chunks, dim, d_state),
         states,
-        REVERSE_FIRST=reverse_first,
+        ADJOINT=adjoint,
         BLOCK_CHUNKS=CARRY_BLOCK_CHUNKS,
         BLOCK_D=CARRY_BLOCK_D,
         num_warps=1,

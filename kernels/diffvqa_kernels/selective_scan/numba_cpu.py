@@ -45,10 +45,9 @@ def forward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
 ) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); [batch, dim, length] in `u`'s dtype."""
     batch, directions, dim, length = u.shape
@@ -56,9 +55,9 @@ def forward(
     y = u.new_empty(u.shape, dtype=torch.float32)
     out = u.new_empty((batch, dim, length), dtype=torch.float32)
     scan_inputs = (prepared[name] for name in ("u", "delta", "A", "B", "C", "delta_bias"))
-    _share_out(_forward_tasks, batch * directions * _blocks(dim), *scan_inputs, y, bool(reverse[0]))
+    _share_out(_forward_tasks, batch * directions * _blocks(dim), *scan_inputs, y)
     gate_inputs = (prepared[name] for name in ("u", "D", "z"))
-    _share_out(_gate_tasks, batch * dim, y, *gate_inputs, out, z is not None)
+    _share_out(_gate_tasks, batch * dim, y, *gate_inputs, out)
     return out.to(u.dtype)
 
 
@@ -69,20 +68,17 @@ def backward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given."""
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of (u, delta, A, B, C, D, z, delta_bias)."""
     batch, directions, dim, _ = u.shape
     prepared = _prepared(u, delta, A, B, C, D, z, delta_bias)
     u_32, z_32 = prepared["u"], prepared["z"]
     grad_y = grad_out.float()
-    if z is not None:
-        gate = torch.sigmoid(z_32)
-        grad_y = grad_y * z_32 * gate
-    grad_y = grad_y.contiguous()
+    gate = torch.sigmoid(z_32)
+    grad_y = (grad_y * z_32 * gate).contiguous()
 
     y, grad_u, grad_delta = (torch.empty_like(u_32) for _ in range(3))
     grad_A = u_32.new_empty(batch, *prepared["A"].shape)
@@ -90,16 +86,12 @@ def backward(
     grad_B, grad_C = u_32.new_empty(partials), u_32.new_empty(partials)
     scan_inputs = (prepared[name] for name in ("u", "delta", "A", "B", "C", "delta_bias"))
     outputs = (y, grad_u, grad_delta, grad_A, grad_B, grad_C)
-    _share_out(_backward_tasks, batch * directions * _blocks(dim), *scan_inputs, grad_y, *outputs, bool(reverse[0]))
+    _share_out(_backward_tasks, batch * directions * _blocks(dim), *scan_inputs, grad_y, *outputs)
 
-    grad_z = None
-    if z is not None:
-        y_total = torch.addcmul(y, u_32, prepared["D"][:, :, None]).sum(1)
-        grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
-    grad_D = None
-    if D is not None:
-        grad_D = torch.einsum("bdl,bgdl->gd", grad_y, u_32).to(D.dtype)
-        grad_u += grad_y[:, None] * prepared["D"][:, :, None]
+    y_total = torch.addcmul(y, u_32, prepared["D"][:, :, None]).sum(1)
+    grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
+    grad_D = torch.einsum("bdl,bgdl->gd", grad_y, u_32).to(D.dtype)
+    grad_u += grad_y[:, None] * prepared["D"][:, :, None]
     return (
         grad_u.to(u.dtype),
         grad_delta.to(delta.dtype),
@@ -108,22 +100,21 @@ def backward(
         grad_C.sum(0).transpose(2, 3).to(C.dtype),
         grad_D,
         grad_z,
-        None if delta_bias is None else grad_delta.sum((0, 3)).to(delta_bias.dtype),
+        grad_delta.sum((0, 3)).to(delta_bias.dtype),
     )
 
 
 def _prepared(u, delta, A, B, C, D, z, delta_bias) -> dict[str, Tensor]:
-    """Float32 and contiguous; d_state is the last axis of B and C and the middle one of A; absent weights are 0."""
-    no_weight = u.new_zeros(u.shape[1:3], dtype=torch.float32)
+    """Float32 and contiguous; d_state is the last axis of B and C and the middle one of A."""
     tensors = {
         "u": u,
         "delta": delta,
         "A": A.transpose(1, 2),
         "B": B.transpose(2, 3),
         "C": C.transpose(2, 3),
-        "D": no_weight if D is None else D,
-        "z": no_weight[None] if z is None else z,
-        "delta_bias": no_weight if delta_bias is None else delta_bias,
+        "D": D,
+        "z": z,
+        "delta_bias": delta_bias,
     }
     return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
@@ -219,7 +210,7 @@ def _store_tile(tile, width, tokens, target, row, direction, first_channel, firs
 
 
 @_jit
-def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y, reverse_first):
+def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y):
     batch, directions, dim, length = u.shape
     d_state = A.shape[1]
     blocks = (dim + BLOCK_D - 1) // BLOCK_D
@@ -230,7 +221,7 @@ def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y, reverse
     outputs = empty((TILE, BLOCK_D), f32)
     for task in range(first_task, batch * directions * blocks, stride):
         row, direction, block = _place(task, blocks, directions)
-        reverse = reverse_first != (direction == 1)
+        reverse = direction == 1
         channel = block * BLOCK_D
         width = min(BLOCK_D, dim - channel)
         a[:, :width] = A[direction, :, channel : channel + width]
@@ -259,18 +250,15 @@ def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y, reverse
 
 
 @_jit
-def _gate_tasks(first_task, stride, y, u, D, z, out, has_gate):
+def _gate_tasks(first_task, stride, y, u, D, z, out):
     """out = Σ_directions (y + D u) ∘ silu(z); a task is one channel of one batch row."""
-    batch, directions, dim, length = y.shape
+    batch, _, dim, length = y.shape
     for task in range(first_task, batch * dim, stride):
         row, channel = task // dim, task % dim
         for k in range(length):
             total = y[row, 0, channel, k] + D[0, channel] * u[row, 0, channel, k]
-            if directions == 2:
-                total += y[row, 1, channel, k] + D[1, channel] * u[row, 1, channel, k]
-            if has_gate:
-                total *= z[row, channel, k] / (f32(1) + _exp(-z[row, channel, k]))
-            out[row, channel, k] = total
+            total += y[row, 1, channel, k] + D[1, channel] * u[row, 1, channel, k]
+            out[row, channel, k] = total * (z[row, channel, k] / (f32(1) + _exp(-z[row, channel, k])))
 
 
 @_jit
@@ -290,7 +278,6 @@ def _backward_tasks(
     grad_A,
     grad_B,
     grad_C,
-    reverse_first,
 ):
     batch, directions, dim, length = u.shape
     d_state = A.shape[1]
@@ -306,7 +293,7 @@ def _backward_tasks(
     through_B = empty(BLOCK_D, f32)
     for task in range(first_task, batch * directions * blocks, stride):
         row, direction, block = _place(task, blocks, directions)
-        reverse = reverse_first != (direction == 1)
+        reverse = direction == 1
         channel = block * BLOCK_D
         width = min(BLOCK_D, dim - channel)
         a[:, :width] = A[direction, :, channel : channel + width]

@@ -10,18 +10,13 @@ from diffvqa_kernels.selective_scan import (
     bidirectional_selective_scan,
     bidirectional_selective_scan_reference,
 )
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 CPU_BACKENDS = ("numba", "chunked")
 # Length 1, one short of and one past a tile and a chunk; dims that are no multiple of a block.
 SHAPES = [(1, 1, 1, 1), (3, 5, 3, 15), (1, 65, 4, 33), (2, 70, 16, 65), (1, 8, 33, 127)]
-
-
-def _map_per_token(inputs, change):
-    """The arguments with those that hold tokens changed, and the weights as they are."""
-    per_token = ("u", "delta", "B", "C", "z")
-    return [change(t) if name in per_token else t for name, t in zip(testing.ARGUMENTS, inputs, strict=True)]
 
 
 def _assert_gradients_close(inputs, backend, tolerance):
@@ -31,7 +26,7 @@ def _assert_gradients_close(inputs, backend, tolerance):
     got = torch.autograd.grad(out, leaves, grad_out)
     doubles = [t.double().requires_grad_() for t in inputs]
     want = torch.autograd.grad(bidirectional_selective_scan_reference(*doubles), doubles, grad_out.double())
-    for name, tensor, expected in zip(testing.ARGUMENTS, got, want, strict=True):
+    for name, tensor, expected in zip(ScanInputs._fields, got, want, strict=True):
         testing.assert_close(tensor, expected, tolerance, f"gradient of {name}")
 
 
@@ -80,7 +75,7 @@ def test_gradcheck():
 def test_opcheck(is_strided):
     inputs = testing.bidirectional_inputs(2, 6, 3, 5)
     if is_strided:
-        inputs = tuple(t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in inputs)
+        inputs = ScanInputs(*(t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in inputs))
     leaves = tuple(t.requires_grad_() for t in inputs)
     torch.library.opcheck(torch.ops.diffvqa.bidirectional_selective_scan.default, leaves)
 
@@ -97,7 +92,7 @@ def test_compile_and_export_see_one_node():
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     grouped, weight = {0: batch, 3: length}, {}
     shapes = (grouped, grouped, weight, grouped, grouped, weight, {0: batch, 2: length}, weight)
-    program = torch.export.export(Module(), inputs, dynamic_shapes=(shapes,))
+    program = torch.export.export(Module(), tuple(inputs), dynamic_shapes=(shapes,))
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert targets.count(torch.ops.diffvqa.bidirectional_selective_scan.default) == 1
     other = testing.bidirectional_inputs(3, 6, 3, 11)
@@ -121,7 +116,7 @@ def test_any_shape_matches_float64(sizes, seed, is_adversarial, backend):
 @given(sizes=_sizes, seed=st.integers(0, 999), backend=st.sampled_from(CPU_BACKENDS))
 def test_the_backward_direction_is_flip_scan_flip(sizes, seed, backend):
     inputs = testing.bidirectional_inputs(*sizes, seed=seed)
-    u, delta, A, B, C, D, z, bias = _map_per_token(inputs, lambda t: t.flip(-1))
+    u, delta, A, B, C, D, z, bias = testing.map_per_token(inputs, lambda t: t.flip(-1))
     swapped = (u.flip(1), delta.flip(1), A.flip(0), B.flip(1), C.flip(1), D.flip(0), z, bias.flip(0))
     got = bidirectional_selective_scan(*swapped, backend=backend).flip(-1)
     torch.testing.assert_close(got, bidirectional_selective_scan(*inputs, backend=backend), rtol=1e-5, atol=1e-5)
@@ -130,11 +125,10 @@ def test_the_backward_direction_is_flip_scan_flip(sizes, seed, backend):
 @_examples
 @given(sizes=_sizes, seed=st.integers(0, 999), backend=st.sampled_from(CPU_BACKENDS))
 def test_the_forward_direction_ignores_the_future(sizes, seed, backend):
-    u, delta, A, B, C, D, z, bias = testing.bidirectional_inputs(*sizes, seed=seed)
-    C[:, 1], D[1] = 0, 0  # nothing comes out of the backward direction
-    inputs = (u, delta, A, B, C, D, z, bias)
+    inputs = testing.bidirectional_inputs(*sizes, seed=seed)
+    inputs.C[:, 1], inputs.D[1] = 0, 0  # nothing comes out of the backward direction
     kept = sizes[-1] // 2 + 1
-    got = bidirectional_selective_scan(*_map_per_token(inputs, lambda t: t[..., :kept]), backend=backend)
+    got = bidirectional_selective_scan(*testing.map_per_token(inputs, lambda t: t[..., :kept]), backend=backend)
     want = bidirectional_selective_scan(*inputs, backend=backend)[..., :kept]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
@@ -156,7 +150,7 @@ def test_a_row_is_the_same_in_any_batch(sizes, seed):
     inputs = testing.bidirectional_inputs(*sizes, seed=seed)
     whole = bidirectional_selective_scan(*inputs, backend="numba")
     for row in range(sizes[0]):
-        alone = _map_per_token(inputs, lambda t, row=row: t[row : row + 1])
+        alone = testing.map_per_token(inputs, lambda t, row=row: t[row : row + 1])
         assert torch.equal(bidirectional_selective_scan(*alone, backend="numba"), whole[row : row + 1])
 
 
@@ -191,16 +185,16 @@ def test_nan_and_infinity_in_the_input_are_not_hidden(backend):
 
 
 def test_auto_takes_numba_on_the_cpu_and_torch_for_float64():
-    u = torch.zeros(1)
-    assert backends.forward_module("auto", u, 16).__name__.endswith("numba_cpu")
-    assert backends.forward_module("auto", u.double(), 16).__name__.endswith("chunked")
+    inputs = testing.bidirectional_inputs(1, 3, 2, 5)
+    assert backends.resolved("auto", inputs) == "numba"
+    assert backends.resolved("auto", testing.in_float64(inputs)) == "chunked"
 
 
 def test_auto_without_numba_is_torch(monkeypatch):
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
     backends._automatic.cache_clear()
     try:
-        assert backends.forward_module("auto", torch.zeros(1), 16).__name__.endswith("chunked")
+        assert backends.resolved("auto", testing.bidirectional_inputs(1, 3, 2, 5)) == "chunked"
     finally:
         backends._automatic.cache_clear()
 
@@ -217,7 +211,7 @@ def test_auto_without_numba_is_torch(monkeypatch):
     ids=["delta", "u", "device", "dtype", "backend"],
 )
 def test_bad_arguments_are_named(change, error, message):
-    arguments = dict(zip(testing.ARGUMENTS, testing.bidirectional_inputs(1, 3, 2, 5), strict=True)) | change
+    arguments = testing.bidirectional_inputs(1, 3, 2, 5)._asdict() | change
     with pytest.raises(error, match=message):
         bidirectional_selective_scan(**arguments)
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DIM, D_STATE = 6, 3
-PER_TOKEN = ("u", "delta", "B", "C", "z")
 _ONNX_TYPES = {torch.float16: np.float16, torch.bfloat16: ml_dtypes.bfloat16}
 
 
@@ -20,8 +19,7 @@ class Bidirectional(torch.nn.Module):
 
     def __init__(self, inputs):
         super().__init__()
-        _, _, A, _, _, D, _, delta_bias = inputs
-        self.A, self.D, self.delta_bias = (torch.nn.Parameter(t) for t in (A, D, delta_bias))
+        self.A, self.D, self.delta_bias = (torch.nn.Parameter(t) for t in (inputs.A, inputs.D, inputs.delta_bias))
 
     def forward(self, u, delta, B, C, z):
         first = bidirectional_selective_scan(u, delta, self.A, B, C, self.D, z, self.delta_bias)
@@ -30,19 +28,19 @@ class Bidirectional(torch.nn.Module):
 
 
 def _per_token(inputs):
-    return tuple(t for name, t in zip(testing.ARGUMENTS, inputs, strict=True) if name in PER_TOKEN)
+    return {name: getattr(inputs, name) for name in testing.PER_TOKEN}
 
 
 def _program(module, inputs) -> torch.onnx.ONNXProgram:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=1)
-    shapes = {name: {0: batch, 2 if name == "z" else 3: length} for name in PER_TOKEN}
+    shapes = {name: {0: batch, 2 if name == "z" else 3: length} for name in testing.PER_TOKEN}
     return torch.onnx.export(
         module.eval(),
-        _per_token(inputs),
+        tuple(_per_token(inputs).values()),
         dynamo=True,
         opset_version=18,
         dynamic_shapes=shapes,
-        input_names=list(PER_TOKEN),
+        input_names=list(testing.PER_TOKEN),
         custom_translation_table=translation_table(),
         verbose=False,
     )
@@ -55,8 +53,8 @@ def _exported(module, inputs) -> onnx.ModelProto:
 
 
 def _run(session, inputs) -> list[torch.Tensor]:
-    dtype = inputs[0].dtype
-    arrays = {name: t.float().numpy() for name, t in zip(PER_TOKEN, _per_token(inputs), strict=True)}
+    dtype = inputs.u.dtype
+    arrays = {name: t.float().numpy() for name, t in _per_token(inputs).items()}
     if dtype == torch.float32:
         return [torch.from_numpy(out) for out in session.run(None, arrays)]
     # NumPy has no bfloat16, so half precision goes in and out as typed values.
@@ -113,10 +111,7 @@ def test_for_tensorrt_the_function_is_three_plugins(weights):
 @given(batch=st.integers(1, 3), length=st.integers(1, 140), seed=st.integers(0, 999), is_adversarial=st.booleans())
 def test_any_batch_and_length_match_float64(session, weights, batch, length, seed, is_adversarial):
     inputs = testing.bidirectional_inputs(batch, DIM, D_STATE, length, seed=seed, is_adversarial=is_adversarial)
-    inputs = tuple(
-        given if name in PER_TOKEN else fixed
-        for name, given, fixed in zip(testing.ARGUMENTS, inputs, weights, strict=True)
-    )
+    inputs = inputs._replace(A=weights.A, D=weights.D, delta_bias=weights.delta_bias)
     want = bidirectional_selective_scan_reference(*testing.in_float64(inputs))
     testing.assert_close(_run(session, inputs)[0], want, testing.FORWARD_TOLERANCE[torch.float32])
 
@@ -125,7 +120,7 @@ def test_batch_rows_do_not_see_each_other(session):
     inputs = testing.bidirectional_inputs(3, DIM, D_STATE, 33)
     whole = _run(session, inputs)[0]
     for row in range(3):
-        alone = tuple(t[row : row + 1] if n in PER_TOKEN else t for n, t in zip(testing.ARGUMENTS, inputs, strict=True))
+        alone = testing.map_per_token(inputs, lambda t, row=row: t[row : row + 1])
         assert torch.equal(_run(session, alone)[0], whole[row : row + 1])
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffvqa_kernels import testing
 from diffvqa_kernels.selective_scan import bidirectional_selective_scan, bidirectional_selective_scan_reference
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,11 +29,10 @@ def _assert_gradients_close(inputs, tolerance):
     def chunked(*tensors):
         return bidirectional_selective_scan(*tensors, backend="chunked")
 
-    z = inputs[6]
-    grad_out = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z)
+    grad_out = torch.randn(inputs.z.shape, generator=torch.Generator().manual_seed(1)).to(inputs.z)
     got = _gradients(triton, inputs, grad_out)
     want = _gradients(chunked, testing.in_float64(inputs), grad_out.double())
-    for name, tensor, expected in zip(testing.ARGUMENTS, got, want, strict=True):
+    for name, tensor, expected in zip(ScanInputs._fields, got, want, strict=True):
         testing.assert_close(tensor, expected, tolerance, f"gradient of {name}")
 
 
@@ -58,9 +58,9 @@ def test_half_precision_rounds_once(dtype):
 
 def test_strided_inputs_and_outputs():
     contiguous = _inputs((1, 3, 2, 18))
-    strided = [t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in contiguous]
+    strided = ScanInputs(*(t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in contiguous))
     out = bidirectional_selective_scan(*strided, backend="triton")
-    assert out.stride() == strided[6].stride()
+    assert out.stride() == strided.z.stride()
     assert torch.equal(out, bidirectional_selective_scan(*contiguous, backend="triton"))
 
 
@@ -80,7 +80,7 @@ def test_traced_launches_give_the_same_bits(dtype, uninitialised_memory_is_nan):
     from diffvqa_kernels.selective_scan.forward import forward
 
     inputs = _inputs((1, 3, 2, 18), dtype=dtype)
-    got = forward(*inputs, is_traced=True)
+    got = forward(inputs, is_traced=True)
     assert torch.equal(got, bidirectional_selective_scan(*inputs, backend="triton"))
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from diffvqa_kernels.selective_scan.backends import BACKENDS, check_backend
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from diffvqa_kernels.selective_scan.operators import bidirectional_selective_scan_op
 from diffvqa_kernels.selective_scan.reference import bidirectional_selective_scan_reference
 
@@ -50,32 +51,35 @@ def bidirectional_selective_scan(
         ValueError: a shape or device doesn't fit, or the backend asked for can't run here.
         TypeError: `u` isn't a floating-point tensor that the backend takes.
     """
-    _check(u, delta, A, B, C, D, z, delta_bias, backend)
-    return bidirectional_selective_scan_op(u, delta, A, B, C, D, z, delta_bias, backend)
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias)
+    _check(inputs, backend)
+    return bidirectional_selective_scan_op(*inputs, backend)
 
 
-def _check(u, delta, A, B, C, D, z, delta_bias, backend: str) -> None:
+def _check(inputs: ScanInputs, backend: str) -> None:
     check_backend(backend)
+    u, A = inputs.u, inputs.A
     if not u.is_floating_point():
         raise TypeError(f"u is {u.dtype}: expected a floating-point tensor")
     if u.ndim != 4 or A.ndim != 3:
         raise ValueError(
             f"u is {list(u.shape)}, A {list(A.shape)}: expected [batch, 2, dim, length], [2, dim, d_state]"
         )
-    batch, dim, length, d_state = u.shape[0], u.shape[2], u.shape[3], A.shape[2]
+    batch, _, dim, length = u.shape
+    d_state = A.shape[2]
     if length == 0:
         raise ValueError(f"u is {list(u.shape)}: expected at least one token")
-    expected = {
-        "u": (u, (batch, 2, dim, length)),
-        "delta": (delta, (batch, 2, dim, length)),
-        "A": (A, (2, dim, d_state)),
-        "B": (B, (batch, 2, d_state, length)),
-        "C": (C, (batch, 2, d_state, length)),
-        "D": (D, (2, dim)),
-        "z": (z, (batch, dim, length)),
-        "delta_bias": (delta_bias, (2, dim)),
+    shapes = {
+        "u": (batch, 2, dim, length),
+        "delta": (batch, 2, dim, length),
+        "A": (2, dim, d_state),
+        "B": (batch, 2, d_state, length),
+        "C": (batch, 2, d_state, length),
+        "D": (2, dim),
+        "z": (batch, dim, length),
+        "delta_bias": (2, dim),
     }
-    for name, (tensor, shape) in expected.items():
+    for (name, shape), tensor in zip(shapes.items(), inputs, strict=True):
         if tensor.shape != torch.Size(shape):
             raise ValueError(f"{name} is {list(tensor.shape)}: expected {list(shape)} from u's and A's shapes")
         if tensor.device != u.device:

@@ -18,12 +18,15 @@ from torch import Tensor
 from diffvqa_kernels.selective_scan.forward import (
     advance,
     chunk_states,
+    contiguous_weights,
     last_step,
     load_carried,
     load_tile,
     load_weights,
     softplus,
 )
+from diffvqa_kernels.selective_scan.gate import gradient_of_gate, gradient_of_scan
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from diffvqa_kernels.selective_scan.tuning import INTERPRETED, MAX_REGISTERS, lanes
 
 # Four tiles: recomputing the states before a tile costs 1.5 more exponentials a token on average, and the states at the
@@ -204,30 +207,20 @@ def gradient_tile(block_n: int) -> tuple[int, int, int]:
     return 2, lanes(max(2 * block_n, 32)), 1
 
 
-def backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    z: Tensor,
-    delta_bias: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of (u, delta, A, B, C, D, z, delta_bias)."""
+def backward(grad_out: Tensor, inputs: ScanInputs) -> ScanInputs:
+    """The gradient of each input: of u and delta in their dtypes, of the others in float32."""
+    inputs = contiguous_weights(inputs)
+    u, delta, A, B, C, D, _, delta_bias = inputs
     batch, directions, dim, length = u.shape
-    A_row, D_row, bias_row = (t.contiguous() for t in (A, D, delta_bias))
     d_state = A.shape[2]
-    z_32 = z.float()
-    gate = torch.sigmoid(z_32)
-    grad_y = grad_out.float() * z_32 * gate
+    grad_out, z = grad_out.float(), inputs.z.float()
+    grad_y = gradient_of_scan(grad_out, z)
     grad_y_rows = grad_y[:, None].expand(-1, directions, -1, -1)
 
     with torch.cuda.device_of(u):
         chunks = triton.cdiv(length, CHUNK)
-        states = chunk_states(u, delta, A_row, B, bias_row, CHUNK)
-        adjoints = chunk_states(grad_y_rows, delta, A_row, C, bias_row, CHUNK, adjoint=True)
+        states = chunk_states(inputs, CHUNK)
+        adjoints = chunk_states(inputs._replace(u=grad_y_rows, B=C), CHUNK, adjoint=True)
         grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
         y = u.new_empty(batch, directions, length, dim, dtype=torch.float32)
         grad_A = torch.empty_like(states)
@@ -237,7 +230,7 @@ def backward(
         grad_B = u.new_empty(blocks, batch, directions, length, d_state, dtype=torch.float32)
         grad_C = torch.empty_like(grad_B)
         _chunk_gradients[chunks, blocks, batch * directions](
-            *(u, delta, A_row, B, C, D_row, bias_row, grad_y, states, adjoints),
+            *(u, delta, A, B, C, D, delta_bias, grad_y, states, adjoints),
             *(y, grad_u, grad_delta, grad_A, grad_B, grad_C),
             *(directions, dim, d_state, length),
             *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *grad_y.stride()),
@@ -249,16 +242,13 @@ def backward(
             num_warps=num_warps,
             maxnreg=MAX_REGISTERS,
         )
-    y_total = y.sum(1).transpose(1, 2)
-    grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
-    grad_D = torch.einsum("bdl,bgdl->gd", grad_y, u.float()).to(D.dtype)
-    return (
-        grad_u,
-        grad_delta,
-        grad_A.sum((0, 2)).transpose(1, 2).to(A.dtype),
-        grad_B.sum(0).transpose(2, 3).to(B.dtype),
-        grad_C.sum(0).transpose(2, 3).to(C.dtype),
-        grad_D,
-        grad_z,
-        grad_delta.float().sum((0, 3)).to(delta_bias.dtype),
+    return ScanInputs(
+        u=grad_u,
+        delta=grad_delta,
+        A=grad_A.sum((0, 2)).transpose(1, 2),
+        B=grad_B.sum(0).transpose(2, 3),
+        C=grad_C.sum(0).transpose(2, 3),
+        D=torch.einsum("bdl,bgdl->gd", grad_y, u.float()),
+        z=gradient_of_gate(grad_out, y.sum(1).transpose(1, 2), z),
+        delta_bias=grad_delta.float().sum((0, 3)),
     )

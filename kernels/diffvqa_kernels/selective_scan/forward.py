@@ -12,7 +12,7 @@ A state tile is [TILE, BLOCK_N, BLOCK_D] with channels across lanes and the othe
 TILE and the sum over d_state are plain register arithmetic. The backward direction reads the same natural order with
 reversed addresses. Only CHUNK changes the order of the arithmetic, so it is fixed and results don't depend on tuning.
 
-Shapes as in `chunked.py`; any strides, fastest with the channel axis contiguous. State and arithmetic are float32.
+Shapes as in `ScanInputs`; any strides, fastest with the channel axis contiguous. State and arithmetic are float32.
 Kernel arguments come as inputs, integers, outputs, constants: the order in which TensorRT's plugins pass them.
 """
 
@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from diffvqa_kernels.selective_scan.tuning import INTERPRETED, autotuned, launch_tuned, launchable
 
 # Short in the interpreter, so that small tests cross its borders.
@@ -301,24 +302,14 @@ def _chunk_outputs(
             tl.debug_barrier()
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    z: Tensor,
-    delta_bias: Tensor,
-    *,
-    is_traced: bool = False,
-) -> Tensor:
+def forward(inputs: ScanInputs, *, is_traced: bool = False) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); strides as `z`, dtype as `u`.
 
     With `is_traced` the launches become nodes of the graph that is being traced.
     """
+    inputs = contiguous_weights(inputs)
+    u, delta, A, B, C, _, z, _ = inputs
     batch, _, dim, length = u.shape
-    A, D, delta_bias = (t.contiguous() for t in (A, D, delta_bias))
     # An integer also where it is traced as a dynamic size, since the tile depends on it.
     d_state = int(A.shape[2])
     out = torch.empty_like(z, dtype=u.dtype)
@@ -326,13 +317,12 @@ def forward(
     can_share = out.dtype == torch.float32 and not is_traced
     partial = out if can_share else torch.empty_like(out, dtype=torch.float32)
     with nullcontext() if is_traced else torch.cuda.device_of(u):
-        states = chunk_states(u, delta, A, B, delta_bias, CHUNK, is_traced=is_traced)
+        states = chunk_states(inputs, CHUNK, is_traced=is_traced)
         grid = lambda meta: (triton.cdiv(length, CHUNK), triton.cdiv(dim, meta["BLOCK_D"]), batch)  # noqa: E731
         arguments = (
-            *(u, delta, A, B, C, D, z, delta_bias, states),
+            *(*inputs, states),
             *(dim, d_state, length),
-            *(*u.stride(), *delta.stride(), *B.stride(), *C.stride()),
-            *(*z.stride(), *out.stride()),
+            *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *z.stride(), *out.stride()),
             *(partial, out),
         )
         launch_tuned(
@@ -347,18 +337,17 @@ def forward(
     return out
 
 
-def chunk_states(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    delta_bias: Tensor,
-    chunk_length: int,
-    *,
-    adjoint: bool = False,
-    is_traced: bool = False,
-) -> Tensor:
-    """The state after each chunk with all before it carried in, float32 [batch, directions, chunks, d_state, dim]."""
+def contiguous_weights(inputs: ScanInputs) -> ScanInputs:
+    A, D, delta_bias = (t.contiguous() for t in (inputs.A, inputs.D, inputs.delta_bias))
+    return inputs._replace(A=A, D=D, delta_bias=delta_bias)
+
+
+def chunk_states(inputs: ScanInputs, chunk_length: int, *, adjoint: bool = False, is_traced: bool = False) -> Tensor:
+    """The state after each chunk with all before it carried in, float32 [batch, directions, chunks, d_state, dim].
+
+    With `adjoint` the adjoint's: `u` is then the gradient of y, and `B` is C.
+    """
+    u, delta, A, B, _, _, _, delta_bias = inputs
     batch, directions, dim, length = delta.shape
     d_state = int(A.shape[2])
     chunks = triton.cdiv(length, chunk_length)

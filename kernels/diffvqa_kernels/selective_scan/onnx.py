@@ -19,12 +19,12 @@ import onnxscript
 import torch
 
 from diffvqa_kernels.selective_scan import operators  # noqa: F401  (defines torch.ops.diffvqa)
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 DOMAIN = "diffvqa"
 DOMAIN_VERSION = 1
 OPSET_VERSION = 18
 _OP = "BidirectionalSelectiveScan"
-_INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 ScanRuntime = Literal["any", "tensorrt"]
 TENSORRT_PLUGINS = ("scan_chunk_states", "scan_carry_states", "scan_chunk_outputs")
@@ -103,7 +103,7 @@ def _scan_order(source: str, target: str) -> str:
 
 def _function(body: str) -> onnx.FunctionProto:
     header = f'<opset_import: ["" : {OPSET_VERSION}, "{DOMAIN}" : {DOMAIN_VERSION}], domain: "{DOMAIN}">'
-    return onnx.parser.parse_function(f"{header}\n{_OP} ({', '.join(_INPUTS)}) => (out) {{\n{body}\n}}")
+    return onnx.parser.parse_function(f"{header}\n{_OP} ({', '.join(ScanInputs._fields)}) => (out) {{\n{body}\n}}")
 
 
 def standard_function() -> onnx.FunctionProto:
@@ -156,9 +156,9 @@ def _register_schema() -> None:
             _OP,
             DOMAIN,
             DOMAIN_VERSION,
-            inputs=[parameter(name, f"T_{name}") for name in _INPUTS],
+            inputs=[parameter(name, f"T_{name}") for name in ScanInputs._fields],
             outputs=[parameter("out", "T_u")],
-            type_constraints=[(f"T_{name}", float_types, "") for name in _INPUTS],
+            type_constraints=[(f"T_{name}", float_types, "") for name in ScanInputs._fields],
         )
     )
 

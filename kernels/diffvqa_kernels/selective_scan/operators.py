@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from diffvqa_kernels.selective_scan.backends import backward_module, forward_module, resolved
+from diffvqa_kernels.selective_scan import backends
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 
 @torch.library.custom_op("diffvqa::bidirectional_selective_scan", mutates_args=())
@@ -23,8 +24,8 @@ def bidirectional_selective_scan_op(
     delta_bias: Tensor,
     backend: str = "auto",
 ) -> Tensor:
-    forward = forward_module(backend, u, A.shape[-1]).forward
-    return _in_layout_of(z, forward(u, delta, A, B, C, D, z, delta_bias))
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias)
+    return _in_layout_of(z, backends.forward(inputs, backend))
 
 
 @torch.library.custom_op("diffvqa::bidirectional_selective_scan_backward", mutates_args=())
@@ -41,9 +42,9 @@ def bidirectional_selective_scan_backward_op(
     backend: str,
 ) -> list[Tensor]:
     """The gradients of all eight inputs, in the order of the forward's arguments."""
-    backward = backward_module(backend, u, A.shape[-1]).backward
-    inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return [_in_layout_of(t, g) for t, g in zip(inputs, backward(grad_out, *inputs), strict=True)]
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias)
+    gradients = backends.backward(grad_out, inputs, backend)
+    return [_in_layout_of(t, gradient.to(t.dtype)) for t, gradient in zip(inputs, gradients, strict=True)]
 
 
 def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
@@ -58,31 +59,28 @@ def _(u, delta, A, B, C, D, z, delta_bias, backend="auto"):
 
 
 @bidirectional_selective_scan_backward_op.register_fake
-def _(grad_out, *inputs_and_options):
-    return [torch.empty_like(t) for t in inputs_and_options if isinstance(t, Tensor)]
-
-
-def _runs_triton_on_a_gpu(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> bool:
-    return u.device.type == "cuda" and resolved(backend, u, int(A.shape[-1])) == "triton"
-
-
-def _launches(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> Tensor:
-    from diffvqa_kernels.selective_scan.forward import forward
-
-    return forward(u, delta, A, B, C, D, z, delta_bias, is_traced=True)
+def _(grad_out, *inputs_and_backend):
+    return [torch.empty_like(t) for t in inputs_and_backend[:-1]]
 
 
 @bidirectional_selective_scan_op.register_torch_dispatch(FunctionalTensorMode)
 def _(mode, op, types, args, kwargs):
-    """A compiler's graph on a GPU gets the three launches, an exported program keeps the node.
+    """The three launches in a compiler's graph on a GPU, the node in an exported program and on a CPU.
 
-    What `torch.library.triton_op` does, which would have a Triton kernel on every device.
+    `torch.library.triton_op` does the same, but would have a Triton kernel on every device.
     """
+    inputs, backend = _arguments(*args, **kwargs)
     is_exported = not torch._functorch.config.decompose_custom_triton_ops
-    if is_exported or not _runs_triton_on_a_gpu(*args, **kwargs):
+    if is_exported or inputs.u.device.type != "cuda" or backends.resolved(backend, inputs) != "triton":
         return mode.__torch_dispatch__(op, types, args, kwargs)
+    from diffvqa_kernels.selective_scan.forward import forward
+
     with mode:
-        return _launches(*args, **kwargs)
+        return forward(inputs, is_traced=True)
+
+
+def _arguments(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> tuple[ScanInputs, str]:
+    return ScanInputs(u, delta, A, B, C, D, z, delta_bias), backend
 
 
 def _save(ctx, inputs, output):

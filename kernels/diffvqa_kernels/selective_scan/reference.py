@@ -11,25 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
+
 
 def bidirectional_selective_scan_reference(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
 ) -> Tensor:
     """(y_forward + y_backward) ∘ silu(z), a plain loop over `length`; differentiable by autograd.
 
-    Args:
-        u, delta: [batch, 2, dim, length]; axis 1 is the direction, 0 forward and 1 backward, both in natural order.
-        A: [2, dim, d_state].
-        B, C: [batch, 2, d_state, length].
-        D, delta_bias: [2, dim].
-        z: the gate that both directions share, [batch, dim, length].
+    Shapes as in `ScanInputs`.
 
     Returns:
         [batch, dim, length] in `u`'s dtype; computed in float64 where `u` is float64, else in float32.
     """
     dtype = u.dtype
-    compute = torch.promote_types(dtype, torch.float32)
-    u, delta, A, B, C, D, z, delta_bias = (t.to(compute) for t in (u, delta, A, B, C, D, z, delta_bias))
+    u, delta, A, B, C, D, z, delta_bias = ScanInputs(u, delta, A, B, C, D, z, delta_bias).widened()
     forward, backward = (
         _one_direction(u[:, i], delta[:, i], A[i], B[:, i], C[:, i], D[i], delta_bias[i], reverse=i == 1)
         for i in (0, 1)

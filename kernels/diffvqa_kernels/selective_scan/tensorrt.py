@@ -177,11 +177,11 @@ def _check_on_gpu() -> float:
     from diffvqa_kernels.selective_scan import bidirectional_selective_scan
 
     register_plugins()
-    inputs = dict(zip(testing.ARGUMENTS, testing.bidirectional_inputs(2, 384, 16, 4609, device="cuda"), strict=True))
+    inputs = testing.bidirectional_inputs(2, 384, 16, 4609, device="cuda")
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(0)
-    t = {name: network.add_input(name, trt.float32, tuple(value.shape)) for name, value in inputs.items()}
+    t = {name: network.add_input(name, trt.float32, tuple(value.shape)) for name, value in inputs._asdict().items()}
 
     def add(plugin, *tensors):
         layer = network.add_plugin(plugin(*tensors), aot=True)
@@ -196,12 +196,12 @@ def _check_on_gpu() -> float:
     plan = builder.build_serialized_network(network, builder.create_builder_config())
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     context = engine.create_execution_context()
-    result = torch.full_like(inputs["z"], float("nan"))
-    for name, tensor in (inputs | {"out": result}).items():
+    result = torch.full_like(inputs.z, float("nan"))
+    for name, tensor in (inputs._asdict() | {"out": result}).items():
         context.set_tensor_address(name, tensor.data_ptr())
     context.execute_async_v3(torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
-    want = bidirectional_selective_scan(*testing.in_float64(tuple(inputs.values())), backend="chunked")
+    want = bidirectional_selective_scan(*testing.in_float64(inputs), backend="chunked")
     return testing.relative_error(result, want)
 
 

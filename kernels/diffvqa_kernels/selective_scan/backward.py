@@ -16,14 +16,16 @@ import triton.language as tl
 from torch import Tensor
 
 from diffvqa_kernels.selective_scan.forward import (
-    advance,
     chunk_states,
     contiguous_weights,
     last_step,
     load_carried,
+    load_step,
     load_tile,
     load_weights,
-    softplus,
+    scan_tile,
+    store_tile,
+    tile_tokens,
 )
 from diffvqa_kernels.selective_scan.gate import gradient_of_gate, gradient_of_scan
 from diffvqa_kernels.selective_scan.inputs import ScanInputs
@@ -117,15 +119,19 @@ def _chunk_gradients(
     A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
     D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
 
-    u_ptr += row * u_batch + direction * u_direction
-    delta_ptr += row * delta_batch + direction * delta_direction
-    B_ptr += row * B_batch + direction * B_direction
-    C_ptr += row * C_batch + direction * C_direction
-    grad_y_ptr += row * grad_y_batch
-    grad_u_ptr += row * grad_u_batch + direction * grad_u_direction
-    grad_delta_ptr += row * grad_delta_batch + direction * grad_delta_direction
-    y_ptr += group * length * dim
+    u_rows = (u_ptr + row * u_batch + direction * u_direction, u_length, u_dim)
+    delta_rows = (delta_ptr + row * delta_batch + direction * delta_direction, delta_length, delta_dim)
+    B_rows = (B_ptr + row * B_batch + direction * B_direction, B_length, B_state)
+    C_rows = (C_ptr + row * C_batch + direction * C_direction, C_length, C_state)
+    grad_y_rows = (grad_y_ptr + row * grad_y_batch, grad_y_length, grad_y_dim)
+    grad_u_row = grad_u_ptr + row * grad_u_batch + direction * grad_u_direction
+    grad_u_rows = (grad_u_row, grad_u_length, grad_u_dim)
+    grad_delta_row = grad_delta_ptr + row * grad_delta_batch + direction * grad_delta_direction
+    grad_delta_rows = (grad_delta_row, grad_delta_length, grad_delta_dim)
+    y_rows = (y_ptr + group * length * dim, dim, 1)
     partial = (tl.program_id(1).to(tl.int64) * tl.num_programs(2) + group) * length * d_state
+    grad_B_rows = (grad_B_ptr + partial, d_state, 1)
+    grad_C_rows = (grad_C_ptr + partial, d_state, 1)
 
     chunks = tl.num_programs(0)
     before = tl.where(reverse, chunk + 1, chunk - 1)
@@ -136,31 +142,24 @@ def _chunk_gradients(
     for start in range(CHUNK - TILE, -1, -TILE):
         h = h_start
         for earlier in range(0, start, TILE):
-            position = tl.where(reverse, CHUNK - 1 - earlier - t, earlier + t)
-            token = chunk * CHUNK + position
+            token = tile_tokens(chunk, earlier, reverse, CHUNK, TILE)
             in_length = token < length
             mask = in_length[:, None] & in_dim[None, :]
-            raw = load_tile(delta_ptr, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-            step = tl.where(mask, softplus(raw), 0.0)
-            u = load_tile(u_ptr, token, channels, u_length, u_dim, mask)
-            B = load_tile(B_ptr, token, n, B_length, B_state, in_length[:, None] & in_state[None, :])
+            _, step = load_step(delta_rows, bias, token, channels, mask)
+            u = load_tile(u_rows, token, channels, mask)
+            B = load_tile(B_rows, token, n, in_length[:, None] & in_state[None, :])
             decay = tl.exp2(step[:, None, :] * A[None, :, :])
-            added = (step * u)[:, None, :] * B[:, :, None]
-            added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
-            _, states = tl.associative_scan((decay, added), 0, advance)
-            h = last_step(states, TILE)
+            h = last_step(scan_tile(decay, (step * u)[:, None, :] * B[:, :, None], h, TILE), TILE)
 
-        position = tl.where(reverse, CHUNK - 1 - start - t, start + t)
-        token = chunk * CHUNK + position
+        token = tile_tokens(chunk, start, reverse, CHUNK, TILE)
         in_length = token < length
         mask = in_length[:, None] & in_dim[None, :]
         state_mask = in_length[:, None] & in_state[None, :]
-        raw = load_tile(delta_ptr, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-        step = tl.where(mask, softplus(raw), 0.0)
-        u = load_tile(u_ptr, token, channels, u_length, u_dim, mask)
-        grad_y = load_tile(grad_y_ptr, token, channels, grad_y_length, grad_y_dim, mask)
-        B = load_tile(B_ptr, token, n, B_length, B_state, state_mask)
-        C = load_tile(C_ptr, token, n, C_length, C_state, state_mask)
+        raw, step = load_step(delta_rows, bias, token, channels, mask)
+        u = load_tile(u_rows, token, channels, mask)
+        grad_y = load_tile(grad_y_rows, token, channels, mask)
+        B = load_tile(B_rows, token, n, state_mask)
+        C = load_tile(C_rows, token, n, state_mask)
 
         decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
         ones = tl.full((TILE, BLOCK_N, BLOCK_D), 1.0, tl.float32)
@@ -187,14 +186,11 @@ def _chunk_gradients(
         grad_B = tl.sum(adjoint * (step * u)[:, None, :], axis=2)  # [TILE, BLOCK_N]
         grad_C = tl.sum(states * grad_y[:, None, :], axis=2)
 
-        grad_u_ptrs = grad_u_ptr + token[:, None] * grad_u_length + channels[None, :] * grad_u_dim
-        tl.store(grad_u_ptrs, grad_u.to(grad_u_ptr.dtype.element_ty), mask=mask)
-        grad_delta_ptrs = grad_delta_ptr + token[:, None] * grad_delta_length + channels[None, :] * grad_delta_dim
-        tl.store(grad_delta_ptrs, grad_delta.to(grad_delta_ptr.dtype.element_ty), mask=mask)
-        tl.store(y_ptr + token[:, None] * dim + channels[None, :], y, mask=mask)
-        partial_offsets = partial + token[:, None] * d_state + n[None, :]
-        tl.store(grad_B_ptr + partial_offsets, grad_B, mask=state_mask)
-        tl.store(grad_C_ptr + partial_offsets, grad_C, mask=state_mask)
+        store_tile(grad_u_rows, token, channels, grad_u, mask)
+        store_tile(grad_delta_rows, token, channels, grad_delta, mask)
+        store_tile(y_rows, token, channels, y, mask)
+        store_tile(grad_B_rows, token, n, grad_B, state_mask)
+        store_tile(grad_C_rows, token, n, grad_C, state_mask)
 
     grad_A_offsets = ((group * chunks + chunk) * d_state + n[:, None]) * dim + channels[None, :]
     tl.store(grad_A_ptr + grad_A_offsets, grad_A, mask=in_state[:, None] & in_dim[None, :])

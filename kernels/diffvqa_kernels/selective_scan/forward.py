@@ -62,10 +62,41 @@ def last_step(x, TILE: tl.constexpr):
 
 
 @triton.jit
-def load_tile(ptr, token, columns, stride_length, stride_column, mask):
-    """[TILE, columns] in float32, 0 where masked."""
+def tile_tokens(chunk, start, reverse, CHUNK: tl.constexpr, TILE: tl.constexpr):
+    """The tokens of a tile in the order of the scan, [TILE], from the `start`-th step of a chunk on."""
+    t = tl.arange(0, TILE)
+    return chunk * CHUNK + tl.where(reverse, CHUNK - 1 - start - t, start + t)
+
+
+@triton.jit
+def load_tile(rows, token, columns, mask):
+    """[TILE, columns] in float32, 0 where masked; `rows` is a pointer and its strides along tokens and columns."""
+    ptr, stride_length, stride_column = rows
     ptrs = ptr + token[:, None] * stride_length + columns[None, :] * stride_column
     return tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_tile(rows, token, columns, x, mask):
+    ptr, stride_length, stride_column = rows
+    ptrs = ptr + token[:, None] * stride_length + columns[None, :] * stride_column
+    tl.store(ptrs, x.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_step(delta_rows, bias, token, channels, mask):
+    """`delta` with its bias, and Δ, [TILE, BLOCK_D]; Δ = 0 where masked: such a step leaves the state as it is."""
+    raw = load_tile(delta_rows, token, channels, mask) + bias[None, :]
+    return raw, tl.where(mask, softplus(raw), 0.0)
+
+
+@triton.jit
+def scan_tile(decay, added, h, TILE: tl.constexpr):
+    """The states after each step of a tile, [TILE, BLOCK_N, BLOCK_D], from the state `h` before it."""
+    is_first = (tl.arange(0, TILE) == 0)[:, None, None]
+    added += tl.where(is_first, decay * h[None, :, :], 0.0)
+    _, states = tl.associative_scan((decay, added), 0, advance)
+    return states
 
 
 @triton.jit
@@ -121,34 +152,28 @@ def _chunk_states(
     reverse = (direction == 1) ^ ADJOINT
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
-    t = tl.arange(0, TILE)
     in_dim = channels < dim
     in_state = n < d_state
     A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
 
-    u_ptr += row * u_batch + direction * u_direction
-    delta_ptr += row * delta_batch + direction * delta_direction
-    B_ptr += row * B_batch + direction * B_direction
+    u_rows = (u_ptr + row * u_batch + direction * u_direction, u_length, u_dim)
+    delta_rows = (delta_ptr + row * delta_batch + direction * delta_direction, delta_length, delta_dim)
+    B_rows = (B_ptr + row * B_batch + direction * B_direction, B_length, B_state)
     h = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     step_sum = tl.zeros((BLOCK_D,), tl.float32)
     for start in range(0, CHUNK, TILE):
-        position = tl.where(reverse, CHUNK - 1 - start - t, start + t)
-        token = chunk.to(tl.int64) * CHUNK + position
+        token = tile_tokens(chunk.to(tl.int64), start, reverse, CHUNK, TILE)
         in_length = token < length
         mask = in_length[:, None] & in_dim[None, :]
-        # Δ = 0 where masked: such a step leaves the state as it is.
-        raw = load_tile(delta_ptr, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-        step = tl.where(mask, softplus(raw), 0.0)
-        u = load_tile(u_ptr, token, channels, u_length, u_dim, mask)
-        B = load_tile(B_ptr, token, n, B_length, B_state, in_length[:, None] & in_state[None, :])
+        _, step = load_step(delta_rows, bias, token, channels, mask)
+        u = load_tile(u_rows, token, channels, mask)
+        B = load_tile(B_rows, token, n, in_length[:, None] & in_state[None, :])
 
         decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
         added = (u if ADJOINT else step * u)[:, None, :] * B[:, :, None]
         if ADJOINT:
             added *= decay
-        added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
-        _, states = tl.associative_scan((decay, added), 0, advance)
-        h = last_step(states, TILE)
+        h = last_step(scan_tile(decay, added, h, TILE), TILE)
         step_sum += tl.sum(step, axis=0)
 
     chunk_index = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + chunk
@@ -256,9 +281,11 @@ def _chunk_outputs(
     row = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
-    t = tl.arange(0, TILE)
     in_dim = channels < dim
     in_state = n < d_state
+    z_rows = (z_ptr + row * z_batch, z_length, z_dim)
+    partial_rows = (partial_ptr + row * out_batch, out_length, out_dim)
+    out_rows = (out_ptr + row * out_batch, out_length, out_dim)
 
     for direction in tl.static_range(2):
         A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
@@ -266,37 +293,31 @@ def _chunk_outputs(
         before = chunk + 1 if direction == 1 else chunk - 1
         group = row * 2 + direction
         h = load_carried(states_ptr, group, before, tl.num_programs(0), channels, n, dim, d_state)
-        u_row = u_ptr + row * u_batch + direction * u_direction
-        delta_row = delta_ptr + row * delta_batch + direction * delta_direction
-        B_row = B_ptr + row * B_batch + direction * B_direction
-        C_row = C_ptr + row * C_batch + direction * C_direction
+        u_rows = (u_ptr + row * u_batch + direction * u_direction, u_length, u_dim)
+        delta_rows = (delta_ptr + row * delta_batch + direction * delta_direction, delta_length, delta_dim)
+        B_rows = (B_ptr + row * B_batch + direction * B_direction, B_length, B_state)
+        C_rows = (C_ptr + row * C_batch + direction * C_direction, C_length, C_state)
         for start in range(0, CHUNK, TILE):
-            position = CHUNK - 1 - start - t if direction == 1 else start + t
-            token = chunk * CHUNK + position
+            token = tile_tokens(chunk, start, direction == 1, CHUNK, TILE)
             in_length = token < length
             mask = in_length[:, None] & in_dim[None, :]
             state_mask = in_length[:, None] & in_state[None, :]
-            raw = load_tile(delta_row, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-            step = tl.where(mask, softplus(raw), 0.0)
-            u = load_tile(u_row, token, channels, u_length, u_dim, mask)
-            B = load_tile(B_row, token, n, B_length, B_state, state_mask)
-            C = load_tile(C_row, token, n, C_length, C_state, state_mask)
+            _, step = load_step(delta_rows, bias, token, channels, mask)
+            u = load_tile(u_rows, token, channels, mask)
+            B = load_tile(B_rows, token, n, state_mask)
+            C = load_tile(C_rows, token, n, state_mask)
 
             decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
-            added = (step * u)[:, None, :] * B[:, :, None]
-            added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
-            _, states = tl.associative_scan((decay, added), 0, advance)
+            states = scan_tile(decay, (step * u)[:, None, :] * B[:, :, None], h, TILE)
             h = last_step(states, TILE)
             y = tl.sum(states * C[:, :, None], axis=1) + D[None, :] * u  # [TILE, BLOCK_D]
 
-            out_offsets = row * out_batch + token[:, None] * out_length + channels[None, :] * out_dim
             if direction == 0:
-                tl.store(partial_ptr + out_offsets, y, mask=mask)
+                store_tile(partial_rows, token, channels, y, mask)
             else:
-                y += tl.load(partial_ptr + out_offsets, mask=mask, other=0.0)
-                z = load_tile(z_ptr + row * z_batch, token, channels, z_length, z_dim, mask)
-                y *= z / (1.0 + tl.exp(-z))
-                tl.store(out_ptr + out_offsets, y.to(out_ptr.dtype.element_ty), mask=mask)
+                y += load_tile(partial_rows, token, channels, mask)
+                z = load_tile(z_rows, token, channels, mask)
+                store_tile(out_rows, token, channels, y * (z / (1.0 + tl.exp(-z))), mask)
         if direction == 0:
             # The other direction meets the same tokens in the other order, maybe in another thread of this program.
             tl.debug_barrier()

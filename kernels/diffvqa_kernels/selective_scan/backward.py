@@ -15,9 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from diffvqa_kernels.selective_scan.forward import (
-    chunk_states,
-    contiguous_weights,
+from diffvqa_kernels.selective_scan.forward import chunk_states, contiguous_weights
+from diffvqa_kernels.selective_scan.gate import gradient_of_gate, gradient_of_scan
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
+from diffvqa_kernels.selective_scan.tiles import (
     last_step,
     load_carried,
     load_step,
@@ -27,8 +28,6 @@ from diffvqa_kernels.selective_scan.forward import (
     store_tile,
     tile_tokens,
 )
-from diffvqa_kernels.selective_scan.gate import gradient_of_gate, gradient_of_scan
-from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from diffvqa_kernels.selective_scan.tuning import INTERPRETED, MAX_REGISTERS, lanes
 
 # Four tiles: recomputing the states before a tile costs 1.5 more exponentials a token on average, and the states at the
@@ -66,7 +65,6 @@ def _chunk_gradients(
     grad_A_ptr,
     grad_B_ptr,
     grad_C_ptr,
-    directions,
     dim,
     d_state,
     length,
@@ -108,8 +106,8 @@ def _chunk_gradients(
     """
     chunk = tl.program_id(0).to(tl.int64)
     group = tl.program_id(2).to(tl.int64)
-    row = group // directions
-    direction = group % directions
+    row = group // 2
+    direction = group % 2
     reverse = direction == 1
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
@@ -228,7 +226,7 @@ def backward(grad_out: Tensor, inputs: ScanInputs) -> ScanInputs:
         _chunk_gradients[chunks, blocks, batch * directions](
             *(u, delta, A, B, C, D, delta_bias, grad_y, states, adjoints),
             *(y, grad_u, grad_delta, grad_A, grad_B, grad_C),
-            *(directions, dim, d_state, length),
+            *(dim, d_state, length),
             *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *grad_y.stride()),
             *(*grad_u.stride(), *grad_delta.stride()),
             CHUNK=CHUNK,

@@ -1,4 +1,4 @@
-"""The selective scan's forward as Triton kernels: three launches for all directions, nothing flipped or padded.
+"""The selective scan's forward as Triton kernels: three launches for both directions, nothing flipped or padded.
 
     h_k = exp(Δ_k A) ∘ h_{k−1} + (Δ_k u_k) B_k        y_k = C_k · h_k + D u_k        out = Σ_directions y ∘ silu(z)
 
@@ -24,89 +24,23 @@ import triton.language as tl
 from torch import Tensor
 
 from diffvqa_kernels.selective_scan.inputs import ScanInputs
+from diffvqa_kernels.selective_scan.tiles import (
+    LOG2_E,
+    advance,
+    last_step,
+    load_carried,
+    load_step,
+    load_tile,
+    load_weights,
+    scan_tile,
+    store_tile,
+    tile_tokens,
+)
 from diffvqa_kernels.selective_scan.tuning import INTERPRETED, autotuned, launch_tuned, launchable
 
 # Short in the interpreter, so that small tests cross its borders.
 CHUNK = 16 if INTERPRETED else 64
 CARRY_BLOCK_CHUNKS, CARRY_BLOCK_D = 64, 32
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def advance(a_first, x_first, a_second, x_second):
-    """Two steps h ← a h + x after one another, as one."""
-    return a_first * a_second, x_first * a_second + x_second
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + exp(x)) to float32's precision, also where it is small: log1p(t) = 2 atanh(t / (2 + t)) as a series."""
-    t = tl.exp(-tl.abs(x))
-    s = t / (2.0 + t)
-    s2 = s * s
-    series = 1.0 / 13.0
-    series = series * s2 + 1.0 / 11.0
-    series = series * s2 + 1.0 / 9.0
-    series = series * s2 + 1.0 / 7.0
-    series = series * s2 + 1.0 / 5.0
-    series = series * s2 + 1.0 / 3.0
-    series = series * s2 + 1.0
-    return tl.maximum(x, 0.0) + 2.0 * s * series
-
-
-@triton.jit
-def last_step(x, TILE: tl.constexpr):
-    """Row TILE − 1 of [TILE, …]; within a thread the mask is a constant and nothing is left to compute."""
-    is_last = (tl.arange(0, TILE) == TILE - 1)[:, None, None]
-    return tl.sum(tl.where(is_last, x, 0.0), axis=0)
-
-
-@triton.jit
-def tile_tokens(chunk, start, reverse, CHUNK: tl.constexpr, TILE: tl.constexpr):
-    """The tokens of a tile in the order of the scan, [TILE], from the `start`-th step of a chunk on."""
-    t = tl.arange(0, TILE)
-    return chunk * CHUNK + tl.where(reverse, CHUNK - 1 - start - t, start + t)
-
-
-@triton.jit
-def load_tile(rows, token, columns, mask):
-    """[TILE, columns] in float32, 0 where masked; `rows` is a pointer and its strides along tokens and columns."""
-    ptr, stride_length, stride_column = rows
-    ptrs = ptr + token[:, None] * stride_length + columns[None, :] * stride_column
-    return tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def store_tile(rows, token, columns, x, mask):
-    ptr, stride_length, stride_column = rows
-    ptrs = ptr + token[:, None] * stride_length + columns[None, :] * stride_column
-    tl.store(ptrs, x.to(ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def load_step(delta_rows, bias, token, channels, mask):
-    """`delta` with its bias, and Δ, [TILE, BLOCK_D]; Δ = 0 where masked: such a step leaves the state as it is."""
-    raw = load_tile(delta_rows, token, channels, mask) + bias[None, :]
-    return raw, tl.where(mask, softplus(raw), 0.0)
-
-
-@triton.jit
-def scan_tile(decay, added, h, TILE: tl.constexpr):
-    """The states after each step of a tile, [TILE, BLOCK_N, BLOCK_D], from the state `h` before it."""
-    is_first = (tl.arange(0, TILE) == 0)[:, None, None]
-    added += tl.where(is_first, decay * h[None, :, :], 0.0)
-    _, states = tl.associative_scan((decay, added), 0, advance)
-    return states
-
-
-@triton.jit
-def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state):
-    """A · log2(e), [BLOCK_N, BLOCK_D], and the bias of Δ, [BLOCK_D]."""
-    mask = (n < d_state)[:, None] & (channels < dim)[None, :]
-    offsets = (direction * dim + channels)[None, :] * d_state + n[:, None]
-    A = tl.load(A_ptr + offsets, mask=mask, other=0.0).to(tl.float32) * LOG2_E
-    bias = tl.load(delta_bias_ptr + direction * dim + channels, mask=channels < dim, other=0.0).to(tl.float32)
-    return A, bias
 
 
 @autotuned
@@ -117,7 +51,6 @@ def _chunk_states(
     A_ptr,
     B_ptr,
     delta_bias_ptr,
-    directions,
     dim,
     d_state,
     length,
@@ -146,9 +79,10 @@ def _chunk_states(
     With ADJOINT, `u` is the gradient of y and `B` is C, and the recurrence is the adjoint's, μ ← exp(Δ A) ∘ (C g + μ),
     against the scan.
     """
-    chunk = tl.program_id(0)
-    row = (tl.program_id(2) // directions).to(tl.int64)
-    direction = (tl.program_id(2) % directions).to(tl.int64)
+    chunk = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(2).to(tl.int64)
+    row = group // 2
+    direction = group % 2
     reverse = (direction == 1) ^ ADJOINT
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
@@ -162,7 +96,7 @@ def _chunk_states(
     h = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     step_sum = tl.zeros((BLOCK_D,), tl.float32)
     for start in range(0, CHUNK, TILE):
-        token = tile_tokens(chunk.to(tl.int64), start, reverse, CHUNK, TILE)
+        token = tile_tokens(chunk, start, reverse, CHUNK, TILE)
         in_length = token < length
         mask = in_length[:, None] & in_dim[None, :]
         _, step = load_step(delta_rows, bias, token, channels, mask)
@@ -176,7 +110,7 @@ def _chunk_states(
         h = last_step(scan_tile(decay, added, h, TILE), TILE)
         step_sum += tl.sum(step, axis=0)
 
-    chunk_index = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + chunk
+    chunk_index = group * tl.num_programs(0) + chunk
     state_ptrs = states_ptr + (chunk_index * d_state + n[:, None]) * dim + channels[None, :]
     tl.store(state_ptrs, h, mask=in_state[:, None] & in_dim[None, :])
     tl.store(step_sums_ptr + chunk_index * dim + channels, step_sum, mask=in_dim)
@@ -187,7 +121,6 @@ def _carry_states(
     states_ptr,
     step_sums_ptr,
     A_ptr,
-    directions,
     chunks,
     dim,
     d_state,
@@ -198,7 +131,7 @@ def _carry_states(
 ):
     """From each chunk's own state, the state after it with everything that came before; `carried` may be `states`."""
     group = tl.program_id(2).to(tl.int64)
-    direction = group % directions
+    direction = group % 2
     reverse = (direction == 1) ^ ADJOINT
     n = tl.program_id(1)
     channels = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -220,16 +153,6 @@ def _carry_states(
         _, carried = tl.associative_scan((decay, state), 0, advance)
         tl.store(carried_ptr + offsets, carried, mask=mask)
         h = tl.sum(tl.where((c == BLOCK_CHUNKS - 1)[:, None], carried, 0.0), axis=0)
-
-
-@triton.jit
-def load_carried(states_ptr, group, chunk, chunks, channels, n, dim, d_state):
-    """The state after a chunk, [BLOCK_N, BLOCK_D]; zero for a chunk that does not exist, before the first or last."""
-    # A comparison of vectors: the interpreter does not take the conjunction with a scalar as a mask.
-    existing_d_state = tl.where((chunk >= 0) & (chunk < chunks), d_state, 0)
-    mask = (n < existing_d_state)[:, None] & (channels < dim)[None, :]
-    offsets = ((group * chunks + chunk) * d_state + n[:, None]) * dim + channels[None, :]
-    return tl.load(states_ptr + offsets, mask=mask, other=0.0)
 
 
 @autotuned
@@ -377,7 +300,7 @@ def chunk_states(inputs: ScanInputs, chunk_length: int, *, adjoint: bool = False
     grid = lambda meta: (chunks, triton.cdiv(dim, meta["BLOCK_D"]), batch * directions)  # noqa: E731
     arguments = (
         *(u, delta, A, B, delta_bias),
-        *(directions, dim, d_state, length),
+        *(dim, d_state, length),
         *(*u.stride(), *delta.stride(), *B.stride()),
         *(states, step_sums),
     )
@@ -393,7 +316,7 @@ def chunk_states(inputs: ScanInputs, chunk_length: int, *, adjoint: bool = False
     )
     launchable(_carry_states, is_traced)[triton.cdiv(dim, CARRY_BLOCK_D), d_state, batch * directions](
         *(states, step_sums, A),
-        *(directions, chunks, dim, d_state),
+        *(chunks, dim, d_state),
         states,
         ADJOINT=adjoint,
         BLOCK_CHUNKS=CARRY_BLOCK_CHUNKS,

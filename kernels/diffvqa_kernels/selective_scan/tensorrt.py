@@ -78,7 +78,7 @@ def _carry_states(states, step_sums, A, outputs, tactic) -> AotImplementation:
         multiples_of_16=(),
     )
     grid = (trtp.cdiv(dim, forward.CARRY_BLOCK_D), d_state, batch * directions)
-    return _launch(build, grid, {"directions": directions, "chunks": chunks, "dim": dim, "d_state": d_state})
+    return _launch(build, grid, {"chunks": chunks, "dim": dim, "d_state": d_state})
 
 
 def _describe_chunk_outputs(
@@ -123,7 +123,7 @@ def _sizes(u: trtp.TensorDesc, A: trtp.TensorDesc) -> dict[str, object]:
     """The kernels' integer arguments for contiguous tensors."""
     _, directions, dim, length = u.shape_expr
     d_state = A.shape_expr[2]
-    sizes = {"directions": directions, "dim": dim, "d_state": d_state, "length": length}
+    sizes = {"dim": dim, "d_state": d_state, "length": length}
     for name, rows, row_axis in (
         ("u", dim, "dim"),
         ("delta", dim, "dim"),

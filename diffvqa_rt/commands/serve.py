@@ -1,26 +1,19 @@
-"""`diffvqa serve`."""
+"""`diffvqa serve`: Triton Inference Server on an engine folder."""
 
 import argparse
 from pathlib import Path
 
 from diffvqa_rt.arguments import add_engine_arguments, whole_number
 from diffvqa_rt.checks import MAX_COUNT
+from diffvqa_rt.commands.command import Command, checked_arguments
 from diffvqa_rt.serving.server import serve
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT
 from diffvqa_rt.video.crops import MAX_CROPS
 
 
-def add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `serve`."""
+def _add_arguments(command: argparse.ArgumentParser) -> None:
     limits = RequestLimits()
-    command = commands.add_parser(
-        "serve",
-        help="serve an engine folder over gRPC",
-        description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
-        "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
-        f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
-    )
     add_engine_arguments(command)
     command.add_argument(
         "--host",
@@ -62,9 +55,10 @@ def add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     )
 
 
-def run_serve(arguments: argparse.Namespace) -> int:
-    """The exit status, as of `serve`; a ValueError, for what does not fit together, is the caller's."""
-    return serve(_server_config(arguments))
+def _run(arguments: argparse.Namespace) -> int:
+    with checked_arguments():
+        config = _server_config(arguments)
+    return serve(config)
 
 
 def _server_config(arguments: argparse.Namespace) -> ServerConfig:
@@ -89,3 +83,14 @@ def _server_config(arguments: argparse.Namespace) -> ServerConfig:
         ),
         tls=tls,
     )
+
+
+COMMAND = Command(
+    name="serve",
+    help="serve an engine folder over gRPC",
+    description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
+    "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
+    f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
+    add_arguments=_add_arguments,
+    run=_run,
+)

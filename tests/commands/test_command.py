@@ -1,4 +1,4 @@
-"""What a subcommand's errors become: a sentence and an exit status; a fault of ours stays what it is."""
+"""Errors of a subcommand: a foreseen one is a sentence and an exit status; a fault of ours stays what it is."""
 
 import argparse
 import subprocess

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from diffvqa_export.export_stage import EXAMPLE_VIDEOS, ExportStage, Tolerance
 from diffvqa_export.metric_export import ChosenWeights, MetricExport
+from diffvqa_rt.metrics.toy_luma.config import SIZE, ToyLumaConfig
+from diffvqa_rt.models.toy_luma.stages import ToyLuma, random_network
 from safetensors import safe_open
 from torch import Tensor
 
-from diffvqa_rt.metrics.toy_luma.config import SIZE, ToyLumaConfig
-from diffvqa_rt.models.toy_luma.stages import ToyLuma, random_network
 from diffvqa_rt.models.weights import network_from_state, read_safetensors, write_safetensors
 
 _SUMS = Tolerance(relative=1e-5, reason="sums of 4096 pixels in another order")

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+from diffvqa_rt.metrics.toy_luma.config import FIVE, SIZE, TURNS, ToyLumaConfig
 from numpy.typing import NDArray
 from PIL import Image
 
 from diffvqa_rt.chain import STEP, Call, Chain, Loop
 from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.metric import Metric, Request
-from diffvqa_rt.metrics.toy_luma.config import FIVE, SIZE, TURNS, ToyLumaConfig
 from diffvqa_rt.specs import Arrays, EngineSpec, PixelScale, TensorSpec
 from diffvqa_rt.video import VideoInfo
 from diffvqa_rt.video.crops import RgbFrame, crop_places, crop_region

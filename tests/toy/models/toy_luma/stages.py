@@ -1,9 +1,9 @@
 """The network, and its two engines."""
 
 import torch
+from diffvqa_rt.metrics.toy_luma.config import TURNS, ToyLumaConfig
 from torch import Tensor, nn
 
-from diffvqa_rt.metrics.toy_luma.config import TURNS, ToyLumaConfig
 from diffvqa_rt.models.registry import MetricModels
 
 

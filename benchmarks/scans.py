@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffvqa_kernels import testing
 from diffvqa_kernels.selective_scan import bidirectional_selective_scan, bidirectional_selective_scan_reference
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from torch import Tensor
 
 HAS_GPU = torch.cuda.is_available()
 BASELINE = "pytorch"
 
-Inputs = tuple[Tensor, ...]
 Scan = Callable[..., Tensor]
 
 
@@ -24,14 +23,14 @@ def _onnxruntime(inputs):
             return bidirectional_selective_scan(*tensors)
 
     options = {"dynamo": True, "opset_version": 18, "custom_translation_table": translation_table(), "verbose": False}
-    program = torch.onnx.export(Module().eval(), inputs, input_names=list(testing.ARGUMENTS), **options)
+    program = torch.onnx.export(Module().eval(), tuple(inputs), input_names=list(ScanInputs._fields), **options)
     attach_functions(program)
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
         program.model_proto.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
     )
-    arrays = {name: t.numpy() for name, t in zip(testing.ARGUMENTS, inputs, strict=True)}
+    arrays = {name: t.numpy() for name, t in inputs._asdict().items()}
     return lambda *_: torch.from_numpy(session.run(None, arrays)[0])
 
 
@@ -71,20 +70,20 @@ def _compiled(inputs):
         return h, torch.stack(y)
 
     def run(u, delta, A, B, C, D, z, delta_bias):
-        scan = _Scan(u, delta, A, B, C, delta_bias, (False, True))
-        h = scan.u.new_zeros(scan.batch, *scan.A.shape)
+        scan = _Scan(ScanInputs(u, delta, A, B, C, D, z, delta_bias))
+        h = scan.zero_state()
         pieces = []
         for start in range(0, u.shape[-1], CHUNK):
             tokens = slice(start, start + CHUNK)
             h, y = advance(h, scan.step[tokens], scan.u[tokens], scan.A, scan.B[tokens], scan.C[tokens])
             pieces.append(y)
-        y = scan.to_natural_order(torch.cat(pieces) + scan.u * D.float())
+        y = scan.to_natural_order(torch.cat(pieces) + scan.u * scan.D)
         return (y.sum(1) * torch.nn.functional.silu(z.float())).to(u.dtype)
 
     return run
 
 
-PROVIDERS: dict[str, Callable[[Inputs], Scan]] = {
+PROVIDERS: dict[str, Callable[[ScanInputs], Scan]] = {
     "ours (chunked)": _backend("chunked"),
     BASELINE: lambda inputs: bidirectional_selective_scan_reference,
 }

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffvqa_kernels import testing
 from diffvqa_kernels.selective_scan import bidirectional_selective_scan
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from scans import BASELINE, HAS_GPU, PROVIDERS
 
 DEVICE = "cuda" if HAS_GPU else "cpu"
@@ -30,11 +31,7 @@ def _inputs(shape, provider):
     inputs = testing.bidirectional_inputs(*shape, dtype=DTYPE, device=DEVICE)
     if provider != "ours":
         return inputs
-    per_token = ("u", "delta", "B", "C", "z")
-    return tuple(
-        t.transpose(-1, -2).contiguous().transpose(-1, -2) if name in per_token else t
-        for name, t in zip(testing.ARGUMENTS, inputs, strict=True)
-    )
+    return testing.map_per_token(inputs, lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2))
 
 
 def _time(benchmark, run, shape, label, provider):
@@ -82,8 +79,8 @@ def test_forward(benchmark, time_in_turns, provider, shape):
 @pytest.mark.parametrize("shape", SHAPES[:1], ids=str)
 @pytest.mark.parametrize("provider", [name for name in PROVIDERS if name not in ("onnxruntime", "torch_compile")])
 def test_forward_and_backward(benchmark, time_in_turns, provider, shape):
-    leaves = [t.requires_grad_() for t in _inputs(shape, provider)]
-    grad_out = torch.ones_like(leaves[6])
+    leaves = ScanInputs(*(t.requires_grad_() for t in _inputs(shape, provider)))
+    grad_out = torch.ones_like(leaves.z)
 
     def gradients_by(name):
         scan = PROVIDERS[name](leaves)
@@ -91,7 +88,7 @@ def test_forward_and_backward(benchmark, time_in_turns, provider, shape):
 
     run, baseline = gradients_by(provider), gradients_by(BASELINE)
     tolerance = 2 * testing.GRADIENT_TOLERANCE[DTYPE]  # both sides round
-    for name, got, want in zip(testing.ARGUMENTS, run(), baseline(), strict=True):
+    for name, got, want in zip(ScanInputs._fields, run(), baseline(), strict=True):
         testing.assert_close(got, want, tolerance, f"the gradient of {name}")
     if HAS_GPU:
         _time(benchmark, run, shape, "forward + backward", provider)
@@ -106,7 +103,7 @@ def test_forward_and_backward(benchmark, time_in_turns, provider, shape):
 def test_memory_bound(benchmark, shape):
     """A copy that reads and writes as many bytes as the forward must: its inputs once and its output once."""
     inputs = _inputs(shape, "bound")
-    needed_bytes = sum(t.numel() * t.element_size() for t in (*inputs, inputs[6]))
+    needed_bytes = sum(t.numel() * t.element_size() for t in (*inputs, inputs.z))
     source = torch.empty(needed_bytes // 2, dtype=torch.int8, device=DEVICE)
     target = torch.empty_like(source)
     benchmark.extra_info["bytes"] = needed_bytes

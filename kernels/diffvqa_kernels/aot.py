@@ -94,29 +94,25 @@ class Build:
 def builds(dtype: str, layout: str, d_state: int) -> Iterator[Build]:
     """Every kernel in every configuration that the bidirectional operator may choose."""
     block_n = triton.next_power_of_2(d_state)
-    common = {"REVERSE_FIRST": False, "HAS_BIAS": True, "BLOCK_N": block_n}
 
     def named(name: str, kernel, constants: dict, num_warps: int) -> Build:
         function = kernel if isinstance(kernel, triton.JITFunction) else kernel.fn
         return Build(name=name, function=function, constants=constants, num_warps=num_warps, dtype=dtype, layout=layout)
 
     for config in tuning.prune(tuning.tile_configs(), {}, BLOCK_N=block_n):
-        tile, warps = config.kwargs, config.num_warps
+        tile, warps = config.kwargs | {"BLOCK_N": block_n}, config.num_warps
         label = f"tile{tile['TILE']}x{tile['BLOCK_D']}"
-        states = common | tile | {"CHUNK": forward.CHUNK, "ADJOINT": False}
+        states = tile | {"CHUNK": forward.CHUNK, "ADJOINT": False}
         yield named(f"chunk_states.{label}", forward._chunk_states, states, warps)
-        outputs = common | tile | {"CHUNK": forward.CHUNK, "DIRECTIONS": 2, "HAS_D": True, "HAS_Z": True}
+        outputs = tile | {"CHUNK": forward.CHUNK}
         yield named(f"chunk_outputs.{label}", forward._chunk_outputs, outputs, warps)
-        adjoints = common | tile | {"CHUNK": backward.CHUNK, "ADJOINT": True, "REVERSE_FIRST": True}
+        adjoints = tile | {"CHUNK": backward.CHUNK, "ADJOINT": True}
         yield named(f"chunk_adjoints.{label}", forward._chunk_states, adjoints, warps)
-    carry = {
-        "REVERSE_FIRST": False,
-        "BLOCK_CHUNKS": forward.CARRY_BLOCK_CHUNKS,
-        "BLOCK_D": forward.CARRY_BLOCK_D,
-    }
+    blocks = {"BLOCK_CHUNKS": forward.CARRY_BLOCK_CHUNKS, "BLOCK_D": forward.CARRY_BLOCK_D}
+    carry = blocks | {"ADJOINT": False}
     yield named("carry_states", forward._carry_states, carry, 1)
     tile, block_d, warps = backward.gradient_tile(block_n)
-    gradients = common | {"TILE": tile, "BLOCK_D": block_d, "CHUNK": backward.CHUNK, "HAS_D": True}
+    gradients = {"TILE": tile, "BLOCK_N": block_n, "BLOCK_D": block_d, "CHUNK": backward.CHUNK}
     yield named("chunk_gradients", backward._chunk_gradients, gradients, warps)
 
 
@@ -129,7 +125,7 @@ def compile_for(build: Build, architecture: str) -> CompiledKernel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What a compiled kernel takes: registers a thread, shared bytes a program, bytes spilled a thread."""
+    """Resources of a compiled kernel: registers a thread, shared bytes a program, bytes spilled a thread."""
 
     registers: int
     shared_bytes: int
@@ -137,7 +133,7 @@ class Usage:
 
 
 def usage(kernel: CompiledKernel) -> Usage:
-    """Read from the cubin with the cuobjdump that Triton brings."""
+    """The resources of a kernel, read from its cubin with the cuobjdump that Triton brings."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(kernel.asm["cubin"])

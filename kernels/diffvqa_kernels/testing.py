@@ -1,7 +1,11 @@
 """Inputs and assertions that the tests and the benchmarks of the kernels share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 # Largest error relative to the largest value of the float64 reference on the same (rounded) inputs. float32: a few
 # roundings; half precision: one rounding of the output, since everything inside is float32. Gradients add up over
@@ -9,7 +13,7 @@ from torch import Tensor
 FORWARD_TOLERANCE = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
-ARGUMENTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+PER_TOKEN = ("u", "delta", "B", "C", "z")
 
 
 def bidirectional_inputs(
@@ -22,7 +26,7 @@ def bidirectional_inputs(
     device: str = "cpu",
     seed: int = 0,
     is_adversarial: bool = False,
-) -> tuple[Tensor, ...]:
+) -> ScanInputs:
     """Arguments of `bidirectional_selective_scan` as a Mamba block has them: A in float32, Δ from 1e-3 to 1e-1.
 
     Adversarial ones have Δ in [0, 10] and A in [−16, 0], with both ends in them, and a pole at 0 that never forgets.
@@ -52,17 +56,16 @@ def bidirectional_inputs(
     activations = (u, delta, B, C, z)
     u, delta, B, C, z = (t.to(device=device, dtype=dtype) for t in activations)
     A, D, delta_bias = (t.to(device) for t in (A, D, delta_bias))
-    return u, delta, A, B, C, D, z, delta_bias
+    return ScanInputs(u, delta, A, B, C, D, z, delta_bias)
 
 
-def one_direction(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The forward direction's part of `bidirectional_inputs`: arguments of `selective_scan`."""
-    u, delta, A, B, C, D, z, delta_bias = inputs
-    return u[:, 0], delta[:, 0], A[0], B[:, 0], C[:, 0], D[0], z, delta_bias[0]
+def in_float64(inputs: ScanInputs) -> ScanInputs:
+    return ScanInputs(*(t.double() for t in inputs))
 
 
-def in_float64(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(t.double() for t in inputs)
+def map_per_token(inputs: ScanInputs, change: Callable[[Tensor], Tensor]) -> ScanInputs:
+    """The inputs with those that hold tokens changed, and the weights as they are."""
+    return inputs._replace(**{name: change(getattr(inputs, name)) for name in PER_TOKEN})
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:

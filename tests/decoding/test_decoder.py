@@ -221,10 +221,11 @@ def test_an_exception_that_nobody_foresaw_names_the_file(monkeypatch):
         IsolatedDecoder().frames(make_clip(), 0)
 
 
-def test_an_error_keeps_its_kind_on_the_way_out_of_its_process(decoder, monkeypatch):
-    monkeypatch.setattr("diffvqa_rt.decoding.decoder.check_numbers", lambda *numbers: numbers)
+def test_an_error_keeps_its_kind_on_the_way_out_of_its_process(decoder):
+    request = Request()
+    object.__setattr__(request, "seed", -1)
     with pytest.raises(InputError, match="^seed is -1; expected "):
-        decoder.views(make_clip(), 2, 32, seed=-1)
+        decoder.prepare(make_clip(), METRIC, CONFIG, request)
     with pytest.raises(DecoderFaultError, match="^<bytes> met a fault of the decoder's process .KeyError: 'dream'.$"):
         decoder._ask(make_clip(), {"task": "dream"}, SimpleNamespace(allocate=bytearray)).result()
     assert_same(decoder, make_clip())

@@ -99,15 +99,16 @@ def build(config, folder, stages=tuple(STAGES), device="cpu"):
 
 BUILD_ELSEWHERE = """
 import sys
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = sys.argv[1:4]
 import test_inductor
-test_inductor.build(test_inductor.CONFIGS[sys.argv[3]], test_inductor.Path(sys.argv[4]), sys.argv[5:])
+test_inductor.build(test_inductor.CONFIGS[sys.argv[4]], test_inductor.Path(sys.argv[5]), sys.argv[6:])
 """
 
 
 def build_elsewhere(config, folder, *stages, **environment):
     """Builds packages in a process of their own."""
-    places = [str(Path(__file__).parent), str(Path(diffvqa_export.__file__).parents[1])]
+    here = Path(__file__)
+    places = [str(here.parent), str(here.parents[1]), str(Path(diffvqa_export.__file__).parents[1])]
     command = [sys.executable, "-c", BUILD_ELSEWHERE, *places, config.name, str(folder), *stages]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 

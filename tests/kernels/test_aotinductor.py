@@ -18,7 +18,7 @@ def _exported(inputs):
     batch, length = torch.export.Dim("batch", max=64), torch.export.Dim("length", max=8192)
     grouped, weight = {0: batch, 3: length}, {}
     shapes = (grouped, grouped, weight, grouped, grouped, weight, {0: batch, 2: length}, weight)
-    return torch.export.export(Module(), inputs, dynamic_shapes=(shapes,))
+    return torch.export.export(Module(), tuple(inputs), dynamic_shapes=(shapes,))
 
 
 def _run(code, *arguments):
@@ -120,7 +120,7 @@ def test_a_package_for_the_gpu_carries_the_kernels(tmp_path):
     program = _exported(testing.bidirectional_inputs(2, 70, 16, 130, device="cuda"))
     package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "scan.pt2"))
     other = testing.bidirectional_inputs(3, 70, 16, 500, device="cuda")
-    torch.save(other, tmp_path / "inputs.pt")
+    torch.save(tuple(other), tmp_path / "inputs.pt")
     _run(_LOAD, package, str(tmp_path / "inputs.pt"), str(tmp_path / "output.pt"))
     want = bidirectional_selective_scan_reference(*testing.in_float64(other)) + 1
     testing.assert_close(torch.load(tmp_path / "output.pt"), want, testing.FORWARD_TOLERANCE[torch.float32])

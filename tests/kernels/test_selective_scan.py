@@ -9,21 +9,14 @@ from diffvqa_kernels.selective_scan import (
     backends,
     bidirectional_selective_scan,
     bidirectional_selective_scan_reference,
-    selective_scan,
-    selective_scan_reference,
 )
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 CPU_BACKENDS = ("numba", "chunked")
 # Length 1, one short of and one past a tile and a chunk; dims that are no multiple of a block.
 SHAPES = [(1, 1, 1, 1), (3, 5, 3, 15), (1, 65, 4, 33), (2, 70, 16, 65), (1, 8, 33, 127)]
-
-
-def _map_per_token(inputs, change):
-    """The arguments with those that hold tokens changed, and the weights as they are."""
-    per_token = ("u", "delta", "B", "C", "z")
-    return [change(t) if name in per_token else t for name, t in zip(testing.ARGUMENTS, inputs, strict=True)]
 
 
 def _assert_gradients_close(inputs, backend, tolerance):
@@ -33,7 +26,7 @@ def _assert_gradients_close(inputs, backend, tolerance):
     got = torch.autograd.grad(out, leaves, grad_out)
     doubles = [t.double().requires_grad_() for t in inputs]
     want = torch.autograd.grad(bidirectional_selective_scan_reference(*doubles), doubles, grad_out.double())
-    for name, tensor, expected in zip(testing.ARGUMENTS, got, want, strict=True):
+    for name, tensor, expected in zip(ScanInputs._fields, got, want, strict=True):
         testing.assert_close(tensor, expected, tolerance, f"gradient of {name}")
 
 
@@ -71,36 +64,20 @@ def test_gradients_in_bfloat16(backend):
     _assert_gradients_close(inputs, backend, testing.GRADIENT_TOLERANCE[torch.bfloat16])
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("given_options", [(), ("D",), ("z",), ("delta_bias",), ("D", "z", "delta_bias")], ids=str)
-def test_one_direction_gradcheck(reverse, given_options):
-    u, delta, A, B, C, *options = testing.in_float64(testing.one_direction(testing.bidirectional_inputs(2, 2, 2, 4)))
-    chosen = dict(zip(("D", "z", "delta_bias"), options, strict=True))
-    leaves = [t.clone().requires_grad_() for t in (u, delta, A, B, C, *(chosen[name] for name in given_options))]
-
-    def run(*tensors):
-        return selective_scan(*tensors[:5], **dict(zip(given_options, tensors[5:], strict=True)), reverse=reverse)
-
-    assert torch.autograd.gradcheck(run, leaves)
-    named = dict(zip(given_options, leaves[5:], strict=True))
-    testing.assert_close(run(*leaves), selective_scan_reference(*leaves[:5], **named, reverse=reverse), 1e-12)
-
-
-def test_bidirectional_gradcheck():
-    inputs = testing.in_float64(testing.bidirectional_inputs(2, 2, 2, 4))
-    assert torch.autograd.gradcheck(bidirectional_selective_scan, [t.clone().requires_grad_() for t in inputs])
+def test_gradcheck():
+    leaves = [t.requires_grad_() for t in testing.in_float64(testing.bidirectional_inputs(2, 2, 2, 4))]
+    assert torch.autograd.gradcheck(bidirectional_selective_scan, leaves)
+    want = bidirectional_selective_scan_reference(*leaves)
+    testing.assert_close(bidirectional_selective_scan(*leaves), want, 1e-12)
 
 
 @pytest.mark.parametrize("is_strided", [False, True], ids=["contiguous", "channels_last"])
 def test_opcheck(is_strided):
     inputs = testing.bidirectional_inputs(2, 6, 3, 5)
     if is_strided:
-        inputs = tuple(t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in inputs)
+        inputs = ScanInputs(*(t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in inputs))
     leaves = tuple(t.requires_grad_() for t in inputs)
     torch.library.opcheck(torch.ops.diffvqa.bidirectional_selective_scan.default, leaves)
-    single = tuple(t.detach().requires_grad_() for t in testing.one_direction(inputs))
-    torch.library.opcheck(torch.ops.diffvqa.selective_scan.default, (*single, True, "auto"))
-    torch.library.opcheck(torch.ops.diffvqa.selective_scan.default, (*single[:5], None, None, None, False, "chunked"))
 
 
 def test_compile_and_export_see_one_node():
@@ -115,7 +92,7 @@ def test_compile_and_export_see_one_node():
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     grouped, weight = {0: batch, 3: length}, {}
     shapes = (grouped, grouped, weight, grouped, grouped, weight, {0: batch, 2: length}, weight)
-    program = torch.export.export(Module(), inputs, dynamic_shapes=(shapes,))
+    program = torch.export.export(Module(), tuple(inputs), dynamic_shapes=(shapes,))
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert targets.count(torch.ops.diffvqa.bidirectional_selective_scan.default) == 1
     other = testing.bidirectional_inputs(3, 6, 3, 11)
@@ -137,23 +114,23 @@ def test_any_shape_matches_float64(sizes, seed, is_adversarial, backend):
 
 @_examples
 @given(sizes=_sizes, seed=st.integers(0, 999), backend=st.sampled_from(CPU_BACKENDS))
-def test_reverse_is_flip_scan_flip(sizes, seed, backend):
-    u, delta, A, B, C, D, z, bias = testing.one_direction(testing.bidirectional_inputs(*sizes, seed=seed))
-    flipped = (t.flip(-1) for t in (u, delta, B, C, z))
-    u_f, delta_f, B_f, C_f, z_f = flipped
-    got = selective_scan(u, delta, A, B, C, D, z, bias, reverse=True, backend=backend)
-    want = selective_scan(u_f, delta_f, A, B_f, C_f, D, z_f, bias, backend=backend).flip(-1)
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+def test_the_backward_direction_is_flip_scan_flip(sizes, seed, backend):
+    inputs = testing.bidirectional_inputs(*sizes, seed=seed)
+    u, delta, A, B, C, D, z, bias = testing.map_per_token(inputs, lambda t: t.flip(-1))
+    swapped = (u.flip(1), delta.flip(1), A.flip(0), B.flip(1), C.flip(1), D.flip(0), z, bias.flip(0))
+    got = bidirectional_selective_scan(*swapped, backend=backend).flip(-1)
+    torch.testing.assert_close(got, bidirectional_selective_scan(*inputs, backend=backend), rtol=1e-5, atol=1e-5)
 
 
 @_examples
 @given(sizes=_sizes, seed=st.integers(0, 999), backend=st.sampled_from(CPU_BACKENDS))
-def test_output_ignores_the_future(sizes, seed, backend):
-    inputs = testing.one_direction(testing.bidirectional_inputs(*sizes, seed=seed))
-    half = sizes[-1] // 2
-    cut = _map_per_token(inputs, lambda t: t[..., : half + 1])
-    got = selective_scan(*cut, backend=backend)
-    torch.testing.assert_close(got, selective_scan(*inputs, backend=backend)[..., : half + 1], rtol=1e-5, atol=1e-5)
+def test_the_forward_direction_ignores_the_future(sizes, seed, backend):
+    inputs = testing.bidirectional_inputs(*sizes, seed=seed)
+    inputs.C[:, 1], inputs.D[1] = 0, 0  # nothing comes out of the backward direction
+    kept = sizes[-1] // 2 + 1
+    got = bidirectional_selective_scan(*testing.map_per_token(inputs, lambda t: t[..., :kept]), backend=backend)
+    want = bidirectional_selective_scan(*inputs, backend=backend)[..., :kept]
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @_examples
@@ -173,7 +150,7 @@ def test_a_row_is_the_same_in_any_batch(sizes, seed):
     inputs = testing.bidirectional_inputs(*sizes, seed=seed)
     whole = bidirectional_selective_scan(*inputs, backend="numba")
     for row in range(sizes[0]):
-        alone = _map_per_token(inputs, lambda t, row=row: t[row : row + 1])
+        alone = testing.map_per_token(inputs, lambda t, row=row: t[row : row + 1])
         assert torch.equal(bidirectional_selective_scan(*alone, backend="numba"), whole[row : row + 1])
 
 
@@ -208,16 +185,16 @@ def test_nan_and_infinity_in_the_input_are_not_hidden(backend):
 
 
 def test_auto_takes_numba_on_the_cpu_and_torch_for_float64():
-    u = torch.zeros(1)
-    assert backends.forward_module("auto", u, 16).__name__.endswith("numba_cpu")
-    assert backends.forward_module("auto", u.double(), 16).__name__.endswith("chunked")
+    inputs = testing.bidirectional_inputs(1, 3, 2, 5)
+    assert backends.resolved("auto", inputs) == "numba"
+    assert backends.resolved("auto", testing.in_float64(inputs)) == "chunked"
 
 
 def test_auto_without_numba_is_torch(monkeypatch):
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
     backends._automatic.cache_clear()
     try:
-        assert backends.forward_module("auto", torch.zeros(1), 16).__name__.endswith("chunked")
+        assert backends.resolved("auto", testing.bidirectional_inputs(1, 3, 2, 5)) == "chunked"
     finally:
         backends._automatic.cache_clear()
 
@@ -234,7 +211,7 @@ def test_auto_without_numba_is_torch(monkeypatch):
     ids=["delta", "u", "device", "dtype", "backend"],
 )
 def test_bad_arguments_are_named(change, error, message):
-    arguments = dict(zip(testing.ARGUMENTS, testing.bidirectional_inputs(1, 3, 2, 5), strict=True)) | change
+    arguments = testing.bidirectional_inputs(1, 3, 2, 5)._asdict() | change
     with pytest.raises(error, match=message):
         bidirectional_selective_scan(**arguments)
 

@@ -5,18 +5,12 @@ import onnxruntime
 import pytest
 import torch
 from diffvqa_kernels import testing
-from diffvqa_kernels.selective_scan import (
-    bidirectional_selective_scan,
-    bidirectional_selective_scan_reference,
-    selective_scan,
-    selective_scan_reference,
-)
+from diffvqa_kernels.selective_scan import bidirectional_selective_scan, bidirectional_selective_scan_reference
 from diffvqa_kernels.selective_scan.onnx import DOMAIN, attach_functions, translation_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DIM, D_STATE = 6, 3
-PER_TOKEN = ("u", "delta", "B", "C", "z")
 _ONNX_TYPES = {torch.float16: np.float16, torch.bfloat16: ml_dtypes.bfloat16}
 
 
@@ -25,8 +19,7 @@ class Bidirectional(torch.nn.Module):
 
     def __init__(self, inputs):
         super().__init__()
-        _, _, A, _, _, D, _, delta_bias = inputs
-        self.A, self.D, self.delta_bias = (torch.nn.Parameter(t) for t in (A, D, delta_bias))
+        self.A, self.D, self.delta_bias = (torch.nn.Parameter(t) for t in (inputs.A, inputs.D, inputs.delta_bias))
 
     def forward(self, u, delta, B, C, z):
         first = bidirectional_selective_scan(u, delta, self.A, B, C, self.D, z, self.delta_bias)
@@ -34,33 +27,20 @@ class Bidirectional(torch.nn.Module):
         return first, bidirectional_selective_scan(again, delta, self.A, B, C, self.D, z, self.delta_bias)
 
 
-class OneDirection(torch.nn.Module):
-    def __init__(self, inputs, *, reverse):
-        super().__init__()
-        _, _, A, _, _, D, _, delta_bias = testing.one_direction(inputs)
-        self.A, self.D, self.delta_bias = (torch.nn.Parameter(t) for t in (A, D, delta_bias))
-        self.reverse = reverse
-
-    def forward(self, u, delta, B, C, z):
-        u, delta, B, C = u[:, 0], delta[:, 0], B[:, 0], C[:, 0]
-        bare = selective_scan(u, delta, self.A, B, C, reverse=self.reverse)
-        return bare, selective_scan(u, delta, self.A, B, C, self.D, z, self.delta_bias, reverse=self.reverse)
-
-
 def _per_token(inputs):
-    return tuple(t for name, t in zip(testing.ARGUMENTS, inputs, strict=True) if name in PER_TOKEN)
+    return {name: getattr(inputs, name) for name in testing.PER_TOKEN}
 
 
 def _program(module, inputs) -> torch.onnx.ONNXProgram:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=1)
-    shapes = {name: {0: batch, 2 if name == "z" else 3: length} for name in PER_TOKEN}
+    shapes = {name: {0: batch, 2 if name == "z" else 3: length} for name in testing.PER_TOKEN}
     return torch.onnx.export(
         module.eval(),
-        _per_token(inputs),
+        tuple(_per_token(inputs).values()),
         dynamo=True,
         opset_version=18,
         dynamic_shapes=shapes,
-        input_names=list(PER_TOKEN),
+        input_names=list(testing.PER_TOKEN),
         custom_translation_table=translation_table(),
         verbose=False,
     )
@@ -73,8 +53,8 @@ def _exported(module, inputs) -> onnx.ModelProto:
 
 
 def _run(session, inputs) -> list[torch.Tensor]:
-    dtype = inputs[0].dtype
-    arrays = {name: t.float().numpy() for name, t in zip(PER_TOKEN, _per_token(inputs), strict=True)}
+    dtype = inputs.u.dtype
+    arrays = {name: t.float().numpy() for name, t in _per_token(inputs).items()}
     if dtype == torch.float32:
         return [torch.from_numpy(out) for out in session.run(None, arrays)]
     # NumPy has no bfloat16, so half precision goes in and out as typed values.
@@ -131,10 +111,7 @@ def test_for_tensorrt_the_function_is_three_plugins(weights):
 @given(batch=st.integers(1, 3), length=st.integers(1, 140), seed=st.integers(0, 999), is_adversarial=st.booleans())
 def test_any_batch_and_length_match_float64(session, weights, batch, length, seed, is_adversarial):
     inputs = testing.bidirectional_inputs(batch, DIM, D_STATE, length, seed=seed, is_adversarial=is_adversarial)
-    inputs = tuple(
-        given if name in PER_TOKEN else fixed
-        for name, given, fixed in zip(testing.ARGUMENTS, inputs, weights, strict=True)
-    )
+    inputs = inputs._replace(A=weights.A, D=weights.D, delta_bias=weights.delta_bias)
     want = bidirectional_selective_scan_reference(*testing.in_float64(inputs))
     testing.assert_close(_run(session, inputs)[0], want, testing.FORWARD_TOLERANCE[torch.float32])
 
@@ -143,7 +120,7 @@ def test_batch_rows_do_not_see_each_other(session):
     inputs = testing.bidirectional_inputs(3, DIM, D_STATE, 33)
     whole = _run(session, inputs)[0]
     for row in range(3):
-        alone = tuple(t[row : row + 1] if n in PER_TOKEN else t for n, t in zip(testing.ARGUMENTS, inputs, strict=True))
+        alone = testing.map_per_token(inputs, lambda t, row=row: t[row : row + 1])
         assert torch.equal(_run(session, alone)[0], whole[row : row + 1])
 
 
@@ -154,21 +131,3 @@ def test_half_precision_rounds_once(dtype):
     got = _run(_session(_exported(module, inputs)), inputs)[0]
     want = bidirectional_selective_scan_reference(*testing.in_float64(inputs))
     testing.assert_close(got, want, testing.FORWARD_TOLERANCE[dtype])
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_one_direction(reverse):
-    inputs = testing.bidirectional_inputs(2, DIM, D_STATE, 5)
-    session = _session(_exported(OneDirection(inputs, reverse=reverse), inputs))
-    for length in (1, 5, 64):
-        inputs = tuple(
-            new if name in PER_TOKEN else old
-            for name, new, old in zip(
-                testing.ARGUMENTS, testing.bidirectional_inputs(1, DIM, D_STATE, length), inputs, strict=True
-            )
-        )
-        arguments = testing.in_float64(testing.one_direction(inputs))
-        bare, full = _run(session, inputs)
-        tolerance = testing.FORWARD_TOLERANCE[torch.float32]
-        testing.assert_close(bare, selective_scan_reference(*arguments[:5], reverse=reverse), tolerance)
-        testing.assert_close(full, selective_scan_reference(*arguments, reverse=reverse), tolerance)

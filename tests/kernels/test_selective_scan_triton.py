@@ -3,12 +3,8 @@
 import pytest
 import torch
 from diffvqa_kernels import testing
-from diffvqa_kernels.selective_scan import (
-    bidirectional_selective_scan,
-    bidirectional_selective_scan_reference,
-    selective_scan,
-    selective_scan_reference,
-)
+from diffvqa_kernels.selective_scan import bidirectional_selective_scan, bidirectional_selective_scan_reference
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,11 +29,10 @@ def _assert_gradients_close(inputs, tolerance):
     def chunked(*tensors):
         return bidirectional_selective_scan(*tensors, backend="chunked")
 
-    z = inputs[6]
-    grad_out = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z)
+    grad_out = torch.randn(inputs.z.shape, generator=torch.Generator().manual_seed(1)).to(inputs.z)
     got = _gradients(triton, inputs, grad_out)
     want = _gradients(chunked, testing.in_float64(inputs), grad_out.double())
-    for name, tensor, expected in zip(testing.ARGUMENTS, got, want, strict=True):
+    for name, tensor, expected in zip(ScanInputs._fields, got, want, strict=True):
         testing.assert_close(tensor, expected, tolerance, f"gradient of {name}")
 
 
@@ -61,20 +56,11 @@ def test_half_precision_rounds_once(dtype):
     testing.assert_close(got, want, tolerance)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("is_bare", [False, True], ids=["with D, z, bias", "bare"])
-def test_one_direction(reverse, is_bare):
-    inputs = testing.one_direction(_inputs((2, 3, 2, 6)))[: 5 if is_bare else 8]
-    want = selective_scan_reference(*testing.in_float64(inputs), reverse=reverse)
-    got = selective_scan(*inputs, reverse=reverse, backend="triton")
-    testing.assert_close(got, want, testing.FORWARD_TOLERANCE[torch.float32])
-
-
 def test_strided_inputs_and_outputs():
     contiguous = _inputs((1, 3, 2, 18))
-    strided = [t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in contiguous]
+    strided = ScanInputs(*(t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in contiguous))
     out = bidirectional_selective_scan(*strided, backend="triton")
-    assert out.stride() == strided[6].stride()
+    assert out.stride() == strided.z.stride()
     assert torch.equal(out, bidirectional_selective_scan(*contiguous, backend="triton"))
 
 
@@ -89,29 +75,12 @@ def test_gradients_across_chunks():
     _assert_gradients_close(_inputs((1, 9, 2, 19)), testing.GRADIENT_TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_gradients_of_one_direction_without_options(reverse):
-    inputs = testing.one_direction(_inputs((1, 2, 2, 6)))[:5]
-
-    def triton(*tensors):
-        return selective_scan(*tensors, reverse=reverse, backend="triton")
-
-    def reference(*tensors):
-        return selective_scan_reference(*tensors, reverse=reverse)
-
-    grad_out = torch.ones_like(inputs[0])
-    got = _gradients(triton, inputs, grad_out)
-    want = _gradients(reference, testing.in_float64(inputs), grad_out.double())
-    for name, tensor, expected in zip(testing.ARGUMENTS, got, want, strict=False):
-        testing.assert_close(tensor, expected, testing.GRADIENT_TOLERANCE[torch.float32], f"gradient of {name}")
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_traced_launches_give_the_same_bits(dtype, uninitialised_memory_is_nan):
     from diffvqa_kernels.selective_scan.forward import forward
 
     inputs = _inputs((1, 3, 2, 18), dtype=dtype)
-    got = forward(*inputs, (False, True), is_traced=True)
+    got = forward(inputs, is_traced=True)
     assert torch.equal(got, bidirectional_selective_scan(*inputs, backend="triton"))
 
 

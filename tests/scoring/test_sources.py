@@ -197,7 +197,7 @@ def test_a_forked_child_runs_engines_that_its_parent_has_run(built_engines, mani
 def test_a_forked_child_of_a_scorer_on_a_gpu_is_told(manifest):
     on_gpu = dataclasses.replace(manifest.backends["onnx"], device="cuda")
     manifest = dataclasses.replace(manifest, backends={"onnx": on_gpu})
-    scorer = Scorer(manifest, {"head": InstantEngine()}, "onnx")
+    scorer = Scorer(manifest, {"head": InstantEngine("head")}, "onnx")
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):

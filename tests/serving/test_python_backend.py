@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import runpy
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +12,13 @@ import pytest
 
 from diffvqa_rt.errors import DecoderFaultError, DecoderStartError, EngineMismatchError, InputError, VideoDecodeError
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.serving.settings import RequestLimits, StageSettings
 
 OUR_MODULES = ("diffvqa_rt.serving.metrics", "diffvqa_rt.serving.python_backend")
+
+PROGRAMS = Path(__file__).parents[2] / "triton_repo"
 
 
 class Tensor:
@@ -215,6 +220,7 @@ class Engine:
     """`head`, with a bug where it is asked for one."""
 
     spec = engine_specs(TINY)["head"]
+    max_videos = None
 
     def __init__(self, error=None):
         self._error = error
@@ -240,13 +246,18 @@ def head_inputs(rows):
         (head_inputs(1), None, None),
         (head_inputs(1), ValueError("a bug of the engine"), ("INTERNAL", "a bug of the engine")),
         (head_inputs(4), None, ("INVALID_ARG", "1 to 3 rows at a time; got 4")),
-        ({**head_inputs(1), "z0_hat": head_inputs(2)["z0_hat"]}, None, ("INVALID_ARG", "head takes ")),
+        (
+            {**head_inputs(1), "z0_hat": head_inputs(2)["z0_hat"]},
+            None,
+            ("INVALID_ARG", "all tensors have a row per crop; got 1, 2 rows"),
+        ),
     ],
     ids=["good", "bug", "rows", "rows that differ"],
 )
 def test_an_engine_is_at_fault_for_what_is_not_the_requests(backend, monkeypatch, arrays, error, expected):
     monkeypatch.setattr(backend.module, "open_engine", lambda settings, name: Engine(error))
-    model = backend.module.EngineModel()
+    monkeypatch.setattr(backend.module, "stage_named", lambda responder: METRIC.chain(TINY)[-1])
+    model = runpy.run_path(str(PROGRAMS / "engine" / "1" / "model.py"))["TritonPythonModel"]()
     model.initialize(backend.arguments(*arrays))
     (response,) = model.execute([Request(**arrays)])
     found, counted = backend.outcome(response)

@@ -1,4 +1,4 @@
-"""Which implementation runs: `triton` on a GPU, `numba` on a CPU that has it, `chunked` (plain torch) anywhere."""
+"""The choice of an implementation: `triton` on a GPU, `numba` on a CPU that has it, else `chunked` (plain torch)."""
 
 import functools
 import importlib
@@ -9,25 +9,28 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
+
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "triton", "numba", "chunked")
 MAX_TRITON_STATE = 64
-_PACKAGE = "diffvqa_kernels.selective_scan"
 
 
-# name: the modules of `forward` and of `backward`
-_MODULES = {"triton": ("forward", "backward"), "numba": ("numba_cpu", "numba_cpu"), "chunked": ("chunked", "chunked")}
+def forward(inputs: ScanInputs, backend: str) -> Tensor:
+    """The scan's output, [batch, dim, length] in `u`'s dtype."""
+    return _module(resolved(backend, inputs), "forward").forward(inputs)
 
 
-def forward_module(backend: str, u: Tensor, d_state: int) -> ModuleType:
-    """The module whose `forward` runs; a backend asked for by name never falls back."""
-    return importlib.import_module(f"{_PACKAGE}.{_MODULES[resolved(backend, u, d_state)][0]}")
+def backward(grad_out: Tensor, inputs: ScanInputs, backend: str) -> ScanInputs:
+    """The gradient of each input, in its dtype or in that of the computation."""
+    return _module(resolved(backend, inputs), "backward").backward(grad_out, inputs)
 
 
-def backward_module(backend: str, u: Tensor, d_state: int) -> ModuleType:
-    """The module whose `backward` runs."""
-    return importlib.import_module(f"{_PACKAGE}.{_MODULES[resolved(backend, u, d_state)][1]}")
+def _module(backend: str, part: str) -> ModuleType:
+    # The Triton kernels are two modules, forward.py and backward.py.
+    name = {"triton": part, "numba": "numba_cpu", "chunked": "chunked"}[backend]
+    return importlib.import_module(f"diffvqa_kernels.selective_scan.{name}")
 
 
 def check_backend(backend: str) -> None:
@@ -40,9 +43,12 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
 
 
-def resolved(backend: str, u: Tensor, d_state: int) -> str:
-    """The name of the backend that runs."""
+def resolved(backend: str, inputs: ScanInputs) -> str:
+    """The name of the backend that runs; one asked for by name never falls back."""
     check_backend(backend)
+    u = inputs.u
+    # An integer also where it is traced as a dynamic size.
+    d_state = int(inputs.A.shape[2])
     if backend == "auto":
         return _automatic(u.device.type, u.dtype, d_state)
     if backend != "chunked" and u.dtype == torch.float64:

@@ -15,14 +15,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from diffvqa_kernels.selective_scan.forward import (
-    advance,
-    chunk_states,
+from diffvqa_kernels.selective_scan.forward import chunk_states, contiguous_weights
+from diffvqa_kernels.selective_scan.gate import gradient_of_gate, gradient_of_scan
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
+from diffvqa_kernels.selective_scan.tiles import (
     last_step,
     load_carried,
+    load_step,
     load_tile,
     load_weights,
-    softplus,
+    scan_tile,
+    store_tile,
+    tile_tokens,
 )
 from diffvqa_kernels.selective_scan.tuning import INTERPRETED, MAX_REGISTERS, lanes
 
@@ -61,7 +65,6 @@ def _chunk_gradients(
     grad_A_ptr,
     grad_B_ptr,
     grad_C_ptr,
-    directions,
     dim,
     d_state,
     length,
@@ -92,9 +95,6 @@ def _chunk_gradients(
     grad_delta_direction,
     grad_delta_dim,
     grad_delta_length,
-    REVERSE_FIRST: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -106,28 +106,30 @@ def _chunk_gradients(
     """
     chunk = tl.program_id(0).to(tl.int64)
     group = tl.program_id(2).to(tl.int64)
-    row = group // directions
-    direction = group % directions
-    reverse = (direction == 1) ^ REVERSE_FIRST
+    row = group // 2
+    direction = group % 2
+    reverse = direction == 1
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     t = tl.arange(0, TILE)
     in_dim = channels < dim
     in_state = n < d_state
-    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
-    D = tl.zeros((BLOCK_D,), tl.float32)
-    if HAS_D:
-        D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
+    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
+    D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
 
-    u_ptr += row * u_batch + direction * u_direction
-    delta_ptr += row * delta_batch + direction * delta_direction
-    B_ptr += row * B_batch + direction * B_direction
-    C_ptr += row * C_batch + direction * C_direction
-    grad_y_ptr += row * grad_y_batch
-    grad_u_ptr += row * grad_u_batch + direction * grad_u_direction
-    grad_delta_ptr += row * grad_delta_batch + direction * grad_delta_direction
-    y_ptr += group * length * dim
+    u_rows = (u_ptr + row * u_batch + direction * u_direction, u_length, u_dim)
+    delta_rows = (delta_ptr + row * delta_batch + direction * delta_direction, delta_length, delta_dim)
+    B_rows = (B_ptr + row * B_batch + direction * B_direction, B_length, B_state)
+    C_rows = (C_ptr + row * C_batch + direction * C_direction, C_length, C_state)
+    grad_y_rows = (grad_y_ptr + row * grad_y_batch, grad_y_length, grad_y_dim)
+    grad_u_row = grad_u_ptr + row * grad_u_batch + direction * grad_u_direction
+    grad_u_rows = (grad_u_row, grad_u_length, grad_u_dim)
+    grad_delta_row = grad_delta_ptr + row * grad_delta_batch + direction * grad_delta_direction
+    grad_delta_rows = (grad_delta_row, grad_delta_length, grad_delta_dim)
+    y_rows = (y_ptr + group * length * dim, dim, 1)
     partial = (tl.program_id(1).to(tl.int64) * tl.num_programs(2) + group) * length * d_state
+    grad_B_rows = (grad_B_ptr + partial, d_state, 1)
+    grad_C_rows = (grad_C_ptr + partial, d_state, 1)
 
     chunks = tl.num_programs(0)
     before = tl.where(reverse, chunk + 1, chunk - 1)
@@ -138,31 +140,24 @@ def _chunk_gradients(
     for start in range(CHUNK - TILE, -1, -TILE):
         h = h_start
         for earlier in range(0, start, TILE):
-            position = tl.where(reverse, CHUNK - 1 - earlier - t, earlier + t)
-            token = chunk * CHUNK + position
+            token = tile_tokens(chunk, earlier, reverse, CHUNK, TILE)
             in_length = token < length
             mask = in_length[:, None] & in_dim[None, :]
-            raw = load_tile(delta_ptr, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-            step = tl.where(mask, softplus(raw), 0.0)
-            u = load_tile(u_ptr, token, channels, u_length, u_dim, mask)
-            B = load_tile(B_ptr, token, n, B_length, B_state, in_length[:, None] & in_state[None, :])
+            _, step = load_step(delta_rows, bias, token, channels, mask)
+            u = load_tile(u_rows, token, channels, mask)
+            B = load_tile(B_rows, token, n, in_length[:, None] & in_state[None, :])
             decay = tl.exp2(step[:, None, :] * A[None, :, :])
-            added = (step * u)[:, None, :] * B[:, :, None]
-            added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
-            _, states = tl.associative_scan((decay, added), 0, advance)
-            h = last_step(states, TILE)
+            h = last_step(scan_tile(decay, (step * u)[:, None, :] * B[:, :, None], h, TILE), TILE)
 
-        position = tl.where(reverse, CHUNK - 1 - start - t, start + t)
-        token = chunk * CHUNK + position
+        token = tile_tokens(chunk, start, reverse, CHUNK, TILE)
         in_length = token < length
         mask = in_length[:, None] & in_dim[None, :]
         state_mask = in_length[:, None] & in_state[None, :]
-        raw = load_tile(delta_ptr, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-        step = tl.where(mask, softplus(raw), 0.0)
-        u = load_tile(u_ptr, token, channels, u_length, u_dim, mask)
-        grad_y = load_tile(grad_y_ptr, token, channels, grad_y_length, grad_y_dim, mask)
-        B = load_tile(B_ptr, token, n, B_length, B_state, state_mask)
-        C = load_tile(C_ptr, token, n, C_length, C_state, state_mask)
+        raw, step = load_step(delta_rows, bias, token, channels, mask)
+        u = load_tile(u_rows, token, channels, mask)
+        grad_y = load_tile(grad_y_rows, token, channels, mask)
+        B = load_tile(B_rows, token, n, state_mask)
+        C = load_tile(C_rows, token, n, state_mask)
 
         decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
         ones = tl.full((TILE, BLOCK_N, BLOCK_D), 1.0, tl.float32)
@@ -189,14 +184,11 @@ def _chunk_gradients(
         grad_B = tl.sum(adjoint * (step * u)[:, None, :], axis=2)  # [TILE, BLOCK_N]
         grad_C = tl.sum(states * grad_y[:, None, :], axis=2)
 
-        grad_u_ptrs = grad_u_ptr + token[:, None] * grad_u_length + channels[None, :] * grad_u_dim
-        tl.store(grad_u_ptrs, grad_u.to(grad_u_ptr.dtype.element_ty), mask=mask)
-        grad_delta_ptrs = grad_delta_ptr + token[:, None] * grad_delta_length + channels[None, :] * grad_delta_dim
-        tl.store(grad_delta_ptrs, grad_delta.to(grad_delta_ptr.dtype.element_ty), mask=mask)
-        tl.store(y_ptr + token[:, None] * dim + channels[None, :], y, mask=mask)
-        partial_offsets = partial + token[:, None] * d_state + n[None, :]
-        tl.store(grad_B_ptr + partial_offsets, grad_B, mask=state_mask)
-        tl.store(grad_C_ptr + partial_offsets, grad_C, mask=state_mask)
+        store_tile(grad_u_rows, token, channels, grad_u, mask)
+        store_tile(grad_delta_rows, token, channels, grad_delta, mask)
+        store_tile(y_rows, token, channels, y, mask)
+        store_tile(grad_B_rows, token, n, grad_B, state_mask)
+        store_tile(grad_C_rows, token, n, grad_C, state_mask)
 
     grad_A_offsets = ((group * chunks + chunk) * d_state + n[:, None]) * dim + channels[None, :]
     tl.store(grad_A_ptr + grad_A_offsets, grad_A, mask=in_state[:, None] & in_dim[None, :])
@@ -209,34 +201,20 @@ def gradient_tile(block_n: int) -> tuple[int, int, int]:
     return 2, lanes(max(2 * block_n, 32)), 1
 
 
-def backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given."""
+def backward(grad_out: Tensor, inputs: ScanInputs) -> ScanInputs:
+    """The gradient of each input: of u and delta in their dtypes, of the others in float32."""
+    inputs = contiguous_weights(inputs)
+    u, delta, A, B, C, D, _, delta_bias = inputs
     batch, directions, dim, length = u.shape
-    A_row = A.contiguous()
-    D_row, bias_row = (t if t is None else t.contiguous() for t in (D, delta_bias))
     d_state = A.shape[2]
-    grad_y = grad_out.float()
-    if z is not None:
-        z_32 = z.float()
-        gate = torch.sigmoid(z_32)
-        grad_y = grad_y * z_32 * gate
+    grad_out, z = grad_out.float(), inputs.z.float()
+    grad_y = gradient_of_scan(grad_out, z)
     grad_y_rows = grad_y[:, None].expand(-1, directions, -1, -1)
 
     with torch.cuda.device_of(u):
         chunks = triton.cdiv(length, CHUNK)
-        states = chunk_states(u, delta, A_row, B, bias_row, reverse[0], CHUNK)
-        adjoints = chunk_states(grad_y_rows, delta, A_row, C, bias_row, not reverse[0], CHUNK, adjoint=True)
+        states = chunk_states(inputs, CHUNK)
+        adjoints = chunk_states(inputs._replace(u=grad_y_rows, B=C), CHUNK, adjoint=True)
         grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
         y = u.new_empty(batch, directions, length, dim, dtype=torch.float32)
         grad_A = torch.empty_like(states)
@@ -246,14 +224,11 @@ def backward(
         grad_B = u.new_empty(blocks, batch, directions, length, d_state, dtype=torch.float32)
         grad_C = torch.empty_like(grad_B)
         _chunk_gradients[chunks, blocks, batch * directions](
-            *(u, delta, A_row, B, C, D_row, bias_row, grad_y, states, adjoints),
+            *(u, delta, A, B, C, D, delta_bias, grad_y, states, adjoints),
             *(y, grad_u, grad_delta, grad_A, grad_B, grad_C),
-            *(directions, dim, d_state, length),
+            *(dim, d_state, length),
             *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *grad_y.stride()),
             *(*grad_u.stride(), *grad_delta.stride()),
-            REVERSE_FIRST=reverse[0],
-            HAS_D=D is not None,
-            HAS_BIAS=delta_bias is not None,
             CHUNK=CHUNK,
             TILE=tile,
             BLOCK_N=block_n,
@@ -261,18 +236,13 @@ def backward(
             num_warps=num_warps,
             maxnreg=MAX_REGISTERS,
         )
-    grad_z = None
-    if z is not None:
-        y_total = y.sum(1).transpose(1, 2)
-        grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
-    grad_D = None if D is None else torch.einsum("bdl,bgdl->gd", grad_y, u.float()).to(D.dtype)
-    return (
-        grad_u,
-        grad_delta,
-        grad_A.sum((0, 2)).transpose(1, 2).to(A.dtype),
-        grad_B.sum(0).transpose(2, 3).to(B.dtype),
-        grad_C.sum(0).transpose(2, 3).to(C.dtype),
-        grad_D,
-        grad_z,
-        None if delta_bias is None else grad_delta.float().sum((0, 3)).to(delta_bias.dtype),
+    return ScanInputs(
+        u=grad_u,
+        delta=grad_delta,
+        A=grad_A.sum((0, 2)).transpose(1, 2),
+        B=grad_B.sum(0).transpose(2, 3),
+        C=grad_C.sum(0).transpose(2, 3),
+        D=torch.einsum("bdl,bgdl->gd", grad_y, u.float()),
+        z=gradient_of_gate(grad_out, y.sum(1).transpose(1, 2), z),
+        delta_bias=grad_delta.float().sum((0, 3)),
     )

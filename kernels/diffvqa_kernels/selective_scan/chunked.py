@@ -1,68 +1,36 @@
 """The selective scan in vectorised PyTorch, for any device and dtype: forward and backward, no compiler needed.
 
 Exponentials, outer products and the contraction with C are taken for CHUNK tokens at once; only the recurrence itself,
-one fused multiply-add a token, is a Python loop. All directions advance as one batch in time-major layout, and the
+one fused multiply-add a token, is a Python loop. Both directions advance as one batch in time-major layout, and the
 backward keeps no more than the state at each chunk's start and recomputes the rest.
-
-Shapes, here and in the other backends (directions is 1 or 2):
-    u, delta [batch, directions, dim, length]        A [directions, dim, d_state]
-    B, C [batch, directions, d_state, length]        D, delta_bias [directions, dim]
-    z, out [batch, dim, length]
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffvqa_kernels.selective_scan.gate import gradient_of_gate, gradient_of_scan
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
+
 # Tokens a chunk: large enough to hide the calls, small enough that [CHUNK, directions, d_state, dim] stays in cache.
 CHUNK = 32
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> Tensor:
+def forward(inputs: ScanInputs) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); [batch, dim, length] in `u`'s dtype."""
-    total = _scanned(_Scan(u, delta, A, B, C, delta_bias, reverse), D).sum(1)
-    if z is not None:
-        total = total * F.silu(z.to(total.dtype))
-    return total.to(u.dtype)
+    scan = _Scan(inputs)
+    out = scan.y().sum(1) * F.silu(inputs.z.to(scan.u.dtype))
+    return out.to(inputs.u.dtype)
 
 
-def backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given.
+def backward(grad_out: Tensor, inputs: ScanInputs) -> ScanInputs:
+    """The gradient of each input, in the dtype of the computation.
 
     With g_k = ∂L/∂y_k, the adjoint state runs the other way: λ_k = C_k g_k + exp(Δ_{k+1} A) ∘ λ_{k+1}.
     """
-    scan = _Scan(u, delta, A, B, C, delta_bias, reverse)
-    grad_out = grad_out.to(scan.u.dtype)
-    grad_z = None
-    grad_y_natural = grad_out
-    if z is not None:
-        z_compute = z.to(grad_out.dtype)
-        gate = torch.sigmoid(z_compute)
-        y_total = _scanned(scan, D).sum(1)
-        grad_z = (grad_out * y_total * gate * (1 + z_compute * (1 - gate))).to(z.dtype)
-        grad_y_natural = grad_out * z_compute * gate
-    grad_y = scan.to_scan_order(grad_y_natural[:, None].expand(-1, len(reverse), -1, -1))
+    scan = _Scan(inputs)
+    grad_out, z = grad_out.to(scan.u.dtype), inputs.z.to(scan.u.dtype)
+    grad_y = scan.to_scan_order(gradient_of_scan(grad_out, z)[:, None].expand(-1, 2, -1, -1))
 
     grad_u = torch.empty_like(scan.u)
     grad_step = torch.empty_like(scan.u)
@@ -89,56 +57,38 @@ def backward(
         grad_B[chunk] = (adjoints @ step_u.unsqueeze(-1)).squeeze(-1)
         grad_C[chunk] = (h @ grad_y[chunk].unsqueeze(-1)).squeeze(-1)
 
-    grad_D = None
-    if D is not None:
-        grad_D = (grad_y * scan.u).sum((0, 1)).to(D.dtype)
-        grad_u += grad_y * D.to(grad_u.dtype)
+    grad_u += grad_y * scan.D
     # d softplus(x)/dx = sigmoid(x) = 1 − exp(−softplus(x)).
     grad_delta = grad_step * -torch.expm1(-scan.step)
-    return (
-        scan.to_natural_order(grad_u).to(u.dtype),
-        scan.to_natural_order(grad_delta).to(delta.dtype),
-        grad_A.transpose(1, 2).to(A.dtype),
-        scan.to_natural_order(grad_B).to(B.dtype),
-        scan.to_natural_order(grad_C).to(C.dtype),
-        grad_D,
-        grad_z,
-        None if delta_bias is None else grad_delta.sum((0, 1)).to(delta_bias.dtype),
+    return ScanInputs(
+        u=scan.to_natural_order(grad_u),
+        delta=scan.to_natural_order(grad_delta),
+        A=grad_A.transpose(1, 2),
+        B=scan.to_natural_order(grad_B),
+        C=scan.to_natural_order(grad_C),
+        D=(grad_y * scan.u).sum((0, 1)),
+        z=gradient_of_gate(grad_out, scan.y().sum(1), z),
+        delta_bias=grad_delta.sum((0, 1)),
     )
-
-
-def _scanned(scan: "_Scan", D: Tensor | None) -> Tensor:
-    """Each direction's y, before the gate: [batch, directions, dim, length]."""
-    y = torch.empty_like(scan.u)
-    for chunk, h in scan.states():
-        y[chunk] = (scan.C[chunk].unsqueeze(-2) @ h).squeeze(-2)
-    if D is not None:
-        y += scan.u * D.to(y.dtype)
-    return scan.to_natural_order(y)
 
 
 class _Scan:
     """The inputs in the compute dtype and time-major, [length, batch, directions, …], and the recurrence over them."""
 
-    def __init__(self, u, delta, A, B, C, delta_bias, reverse):
-        compute = torch.promote_types(u.dtype, torch.float32)
-        self.reverse = reverse
-        self.A = A.to(compute).transpose(1, 2).contiguous()  # [directions, d_state, dim]
-        self.u, delta, self.B, self.C = (self.to_scan_order(t.to(compute)) for t in (u, delta, B, C))
-        self.step = F.softplus(delta if delta_bias is None else delta + delta_bias.to(compute))
-        _, self.batch, self.directions, self.dim = self.u.shape
+    def __init__(self, inputs: ScanInputs):
+        u, delta, A, B, C, self.D, _, delta_bias = inputs.widened()
+        self.A = A.transpose(1, 2).contiguous()  # [directions, d_state, dim]
+        self.u, delta, self.B, self.C = (self.to_scan_order(t) for t in (u, delta, B, C))
+        self.step = F.softplus(delta + delta_bias)
 
     def to_scan_order(self, x: Tensor) -> Tensor:
-        """[batch, directions, size, length] to [length, batch, directions, size], first token to be scanned first."""
-        x = x.permute(3, 0, 1, 2)
-        if not any(self.reverse):
-            return x.contiguous()
-        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse, strict=True))
-        return torch.stack(list(halves), dim=2)
+        """[batch, directions, size, length] to [length, batch, directions, size], each in the order of its scan."""
+        forward, backward = x.permute(3, 0, 1, 2).unbind(2)
+        return torch.stack((forward, backward.flip(0)), dim=2)
 
     def to_natural_order(self, x: Tensor) -> Tensor:
-        halves = (half.flip(0) if reverse else half for half, reverse in zip(x.unbind(2), self.reverse, strict=True))
-        return torch.stack([half.permute(1, 2, 0) for half in halves], dim=1)
+        forward, backward = x.permute(1, 2, 3, 0).unbind(1)
+        return torch.stack((forward, backward.flip(-1)), dim=1)
 
     def chunks(self) -> list[slice]:
         length = len(self.u)
@@ -155,13 +105,23 @@ class _Scan:
 
     def states(self):
         """Yield each chunk with its states."""
-        h = self.u.new_zeros(self.batch, *self.A.shape)
+        h = self.zero_state()
         for chunk in self.chunks():
             _, states = self.run(chunk, h)
             h = states[-1].clone()
             yield chunk, states
 
+    def zero_state(self) -> Tensor:
+        return self.u.new_zeros(self.u.shape[1], *self.A.shape)
+
     def chunk_starts(self) -> list[Tensor]:
         """The state before each chunk."""
-        zero = self.u.new_zeros(self.batch, *self.A.shape)
-        return [zero, *(states[-1].clone() for _, states in self.states())][:-1]
+        return [self.zero_state(), *(states[-1].clone() for _, states in self.states())][:-1]
+
+    def y(self) -> Tensor:
+        """Each direction's output before the gate, [batch, directions, dim, length]."""
+        y = torch.empty_like(self.u)
+        for chunk, h in self.states():
+            y[chunk] = (self.C[chunk].unsqueeze(-2) @ h).squeeze(-2)
+        y += self.u * self.D
+        return self.to_natural_order(y)

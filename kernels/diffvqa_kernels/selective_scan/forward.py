@@ -1,4 +1,4 @@
-"""The selective scan's forward as Triton kernels: three launches for all directions, nothing flipped or padded.
+"""The selective scan's forward as Triton kernels: three launches for both directions, nothing flipped or padded.
 
     h_k = exp(Δ_k A) ∘ h_{k−1} + (Δ_k u_k) B_k        y_k = C_k · h_k + D u_k        out = Σ_directions y ∘ silu(z)
 
@@ -12,7 +12,7 @@ A state tile is [TILE, BLOCK_N, BLOCK_D] with channels across lanes and the othe
 TILE and the sum over d_state are plain register arithmetic. The backward direction reads the same natural order with
 reversed addresses. Only CHUNK changes the order of the arithmetic, so it is fixed and results don't depend on tuning.
 
-Shapes as in `chunked.py`; any strides, fastest with the channel axis contiguous. State and arithmetic are float32.
+Shapes as in `ScanInputs`; any strides, fastest with the channel axis contiguous. State and arithmetic are float32.
 Kernel arguments come as inputs, integers, outputs, constants: the order in which TensorRT's plugins pass them.
 """
 
@@ -23,60 +23,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
+from diffvqa_kernels.selective_scan.tiles import (
+    LOG2_E,
+    advance,
+    last_step,
+    load_carried,
+    load_step,
+    load_tile,
+    load_weights,
+    scan_tile,
+    store_tile,
+    tile_tokens,
+)
 from diffvqa_kernels.selective_scan.tuning import INTERPRETED, autotuned, launch_tuned, launchable
 
 # Short in the interpreter, so that small tests cross its borders.
 CHUNK = 16 if INTERPRETED else 64
 CARRY_BLOCK_CHUNKS, CARRY_BLOCK_D = 64, 32
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def advance(a_first, x_first, a_second, x_second):
-    """Two steps h ← a h + x after one another, as one."""
-    return a_first * a_second, x_first * a_second + x_second
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + exp(x)) to float32's precision, also where it is small: log1p(t) = 2 atanh(t / (2 + t)) as a series."""
-    t = tl.exp(-tl.abs(x))
-    s = t / (2.0 + t)
-    s2 = s * s
-    series = 1.0 / 13.0
-    series = series * s2 + 1.0 / 11.0
-    series = series * s2 + 1.0 / 9.0
-    series = series * s2 + 1.0 / 7.0
-    series = series * s2 + 1.0 / 5.0
-    series = series * s2 + 1.0 / 3.0
-    series = series * s2 + 1.0
-    return tl.maximum(x, 0.0) + 2.0 * s * series
-
-
-@triton.jit
-def last_step(x, TILE: tl.constexpr):
-    """Row TILE − 1 of [TILE, …]; within a thread the mask is a constant and nothing is left to compute."""
-    is_last = (tl.arange(0, TILE) == TILE - 1)[:, None, None]
-    return tl.sum(tl.where(is_last, x, 0.0), axis=0)
-
-
-@triton.jit
-def load_tile(ptr, token, columns, stride_length, stride_column, mask):
-    """[TILE, columns] in float32, 0 where masked."""
-    ptrs = ptr + token[:, None] * stride_length + columns[None, :] * stride_column
-    return tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS: tl.constexpr):
-    """A · log2(e), [BLOCK_N, BLOCK_D], and the bias of Δ, [BLOCK_D]."""
-    mask = (n < d_state)[:, None] & (channels < dim)[None, :]
-    offsets = (direction * dim + channels)[None, :] * d_state + n[:, None]
-    A = tl.load(A_ptr + offsets, mask=mask, other=0.0).to(tl.float32) * LOG2_E
-    bias = tl.zeros(channels.shape, tl.float32)
-    if HAS_BIAS:
-        bias = tl.load(delta_bias_ptr + direction * dim + channels, mask=channels < dim, other=0.0).to(tl.float32)
-    return A, bias
 
 
 @autotuned
@@ -87,7 +51,6 @@ def _chunk_states(
     A_ptr,
     B_ptr,
     delta_bias_ptr,
-    directions,
     dim,
     d_state,
     length,
@@ -106,8 +69,6 @@ def _chunk_states(
     states_ptr,
     step_sums_ptr,
     ADJOINT: tl.constexpr,
-    REVERSE_FIRST: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -115,45 +76,41 @@ def _chunk_states(
 ):
     """states [batch, directions, chunks, d_state, dim] and step_sums [batch, directions, chunks, dim], float32.
 
-    With ADJOINT, `u` is the gradient of y and `B` is C, and the recurrence is the adjoint's, μ ← exp(Δ A) ∘ (C g + μ).
+    With ADJOINT, `u` is the gradient of y and `B` is C, and the recurrence is the adjoint's, μ ← exp(Δ A) ∘ (C g + μ),
+    against the scan.
     """
-    chunk = tl.program_id(0)
-    row = (tl.program_id(2) // directions).to(tl.int64)
-    direction = (tl.program_id(2) % directions).to(tl.int64)
-    reverse = (direction == 1) ^ REVERSE_FIRST
+    chunk = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(2).to(tl.int64)
+    row = group // 2
+    direction = group % 2
+    reverse = (direction == 1) ^ ADJOINT
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
-    t = tl.arange(0, TILE)
     in_dim = channels < dim
     in_state = n < d_state
-    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
+    A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
 
-    u_ptr += row * u_batch + direction * u_direction
-    delta_ptr += row * delta_batch + direction * delta_direction
-    B_ptr += row * B_batch + direction * B_direction
+    u_rows = (u_ptr + row * u_batch + direction * u_direction, u_length, u_dim)
+    delta_rows = (delta_ptr + row * delta_batch + direction * delta_direction, delta_length, delta_dim)
+    B_rows = (B_ptr + row * B_batch + direction * B_direction, B_length, B_state)
     h = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     step_sum = tl.zeros((BLOCK_D,), tl.float32)
     for start in range(0, CHUNK, TILE):
-        position = tl.where(reverse, CHUNK - 1 - start - t, start + t)
-        token = chunk.to(tl.int64) * CHUNK + position
+        token = tile_tokens(chunk, start, reverse, CHUNK, TILE)
         in_length = token < length
         mask = in_length[:, None] & in_dim[None, :]
-        # Δ = 0 where masked: such a step leaves the state as it is.
-        raw = load_tile(delta_ptr, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-        step = tl.where(mask, softplus(raw), 0.0)
-        u = load_tile(u_ptr, token, channels, u_length, u_dim, mask)
-        B = load_tile(B_ptr, token, n, B_length, B_state, in_length[:, None] & in_state[None, :])
+        _, step = load_step(delta_rows, bias, token, channels, mask)
+        u = load_tile(u_rows, token, channels, mask)
+        B = load_tile(B_rows, token, n, in_length[:, None] & in_state[None, :])
 
         decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
         added = (u if ADJOINT else step * u)[:, None, :] * B[:, :, None]
         if ADJOINT:
             added *= decay
-        added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
-        _, states = tl.associative_scan((decay, added), 0, advance)
-        h = last_step(states, TILE)
+        h = last_step(scan_tile(decay, added, h, TILE), TILE)
         step_sum += tl.sum(step, axis=0)
 
-    chunk_index = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + chunk
+    chunk_index = group * tl.num_programs(0) + chunk
     state_ptrs = states_ptr + (chunk_index * d_state + n[:, None]) * dim + channels[None, :]
     tl.store(state_ptrs, h, mask=in_state[:, None] & in_dim[None, :])
     tl.store(step_sums_ptr + chunk_index * dim + channels, step_sum, mask=in_dim)
@@ -164,19 +121,18 @@ def _carry_states(
     states_ptr,
     step_sums_ptr,
     A_ptr,
-    directions,
     chunks,
     dim,
     d_state,
     carried_ptr,
-    REVERSE_FIRST: tl.constexpr,
+    ADJOINT: tl.constexpr,
     BLOCK_CHUNKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """From each chunk's own state, the state after it with everything that came before; `carried` may be `states`."""
     group = tl.program_id(2).to(tl.int64)
-    direction = group % directions
-    reverse = (direction == 1) ^ REVERSE_FIRST
+    direction = group % 2
+    reverse = (direction == 1) ^ ADJOINT
     n = tl.program_id(1)
     channels = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     in_dim = channels < dim
@@ -197,16 +153,6 @@ def _carry_states(
         _, carried = tl.associative_scan((decay, state), 0, advance)
         tl.store(carried_ptr + offsets, carried, mask=mask)
         h = tl.sum(tl.where((c == BLOCK_CHUNKS - 1)[:, None], carried, 0.0), axis=0)
-
-
-@triton.jit
-def load_carried(states_ptr, group, chunk, chunks, channels, n, dim, d_state):
-    """The state after a chunk, [BLOCK_N, BLOCK_D]; zero for a chunk that does not exist, before the first or last."""
-    # A comparison of vectors: the interpreter does not take the conjunction with a scalar as a mask.
-    existing_d_state = tl.where((chunk >= 0) & (chunk < chunks), d_state, 0)
-    mask = (n < existing_d_state)[:, None] & (channels < dim)[None, :]
-    offsets = ((group * chunks + chunk) * d_state + n[:, None]) * dim + channels[None, :]
-    return tl.load(states_ptr + offsets, mask=mask, other=0.0)
 
 
 @autotuned
@@ -248,106 +194,79 @@ def _chunk_outputs(
     out_length,
     partial_ptr,
     out_ptr,
-    DIRECTIONS: tl.constexpr,
-    REVERSE_FIRST: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """out [batch, dim, length]; the first of two directions leaves its y in float32 `partial`, strides as `out`."""
+    """out [batch, dim, length]; the first direction leaves its y in float32 `partial`, strides as `out`."""
     chunk = tl.program_id(0).to(tl.int64)
     row = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
-    t = tl.arange(0, TILE)
     in_dim = channels < dim
     in_state = n < d_state
+    z_rows = (z_ptr + row * z_batch, z_length, z_dim)
+    partial_rows = (partial_ptr + row * out_batch, out_length, out_dim)
+    out_rows = (out_ptr + row * out_batch, out_length, out_dim)
 
-    for direction in tl.static_range(DIRECTIONS):
-        A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state, HAS_BIAS)
-        if HAS_D:
-            D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
-        before = chunk + 1 if (direction == 1) != REVERSE_FIRST else chunk - 1
-        group = row * DIRECTIONS + direction
+    for direction in tl.static_range(2):
+        A, bias = load_weights(A_ptr, delta_bias_ptr, direction, channels, n, dim, d_state)
+        D = tl.load(D_ptr + direction * dim + channels, mask=in_dim, other=0.0).to(tl.float32)
+        before = chunk + 1 if direction == 1 else chunk - 1
+        group = row * 2 + direction
         h = load_carried(states_ptr, group, before, tl.num_programs(0), channels, n, dim, d_state)
-        u_row = u_ptr + row * u_batch + direction * u_direction
-        delta_row = delta_ptr + row * delta_batch + direction * delta_direction
-        B_row = B_ptr + row * B_batch + direction * B_direction
-        C_row = C_ptr + row * C_batch + direction * C_direction
+        u_rows = (u_ptr + row * u_batch + direction * u_direction, u_length, u_dim)
+        delta_rows = (delta_ptr + row * delta_batch + direction * delta_direction, delta_length, delta_dim)
+        B_rows = (B_ptr + row * B_batch + direction * B_direction, B_length, B_state)
+        C_rows = (C_ptr + row * C_batch + direction * C_direction, C_length, C_state)
         for start in range(0, CHUNK, TILE):
-            position = CHUNK - 1 - start - t if (direction == 1) != REVERSE_FIRST else start + t
-            token = chunk * CHUNK + position
+            token = tile_tokens(chunk, start, direction == 1, CHUNK, TILE)
             in_length = token < length
             mask = in_length[:, None] & in_dim[None, :]
             state_mask = in_length[:, None] & in_state[None, :]
-            raw = load_tile(delta_row, token, channels, delta_length, delta_dim, mask) + bias[None, :]
-            step = tl.where(mask, softplus(raw), 0.0)
-            u = load_tile(u_row, token, channels, u_length, u_dim, mask)
-            B = load_tile(B_row, token, n, B_length, B_state, state_mask)
-            C = load_tile(C_row, token, n, C_length, C_state, state_mask)
+            _, step = load_step(delta_rows, bias, token, channels, mask)
+            u = load_tile(u_rows, token, channels, mask)
+            B = load_tile(B_rows, token, n, state_mask)
+            C = load_tile(C_rows, token, n, state_mask)
 
             decay = tl.exp2(step[:, None, :] * A[None, :, :])  # [TILE, BLOCK_N, BLOCK_D]
-            added = (step * u)[:, None, :] * B[:, :, None]
-            added += tl.where((t == 0)[:, None, None], decay * h[None, :, :], 0.0)
-            _, states = tl.associative_scan((decay, added), 0, advance)
+            states = scan_tile(decay, (step * u)[:, None, :] * B[:, :, None], h, TILE)
             h = last_step(states, TILE)
-            y = tl.sum(states * C[:, :, None], axis=1)  # [TILE, BLOCK_D]
-            if HAS_D:
-                y += D[None, :] * u
+            y = tl.sum(states * C[:, :, None], axis=1) + D[None, :] * u  # [TILE, BLOCK_D]
 
-            out_offsets = row * out_batch + token[:, None] * out_length + channels[None, :] * out_dim
-            if direction == 1:
-                y += tl.load(partial_ptr + out_offsets, mask=mask, other=0.0)
-            if direction == DIRECTIONS - 1:
-                if HAS_Z:
-                    z = load_tile(z_ptr + row * z_batch, token, channels, z_length, z_dim, mask)
-                    y *= z / (1.0 + tl.exp(-z))
-                tl.store(out_ptr + out_offsets, y.to(out_ptr.dtype.element_ty), mask=mask)
+            if direction == 0:
+                store_tile(partial_rows, token, channels, y, mask)
             else:
-                tl.store(partial_ptr + out_offsets, y, mask=mask)
-        if direction < DIRECTIONS - 1:
+                y += load_tile(partial_rows, token, channels, mask)
+                z = load_tile(z_rows, token, channels, mask)
+                store_tile(out_rows, token, channels, y * (z / (1.0 + tl.exp(-z))), mask)
+        if direction == 0:
             # The other direction meets the same tokens in the other order, maybe in another thread of this program.
             tl.debug_barrier()
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-    *,
-    is_traced: bool = False,
-) -> Tensor:
-    """The sum over directions of the scan's output, gated by silu(z); strides as `z` (or `u`), dtype as `u`.
+def forward(inputs: ScanInputs, *, is_traced: bool = False) -> Tensor:
+    """The sum over directions of the scan's output, gated by silu(z); strides as `z`, dtype as `u`.
 
     With `is_traced` the launches become nodes of the graph that is being traced.
     """
-    batch, directions, dim, length = u.shape
-    A = A.contiguous()
-    D, delta_bias = (t if t is None else t.contiguous() for t in (D, delta_bias))
+    inputs = contiguous_weights(inputs)
+    u, delta, A, B, C, _, z, _ = inputs
+    batch, _, dim, length = u.shape
     # An integer also where it is traced as a dynamic size, since the tile depends on it.
     d_state = int(A.shape[2])
-    out = torch.empty_like(u[:, 0] if z is None else z, dtype=u.dtype)
+    out = torch.empty_like(z, dtype=u.dtype)
     # Functionalisation, which traced launches go through, takes two arguments that a kernel writes for two tensors.
-    can_share = directions == 1 or (out.dtype == torch.float32 and not is_traced)
+    can_share = out.dtype == torch.float32 and not is_traced
     partial = out if can_share else torch.empty_like(out, dtype=torch.float32)
     with nullcontext() if is_traced else torch.cuda.device_of(u):
-        states = chunk_states(u, delta, A, B, delta_bias, reverse[0], CHUNK, is_traced=is_traced)
+        states = chunk_states(inputs, CHUNK, is_traced=is_traced)
         grid = lambda meta: (triton.cdiv(length, CHUNK), triton.cdiv(dim, meta["BLOCK_D"]), batch)  # noqa: E731
         arguments = (
-            *(u, delta, A, B, C, D, z, delta_bias, states),
+            *(*inputs, states),
             *(dim, d_state, length),
-            *(*u.stride(), *delta.stride(), *B.stride(), *C.stride()),
-            *(*(z.stride() if z is not None else (0, 0, 0)), *out.stride()),
+            *(*u.stride(), *delta.stride(), *B.stride(), *C.stride(), *z.stride(), *out.stride()),
             *(partial, out),
         )
         launch_tuned(
@@ -356,30 +275,23 @@ def forward(
             arguments,
             is_traced=is_traced,
             dim=dim,
-            DIRECTIONS=directions,
-            REVERSE_FIRST=reverse[0],
-            HAS_D=D is not None,
-            HAS_Z=z is not None,
-            HAS_BIAS=delta_bias is not None,
             CHUNK=CHUNK,
             BLOCK_N=triton.next_power_of_2(d_state),
         )
     return out
 
 
-def chunk_states(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    delta_bias: Tensor | None,
-    reverse_first: bool,
-    chunk_length: int,
-    *,
-    adjoint: bool = False,
-    is_traced: bool = False,
-) -> Tensor:
-    """The state after each chunk with all before it carried in, float32 [batch, directions, chunks, d_state, dim]."""
+def contiguous_weights(inputs: ScanInputs) -> ScanInputs:
+    A, D, delta_bias = (t.contiguous() for t in (inputs.A, inputs.D, inputs.delta_bias))
+    return inputs._replace(A=A, D=D, delta_bias=delta_bias)
+
+
+def chunk_states(inputs: ScanInputs, chunk_length: int, *, adjoint: bool = False, is_traced: bool = False) -> Tensor:
+    """The state after each chunk with all before it carried in, float32 [batch, directions, chunks, d_state, dim].
+
+    With `adjoint` the adjoint's: `u` is then the gradient of y, and `B` is C.
+    """
+    u, delta, A, B, _, _, _, delta_bias = inputs
     batch, directions, dim, length = delta.shape
     d_state = int(A.shape[2])
     chunks = triton.cdiv(length, chunk_length)
@@ -388,7 +300,7 @@ def chunk_states(
     grid = lambda meta: (chunks, triton.cdiv(dim, meta["BLOCK_D"]), batch * directions)  # noqa: E731
     arguments = (
         *(u, delta, A, B, delta_bias),
-        *(directions, dim, d_state, length),
+        *(dim, d_state, length),
         *(*u.stride(), *delta.stride(), *B.stride()),
         *(states, step_sums),
     )
@@ -399,16 +311,14 @@ def chunk_states(
         is_traced=is_traced,
         dim=dim,
         ADJOINT=adjoint,
-        REVERSE_FIRST=reverse_first,
-        HAS_BIAS=delta_bias is not None,
         CHUNK=chunk_length,
         BLOCK_N=triton.next_power_of_2(d_state),
     )
     launchable(_carry_states, is_traced)[triton.cdiv(dim, CARRY_BLOCK_D), d_state, batch * directions](
         *(states, step_sums, A),
-        *(directions, chunks, dim, d_state),
+        *(chunks, dim, d_state),
         states,
-        REVERSE_FIRST=reverse_first,
+        ADJOINT=adjoint,
         BLOCK_CHUNKS=CARRY_BLOCK_CHUNKS,
         BLOCK_D=CARRY_BLOCK_D,
         num_warps=1,

@@ -16,10 +16,10 @@ from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.select_algorithm import realize_inputs
 from torch._inductor.virtualized import V
 
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 from diffvqa_kernels.selective_scan.operators import bidirectional_selective_scan_op
 
 _OP = bidirectional_selective_scan_op._opoverload
-_NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 # Tokens a tile: as many as a vector of AVX-512 has floats.
@@ -158,7 +158,7 @@ class _ScanTemplate(CppTemplate):
         return self._template_from_string(_SOURCE).render(
             template=self,
             kernel=kernel,
-            inputs=dict(zip(_NAMES, self.input_nodes, strict=True)),
+            inputs=dict(zip(ScanInputs._fields, self.input_nodes, strict=True)),
             out=self.output_node if template_buffer_node is None else template_buffer_node,
             tile=TILE,
             d_state=self.d_state,

@@ -4,7 +4,7 @@ A task is one batch row, one direction and BLOCK_D channels. It walks the tokens
 [d_state, BLOCK_D] in the first-level cache, and every inner loop runs over channels, so that it vectorises. Both
 directions read natural time order. The backward stores the state before each tile and recomputes the rest.
 
-Computes in float32. Shapes as in `chunked.py`. Softplus and silu are here too: torch rounds them differently in a
+Computes in float32. Softplus and silu are here too: torch rounds them differently in a
 vector and at its end, so that a row's result would depend on the batch around it. Tasks are shared out to plain Python
 threads (the loops release the GIL) rather than to numba's own, whose default layer ends the process when two threads
 call it at once.
@@ -21,6 +21,9 @@ from numpy import empty, floor, zeros
 from numpy import float32 as f32
 from numpy import int32 as i32
 from torch import Tensor
+
+from diffvqa_kernels.selective_scan.gate import gradient_of_gate, gradient_of_scan
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 # Measured on a Xeon at dim 128 and 384: 32 to 128 channels and 8 to 32 tokens differ by less than 15 %.
 BLOCK_D = 64
@@ -39,93 +42,49 @@ def _jit(function):
 _inlined = numba.njit(inline="always", error_model="numpy", fastmath={"contract", "nsz"})
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> Tensor:
+def forward(inputs: ScanInputs) -> Tensor:
     """The sum over directions of the scan's output, gated by silu(z); [batch, dim, length] in `u`'s dtype."""
-    batch, directions, dim, length = u.shape
-    prepared = _prepared(u, delta, A, B, C, D, z, delta_bias)
-    y = u.new_empty(u.shape, dtype=torch.float32)
-    out = u.new_empty((batch, dim, length), dtype=torch.float32)
-    scan_inputs = (prepared[name] for name in ("u", "delta", "A", "B", "C", "delta_bias"))
-    _share_out(_forward_tasks, batch * directions * _blocks(dim), *scan_inputs, y, bool(reverse[0]))
-    gate_inputs = (prepared[name] for name in ("u", "D", "z"))
-    _share_out(_gate_tasks, batch * dim, y, *gate_inputs, out, z is not None)
-    return out.to(u.dtype)
-
-
-def backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, z, delta_bias), None for what was not given."""
+    u, delta, A, B, C, D, z, delta_bias = _prepared(inputs)
     batch, directions, dim, _ = u.shape
-    prepared = _prepared(u, delta, A, B, C, D, z, delta_bias)
-    u_32, z_32 = prepared["u"], prepared["z"]
-    grad_y = grad_out.float()
-    if z is not None:
-        gate = torch.sigmoid(z_32)
-        grad_y = grad_y * z_32 * gate
-    grad_y = grad_y.contiguous()
+    y, out = torch.empty_like(u), torch.empty_like(z)
+    _share_out(_forward_tasks, batch * directions * _blocks(dim), u, delta, A, B, C, delta_bias, y)
+    _share_out(_gate_tasks, batch * dim, y, u, D, z, out)
+    return out.to(inputs.u.dtype)
 
-    y, grad_u, grad_delta = (torch.empty_like(u_32) for _ in range(3))
-    grad_A = u_32.new_empty(batch, *prepared["A"].shape)
-    partials = (_blocks(dim), *prepared["B"].shape)
-    grad_B, grad_C = u_32.new_empty(partials), u_32.new_empty(partials)
-    scan_inputs = (prepared[name] for name in ("u", "delta", "A", "B", "C", "delta_bias"))
+
+def backward(grad_out: Tensor, inputs: ScanInputs) -> ScanInputs:
+    """The gradient of each input, in float32."""
+    u, delta, A, B, C, D, z, delta_bias = _prepared(inputs)
+    batch, directions, dim, _ = u.shape
+    grad_out = grad_out.float()
+    grad_y = gradient_of_scan(grad_out, z).contiguous()
+
+    y, grad_u, grad_delta = (torch.empty_like(u) for _ in range(3))
+    grad_A = A.new_empty(batch, *A.shape)
+    grad_B, grad_C = (B.new_empty(_blocks(dim), *B.shape) for _ in range(2))
     outputs = (y, grad_u, grad_delta, grad_A, grad_B, grad_C)
-    _share_out(_backward_tasks, batch * directions * _blocks(dim), *scan_inputs, grad_y, *outputs, bool(reverse[0]))
+    tasks = batch * directions * _blocks(dim)
+    _share_out(_backward_tasks, tasks, u, delta, A, B, C, delta_bias, grad_y[:, None], *outputs)
 
-    grad_z = None
-    if z is not None:
-        y_total = torch.addcmul(y, u_32, prepared["D"][:, :, None]).sum(1)
-        grad_z = (grad_out.float() * y_total * gate * (1 + z_32 * (1 - gate))).to(z.dtype)
-    grad_D = None
-    if D is not None:
-        grad_D = torch.einsum("bdl,bgdl->gd", grad_y, u_32).to(D.dtype)
-        grad_u += grad_y[:, None] * prepared["D"][:, :, None]
-    return (
-        grad_u.to(u.dtype),
-        grad_delta.to(delta.dtype),
-        grad_A.sum(0).transpose(1, 2).to(A.dtype),
-        grad_B.sum(0).transpose(2, 3).to(B.dtype),
-        grad_C.sum(0).transpose(2, 3).to(C.dtype),
-        grad_D,
-        grad_z,
-        None if delta_bias is None else grad_delta.sum((0, 3)).to(delta_bias.dtype),
+    skip = D[:, :, None]
+    grad_u += grad_y[:, None] * skip
+    return ScanInputs(
+        u=grad_u,
+        delta=grad_delta,
+        A=grad_A.sum(0).transpose(1, 2),
+        B=grad_B.sum(0).transpose(2, 3),
+        C=grad_C.sum(0).transpose(2, 3),
+        D=torch.einsum("bdl,bgdl->gd", grad_y, u),
+        z=gradient_of_gate(grad_out, torch.addcmul(y, u, skip).sum(1), z),
+        delta_bias=grad_delta.sum((0, 3)),
     )
 
 
-def _prepared(u, delta, A, B, C, D, z, delta_bias) -> dict[str, Tensor]:
-    """Float32 and contiguous; d_state is the last axis of B and C and the middle one of A; absent weights are 0."""
-    no_weight = u.new_zeros(u.shape[1:3], dtype=torch.float32)
-    tensors = {
-        "u": u,
-        "delta": delta,
-        "A": A.transpose(1, 2),
-        "B": B.transpose(2, 3),
-        "C": C.transpose(2, 3),
-        "D": no_weight if D is None else D,
-        "z": no_weight[None] if z is None else z,
-        "delta_bias": no_weight if delta_bias is None else delta_bias,
-    }
-    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+def _prepared(inputs: ScanInputs) -> ScanInputs:
+    """In float32 and contiguous, with d_state the last axis of B and C and the middle one of A."""
+    inputs = inputs.widened()
+    A, B, C = inputs.A.transpose(1, 2), inputs.B.transpose(2, 3), inputs.C.transpose(2, 3)
+    return ScanInputs(*(t.contiguous() for t in inputs._replace(A=A, B=B, C=C)))
 
 
 def _blocks(dim: int) -> int:
@@ -219,7 +178,7 @@ def _store_tile(tile, width, tokens, target, row, direction, first_channel, firs
 
 
 @_jit
-def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y, reverse_first):
+def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y):
     batch, directions, dim, length = u.shape
     d_state = A.shape[1]
     blocks = (dim + BLOCK_D - 1) // BLOCK_D
@@ -230,7 +189,7 @@ def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y, reverse
     outputs = empty((TILE, BLOCK_D), f32)
     for task in range(first_task, batch * directions * blocks, stride):
         row, direction, block = _place(task, blocks, directions)
-        reverse = reverse_first != (direction == 1)
+        reverse = direction == 1
         channel = block * BLOCK_D
         width = min(BLOCK_D, dim - channel)
         a[:, :width] = A[direction, :, channel : channel + width]
@@ -259,18 +218,15 @@ def _forward_tasks(first_task, stride, u, delta, A, B, C, delta_bias, y, reverse
 
 
 @_jit
-def _gate_tasks(first_task, stride, y, u, D, z, out, has_gate):
+def _gate_tasks(first_task, stride, y, u, D, z, out):
     """out = Σ_directions (y + D u) ∘ silu(z); a task is one channel of one batch row."""
-    batch, directions, dim, length = y.shape
+    batch, _, dim, length = y.shape
     for task in range(first_task, batch * dim, stride):
         row, channel = task // dim, task % dim
         for k in range(length):
             total = y[row, 0, channel, k] + D[0, channel] * u[row, 0, channel, k]
-            if directions == 2:
-                total += y[row, 1, channel, k] + D[1, channel] * u[row, 1, channel, k]
-            if has_gate:
-                total *= z[row, channel, k] / (f32(1) + _exp(-z[row, channel, k]))
-            out[row, channel, k] = total
+            total += y[row, 1, channel, k] + D[1, channel] * u[row, 1, channel, k]
+            out[row, channel, k] = total * (z[row, channel, k] / (f32(1) + _exp(-z[row, channel, k])))
 
 
 @_jit
@@ -290,7 +246,6 @@ def _backward_tasks(
     grad_A,
     grad_B,
     grad_C,
-    reverse_first,
 ):
     batch, directions, dim, length = u.shape
     d_state = A.shape[1]
@@ -306,7 +261,7 @@ def _backward_tasks(
     through_B = empty(BLOCK_D, f32)
     for task in range(first_task, batch * directions * blocks, stride):
         row, direction, block = _place(task, blocks, directions)
-        reverse = reverse_first != (direction == 1)
+        reverse = direction == 1
         channel = block * BLOCK_D
         width = min(BLOCK_D, dim - channel)
         a[:, :width] = A[direction, :, channel : channel + width]
@@ -343,9 +298,7 @@ def _backward_tasks(
             tokens = min(TILE, length - token)
             _load_steps(delta, delta_bias, row, direction, channel, width, token, tokens, raw, steps)
             _load_tile(u, row, direction, channel, width, token, tokens, inputs)
-            for j in range(width):
-                for k in range(tokens):
-                    upstream[k, j] = grad_y[row, channel + j, token + k]
+            _load_tile(grad_y, row, 0, channel, width, token, tokens, upstream)
             states[0] = starts[tile]
             for position in range(tokens):
                 k = tokens - 1 - position if reverse else position

@@ -1,6 +1,6 @@
-"""The selective scan for ONNX: one node, `diffvqa::BidirectionalSelectiveScan` or `diffvqa::SelectiveScan`.
+"""The selective scan for ONNX: one node, `diffvqa::BidirectionalSelectiveScan`.
 
-Each node carries its meaning as a model-local function in standard operators (opset 18), so any runtime executes it,
+The node carries its meaning as a model-local function in standard operators (opset 18), so any runtime executes it,
 and one that has a kernel of that name takes the kernel instead. Both directions advance as one batch in an ONNX
 `Scan` whose state is [batch, direction, d_state, dim]. Nothing divides by a cumulative product, so large Δ are safe.
 
@@ -19,10 +19,12 @@ import onnxscript
 import torch
 
 from diffvqa_kernels.selective_scan import operators  # noqa: F401  (defines torch.ops.diffvqa)
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 DOMAIN = "diffvqa"
 DOMAIN_VERSION = 1
 OPSET_VERSION = 18
+_OP = "BidirectionalSelectiveScan"
 
 ScanRuntime = Literal["any", "tensorrt"]
 TENSORRT_PLUGINS = ("scan_chunk_states", "scan_carry_states", "scan_chunk_outputs")
@@ -30,7 +32,6 @@ TENSORRT_PLUGINS = ("scan_chunk_states", "scan_carry_states", "scan_chunk_output
 
 _CONSTANTS = """
     one = Constant<value_float = 1.0>()
-    first = Constant<value_ints = [0]>()
     direction_axis = Constant<value_ints = [1]>()
     last = Constant<value_ints = [-1]>()
     second_last = Constant<value_ints = [-2]>()
@@ -90,27 +91,22 @@ def _casts(**sources: str) -> str:
     return "".join(f"    {name}_32 = Cast<to = 1>({source})\n" for name, source in sources.items())
 
 
-def _time_major(source: str, target: str) -> str:
-    """[batch, direction, size, length] to [length, batch, direction, size]."""
-    return f"    {target} = Transpose<perm = [3, 0, 1, 2]>({source})\n"
-
-
 def _scan_order(source: str, target: str) -> str:
-    """`_time_major`, the backward direction from its last token."""
+    """[batch, direction, size, length] to [length, batch, direction, size], each direction in the order of its scan."""
     return f"""
     {target}_forward, {target}_backward = Split<axis = 1, num_outputs = 2>({source})
     {target}_flipped = Slice({target}_backward, last, before_start, last, last)
     {target}_joined = Concat<axis = 1>({target}_forward, {target}_flipped)
-""" + _time_major(f"{target}_joined", target)
+    {target} = Transpose<perm = [3, 0, 1, 2]>({target}_joined)
+"""
 
 
-def _parse(signature: str, body: str) -> onnx.FunctionProto:
-    opsets = f'"" : {OPSET_VERSION}, "{DOMAIN}" : {DOMAIN_VERSION}'
-    header = f'<opset_import: [{opsets}], domain: "{DOMAIN}">'
-    return onnx.parser.parse_function(f"{header}\n{signature} {{\n{body}\n}}")
+def _function(body: str) -> onnx.FunctionProto:
+    header = f'<opset_import: ["" : {OPSET_VERSION}, "{DOMAIN}" : {DOMAIN_VERSION}], domain: "{DOMAIN}">'
+    return onnx.parser.parse_function(f"{header}\n{_OP} ({', '.join(ScanInputs._fields)}) => (out) {{\n{body}\n}}")
 
 
-def bidirectional_function() -> onnx.FunctionProto:
+def standard_function() -> onnx.FunctionProto:
     """`BidirectionalSelectiveScan(u, delta, A, B, C, D, z, delta_bias) → out`, shapes as the torch operator's."""
     body = (
         _CONSTANTS
@@ -136,7 +132,7 @@ def bidirectional_function() -> onnx.FunctionProto:
     out = CastLike(out_32, u)
 """
     )
-    return _parse("BidirectionalSelectiveScan (u, delta, A, B, C, D, z, delta_bias) => (out)", body)
+    return _function(body)
 
 
 def tensorrt_function() -> onnx.FunctionProto:
@@ -147,117 +143,58 @@ def tensorrt_function() -> onnx.FunctionProto:
     carried = diffvqa.scan_carry_states<{plugin}>(states, step_sums, A)
     partial, out = diffvqa.scan_chunk_outputs<{plugin}>(u, delta, A, B, C, D, z, delta_bias, carried)
 """
-    return _parse("BidirectionalSelectiveScan (u, delta, A, B, C, D, z, delta_bias) => (out)", body)
+    return _function(body)
 
 
-def forward_function() -> onnx.FunctionProto:
-    """`SelectiveScan(u, delta, A, B, C, D, delta_bias) → y`: one direction from the first token, without the gate."""
-    body = (
-        _CONSTANTS
-        + _casts(u="u", delta="delta", A_row="A", B_row="B", C_row="C", D="D", bias="delta_bias")
-        + _SOFTPLUS
-        + """
-    A_32 = Unsqueeze(A_row_32, first)
-    step_group = Unsqueeze(step, direction_axis)
-    step_u_group = Unsqueeze(step_u, direction_axis)
-    B_group = Unsqueeze(B_row_32, direction_axis)
-    C_group = Unsqueeze(C_row_32, direction_axis)
-"""
-        + _time_major("step_group", "step_ordered")
-        + _time_major("step_u_group", "step_u_ordered")
-        + _time_major("B_group", "B_ordered")
-        + _time_major("C_group", "C_ordered")
-        + _SCAN
-        + """
-    y_row = Squeeze(y_ordered, direction_axis)
-    D_column = Unsqueeze(D_32, last)
-    skip = Mul(u_32, D_column)
-    y_total = Add(y_row, skip)
-    y = CastLike(y_total, u)
-"""
-    )
-    return _parse("SelectiveScan (u, delta, A, B, C, D, delta_bias) => (y)", body)
-
-
-def _register_schema(name: str, inputs: list[str]) -> None:
-    if onnx.defs.has(name, DOMAIN):
+def _register_schema() -> None:
+    if onnx.defs.has(_OP, DOMAIN):
         return
     parameter = onnx.defs.OpSchema.FormalParameter
     float_types = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
     onnx.defs.register_schema(
         onnx.defs.OpSchema(
-            name,
+            _OP,
             DOMAIN,
             DOMAIN_VERSION,
-            inputs=[parameter(i, f"T_{i}") for i in inputs],
+            inputs=[parameter(name, f"T_{name}") for name in ScanInputs._fields],
             outputs=[parameter("out", "T_u")],
-            type_constraints=[(f"T_{i}", float_types, "") for i in inputs],
+            type_constraints=[(f"T_{name}", float_types, "") for name in ScanInputs._fields],
         )
     )
 
 
-_register_schema("BidirectionalSelectiveScan", ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"])
-_register_schema("SelectiveScan", ["u", "delta", "A", "B", "C", "D", "delta_bias"])
-
+_register_schema()
 _ops = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
-_standard = onnxscript.opset18
 
 
-def _translate_bidirectional(u, delta, A, B, C, D, z, delta_bias, backend: str = "auto"):
+def _translate(u, delta, A, B, C, D, z, delta_bias, backend: str = "auto"):
     return _ops.BidirectionalSelectiveScan(u, delta, A, B, C, D, z, delta_bias)
-
-
-def _translate(u, delta, A, B, C, D=None, z=None, delta_bias=None, reverse: bool = False, backend: str = "auto"):
-    """The node is one direction without options, so a flip, the gate and absent weights are graph operators here."""
-    if D is None or delta_bias is None:
-        zeros = _standard.CastLike(_standard.ConstantOfShape(_standard.Shape(u, start=1, end=2)), u)
-        D = zeros if D is None else D
-        delta_bias = zeros if delta_bias is None else delta_bias
-    if reverse:
-        u, delta, B, C = (_flip(t) for t in (u, delta, B, C))
-    y = _ops.SelectiveScan(u, delta, A, B, C, D, delta_bias)
-    if reverse:
-        y = _flip(y)
-    if z is not None:
-        y = _standard.Mul(y, _standard.Mul(z, _standard.Sigmoid(z)))
-    return y
-
-
-def _flip(t):
-    last = _standard.Constant(value_ints=[-1])
-    before_start = _standard.Constant(value_ints=[-9223372036854775807])
-    return _standard.Slice(t, last, before_start, last, last)
 
 
 def translation_table() -> dict:
     """The `custom_translation_table` for `torch.onnx.export(..., dynamo=True, opset_version=18)`."""
-    return {
-        torch.ops.diffvqa.bidirectional_selective_scan.default: _translate_bidirectional,
-        torch.ops.diffvqa.selective_scan.default: _translate,
-    }
+    return {torch.ops.diffvqa.bidirectional_selective_scan.default: _translate}
 
 
 def attach_functions(program: torch.onnx.ONNXProgram, *, runtime: ScanRuntime = "any") -> None:
-    """Put the bodies of our nodes into `program.model.functions`; without them a stock runtime refuses the model.
+    """Put the body of our nodes into `program.model.functions`; without it a stock runtime refuses the model.
 
     To be called after `torch.onnx.export`, not through the translation table: the exporter inlines what it is given.
 
     Args:
         program: an export with `translation_table()`; changed in place.
-        runtime: "any" for standard operators, "tensorrt" for the plugins of `tensorrt.py` in the bidirectional scan.
+        runtime: "any" for standard operators, "tensorrt" for the plugins of `tensorrt.py`.
 
     Raises:
         ValueError: an unknown runtime.
     """
-    bidirectional = {"any": bidirectional_function, "tensorrt": tensorrt_function}
-    if runtime not in bidirectional:
-        raise ValueError(f"runtime={runtime!r}: expected one of {', '.join(bidirectional)}")
-    used = {node.op_type for node in program.model.graph.all_nodes() if node.domain == DOMAIN}
-    for proto in (bidirectional[runtime](), forward_function()):
-        if proto.name in used:
-            function = onnx_ir.serde.deserialize_function(proto)
-            # The bodies' operators mean the same in every opset from 18 on, and a checker wants one opset in a model.
-            function.opset_imports[""] = program.model.opset_imports[""]
-            program.model.functions[function.identifier()] = function
-    if used:
-        program.model.opset_imports[DOMAIN] = DOMAIN_VERSION
+    bodies = {"any": standard_function, "tensorrt": tensorrt_function}
+    if runtime not in bodies:
+        raise ValueError(f"runtime={runtime!r}: expected one of {', '.join(bodies)}")
+    if all(node.domain != DOMAIN for node in program.model.graph.all_nodes()):
+        return
+    function = onnx_ir.serde.deserialize_function(bodies[runtime]())
+    # The body's operators mean the same in every opset from 18 on, and a checker wants one opset in a model.
+    function.opset_imports[""] = program.model.opset_imports[""]
+    program.model.functions[function.identifier()] = function
+    program.model.opset_imports[DOMAIN] = DOMAIN_VERSION

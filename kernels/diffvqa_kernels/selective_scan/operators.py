@@ -1,34 +1,15 @@
-"""`diffvqa::selective_scan` and `diffvqa::bidirectional_selective_scan` as torch operators.
+"""`diffvqa::bidirectional_selective_scan` as a torch operator.
 
 `torch.compile`, `torch.export` and the ONNX exporter see one node; which backend runs is decided when it runs. Only
-Inductor, and with it AOTInductor, gets the forward of both directions on a GPU as the launches that it consists of.
+Inductor, and with it AOTInductor, gets the forward on a GPU as the launches that it consists of.
 """
 
 import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from diffvqa_kernels.selective_scan.backends import backward_module, forward_module, resolved
-
-_BOTH = (False, True)
-
-
-@torch.library.custom_op("diffvqa::selective_scan", mutates_args=())
-def selective_scan_op(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: bool = False,
-    backend: str = "auto",
-) -> Tensor:
-    forward = forward_module(backend, u, A.shape[-1]).forward
-    out = forward(*_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,))
-    return _in_layout_of(u if z is None else z, out)
+from diffvqa_kernels.selective_scan import backends
+from diffvqa_kernels.selective_scan.inputs import ScanInputs
 
 
 @torch.library.custom_op("diffvqa::bidirectional_selective_scan", mutates_args=())
@@ -43,29 +24,8 @@ def bidirectional_selective_scan_op(
     delta_bias: Tensor,
     backend: str = "auto",
 ) -> Tensor:
-    forward = forward_module(backend, u, A.shape[-1]).forward
-    return _in_layout_of(z, forward(u, delta, A, B, C, D, z, delta_bias, _BOTH))
-
-
-@torch.library.custom_op("diffvqa::selective_scan_backward", mutates_args=())
-def selective_scan_backward_op(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    reverse: bool,
-    backend: str,
-) -> list[Tensor]:
-    """The gradients of the tensors that were given, in the order of the forward's arguments."""
-    backward = backward_module(backend, u, A.shape[-1]).backward
-    gradients = backward(grad_out, *_grouped(u, delta, A, B, C, D), z, _row(delta_bias), (reverse,))
-    inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return [_in_layout_of(t, g.view_as(t)) for t, g in zip(inputs, gradients, strict=True) if t is not None]
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias)
+    return _in_layout_of(z, backends.forward(inputs, backend))
 
 
 @torch.library.custom_op("diffvqa::bidirectional_selective_scan_backward", mutates_args=())
@@ -81,19 +41,10 @@ def bidirectional_selective_scan_backward_op(
     delta_bias: Tensor,
     backend: str,
 ) -> list[Tensor]:
-    """The gradients of all eight inputs, in the order of the forward's arguments."""
-    backward = backward_module(backend, u, A.shape[-1]).backward
-    inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return [_in_layout_of(t, g) for t, g in zip(inputs, backward(grad_out, *inputs, _BOTH), strict=True)]
-
-
-def _grouped(u, delta, A, B, C, D):
-    """One direction in the layout of the backends: a directions axis of size 1."""
-    return u[:, None], delta[:, None], A[None], B[:, None], C[:, None], _row(D)
-
-
-def _row(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x[None]
+    """The gradients of all eight inputs, in the order of the forward's arguments and in their dtypes."""
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias)
+    gradients = backends.backward(grad_out, inputs, backend)
+    return [_in_layout_of(t, gradient.to(t.dtype)) for t, gradient in zip(inputs, gradients, strict=True)]
 
 
 def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
@@ -102,64 +53,43 @@ def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
     return x if x.stride() == promised.stride() else promised.copy_(x)
 
 
-@selective_scan_op.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, reverse=False, backend="auto"):
-    return torch.empty_like(u if z is None else z, dtype=u.dtype)
-
-
 @bidirectional_selective_scan_op.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, backend="auto"):
     return torch.empty_like(z, dtype=u.dtype)
 
 
-@selective_scan_backward_op.register_fake
 @bidirectional_selective_scan_backward_op.register_fake
-def _(grad_out, *inputs_and_options):
-    return [torch.empty_like(t) for t in inputs_and_options if isinstance(t, Tensor)]
-
-
-def _runs_triton_on_a_gpu(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> bool:
-    return u.device.type == "cuda" and resolved(backend, u, int(A.shape[-1])) == "triton"
-
-
-def _launches(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> Tensor:
-    from diffvqa_kernels.selective_scan.forward import forward
-
-    return forward(u, delta, A, B, C, D, z, delta_bias, _BOTH, is_traced=True)
+def _(grad_out, *inputs_and_backend):
+    return [torch.empty_like(t) for t in inputs_and_backend[:-1]]
 
 
 @bidirectional_selective_scan_op.register_torch_dispatch(FunctionalTensorMode)
 def _(mode, op, types, args, kwargs):
-    """A compiler's graph on a GPU gets the three launches, an exported program keeps the node.
+    """The three launches in a compiler's graph on a GPU, the node in an exported program and on a CPU.
 
-    What `torch.library.triton_op` does, which would have a Triton kernel on every device.
+    `torch.library.triton_op` does the same, but would have a Triton kernel on every device.
     """
+    inputs, backend = _arguments(*args, **kwargs)
     is_exported = not torch._functorch.config.decompose_custom_triton_ops
-    if is_exported or not _runs_triton_on_a_gpu(*args, **kwargs):
+    if is_exported or inputs.u.device.type != "cuda" or backends.resolved(backend, inputs) != "triton":
         return mode.__torch_dispatch__(op, types, args, kwargs)
+    from diffvqa_kernels.selective_scan.forward import forward
+
     with mode:
-        return _launches(*args, **kwargs)
+        return forward(inputs, is_traced=True)
+
+
+def _arguments(u, delta, A, B, C, D, z, delta_bias, backend="auto") -> tuple[ScanInputs, str]:
+    return ScanInputs(u, delta, A, B, C, D, z, delta_bias), backend
 
 
 def _save(ctx, inputs, output):
-    tensors, ctx.options = inputs[:8], inputs[8:]
-    ctx.given = [t is not None for t in tensors]
-    ctx.save_for_backward(*(t for t in tensors if t is not None))
-
-
-def _saved(ctx) -> list[Tensor | None]:
-    saved = iter(ctx.saved_tensors)
-    return [next(saved) if given else None for given in ctx.given]
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad_out):
-    gradients = iter(selective_scan_backward_op(grad_out, *_saved(ctx), *ctx.options))
-    return (*(next(gradients) if given else None for given in ctx.given), None, None)
+    return (*bidirectional_selective_scan_backward_op(grad_out, *ctx.saved_tensors, ctx.backend), None)
 
 
-def _bidirectional_backward(ctx, grad_out):
-    return (*bidirectional_selective_scan_backward_op(grad_out, *_saved(ctx), *ctx.options), None)
-
-
-selective_scan_op.register_autograd(_backward, setup_context=_save)
-bidirectional_selective_scan_op.register_autograd(_bidirectional_backward, setup_context=_save)
+bidirectional_selective_scan_op.register_autograd(_backward, setup_context=_save)

@@ -24,7 +24,6 @@ from diffvqa_kernels.selective_scan import forward, tuning
 
 # PTX for 8.0 runs on every later GPU; Triton's for 9.0 and up is bound to that very architecture.
 ARCHITECTURE = "sm_80"
-_COMMON = {"REVERSE_FIRST": False}
 _DTYPES = {trt.float32: "float32", trt.float16: "float16", trt.bfloat16: "bfloat16"}
 
 AotImplementation = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
@@ -56,7 +55,7 @@ def _describe_chunk_states(
 
 def _chunk_states(u, delta, A, B, delta_bias, outputs, tactic) -> AotImplementation:
     batch, directions, dim, length = u.shape_expr
-    build = _build(forward._chunk_states, {"HAS_BIAS": True, "ADJOINT": False, "CHUNK": forward.CHUNK}, u, A)
+    build = _build(forward._chunk_states, {"ADJOINT": False, "CHUNK": forward.CHUNK}, u, A)
     grid = (trtp.cdiv(length, forward.CHUNK), trtp.cdiv(dim, build.constants["BLOCK_D"]), batch * directions)
     return _launch(build, grid, _sizes(u, A))
 
@@ -67,11 +66,11 @@ def _describe_carry_states(states: trtp.TensorDesc, step_sums: trtp.TensorDesc, 
 
 def _carry_states(states, step_sums, A, outputs, tactic) -> AotImplementation:
     batch, directions, chunks, d_state, dim = states.shape_expr
-    constants = {"BLOCK_CHUNKS": forward.CARRY_BLOCK_CHUNKS, "BLOCK_D": forward.CARRY_BLOCK_D}
+    constants = {"ADJOINT": False, "BLOCK_CHUNKS": forward.CARRY_BLOCK_CHUNKS, "BLOCK_D": forward.CARRY_BLOCK_D}
     build = Build(
         name="carry_states",
         function=forward._carry_states,
-        constants=_COMMON | constants,
+        constants=constants,
         num_warps=1,
         dtype="float32",
         layout="natural",
@@ -79,7 +78,7 @@ def _carry_states(states, step_sums, A, outputs, tactic) -> AotImplementation:
         multiples_of_16=(),
     )
     grid = (trtp.cdiv(dim, forward.CARRY_BLOCK_D), d_state, batch * directions)
-    return _launch(build, grid, {"directions": directions, "chunks": chunks, "dim": dim, "d_state": d_state})
+    return _launch(build, grid, {"chunks": chunks, "dim": dim, "d_state": d_state})
 
 
 def _describe_chunk_outputs(
@@ -99,8 +98,7 @@ def _describe_chunk_outputs(
 
 def _chunk_outputs(u, delta, A, B, C, D, z, delta_bias, states, outputs, tactic) -> AotImplementation:
     batch, _, dim, length = u.shape_expr
-    flags = {"DIRECTIONS": 2, "HAS_D": True, "HAS_Z": True, "HAS_BIAS": True, "CHUNK": forward.CHUNK}
-    build = _build(forward._chunk_outputs, flags, u, A)
+    build = _build(forward._chunk_outputs, {"CHUNK": forward.CHUNK}, u, A)
     grid = (trtp.cdiv(length, forward.CHUNK), trtp.cdiv(dim, build.constants["BLOCK_D"]), batch)
     return _launch(build, grid, _sizes(u, A))
 
@@ -112,7 +110,7 @@ def _build(kernel, flags: dict, u: trtp.TensorDesc, A: trtp.TensorDesc) -> Build
     return Build(
         name=kernel.base_fn.__name__,
         function=kernel.fn,
-        constants=_COMMON | flags | config.kwargs | {"BLOCK_N": block_n},
+        constants=flags | config.kwargs | {"BLOCK_N": block_n},
         num_warps=config.num_warps,
         dtype=_DTYPES[u.dtype],
         layout="natural",
@@ -125,7 +123,7 @@ def _sizes(u: trtp.TensorDesc, A: trtp.TensorDesc) -> dict[str, object]:
     """The kernels' integer arguments for contiguous tensors."""
     _, directions, dim, length = u.shape_expr
     d_state = A.shape_expr[2]
-    sizes = {"directions": directions, "dim": dim, "d_state": d_state, "length": length}
+    sizes = {"dim": dim, "d_state": d_state, "length": length}
     for name, rows, row_axis in (
         ("u", dim, "dim"),
         ("delta", dim, "dim"),
@@ -179,11 +177,11 @@ def _check_on_gpu() -> float:
     from diffvqa_kernels.selective_scan import bidirectional_selective_scan
 
     register_plugins()
-    inputs = dict(zip(testing.ARGUMENTS, testing.bidirectional_inputs(2, 384, 16, 4609, device="cuda"), strict=True))
+    inputs = testing.bidirectional_inputs(2, 384, 16, 4609, device="cuda")
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(0)
-    t = {name: network.add_input(name, trt.float32, tuple(value.shape)) for name, value in inputs.items()}
+    t = {name: network.add_input(name, trt.float32, tuple(value.shape)) for name, value in inputs._asdict().items()}
 
     def add(plugin, *tensors):
         layer = network.add_plugin(plugin(*tensors), aot=True)
@@ -198,12 +196,12 @@ def _check_on_gpu() -> float:
     plan = builder.build_serialized_network(network, builder.create_builder_config())
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     context = engine.create_execution_context()
-    result = torch.full_like(inputs["z"], float("nan"))
-    for name, tensor in (inputs | {"out": result}).items():
+    result = torch.full_like(inputs.z, float("nan"))
+    for name, tensor in (inputs._asdict() | {"out": result}).items():
         context.set_tensor_address(name, tensor.data_ptr())
     context.execute_async_v3(torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
-    want = bidirectional_selective_scan(*testing.in_float64(tuple(inputs.values())), backend="chunked")
+    want = bidirectional_selective_scan(*testing.in_float64(inputs), backend="chunked")
     return testing.relative_error(result, want)
 
 

@@ -12,7 +12,8 @@ from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.engines.describe import describe
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.files import FileWriteError
-from diffvqa_rt.metrics.registry import DEFAULT, METRICS, metric_named
+from diffvqa_rt.metrics import registry
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.specs import Profile
 
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
@@ -23,9 +24,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--metric",
         default=DEFAULT,
-        help=f"what the network measures: {', '.join(METRICS)} (default: %(default)s)",
+        help=f"what the network measures: {', '.join(registry.METRICS)} (default: %(default)s)",
     )
-    presets = "; ".join(f"{', '.join(metric_named(metric).presets)} of {metric}" for metric in METRICS)
+    presets = "; ".join(f"{', '.join(metric_named(metric).presets)} of {metric}" for metric in registry.METRICS)
     parser.add_argument("--preset", default="tiny", help=f"the network: {presets} (default: %(default)s)")
     parser.add_argument(
         "--weights",

@@ -18,6 +18,8 @@ from diffvqa_rt import VideoScore
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.results import ScoringFailure
 from diffvqa_rt.serving import ServerError, find_tritonserver
+from diffvqa_rt.serving.models import ServedModel
+from diffvqa_rt.serving.settings import RequestLimits, StageSettings, manifest_sha256
 from diffvqa_rt.serving.tritonserver import children
 
 # Both come in wheels that some machines have none of (see the Makefile): what imports this skips there, and says so.
@@ -125,3 +127,78 @@ def in_protobuf(text):
 def parsed(repository):
     """Each served model's config."""
     return {path.parent.name: in_protobuf(path.read_text()) for path in repository.glob("*/config.pbtxt")}
+
+
+def settings_for(folder: Path, **changes) -> StageSettings:
+    """What the models of a server on an engine folder are told."""
+    values = {
+        "form": "embedded",
+        "engines": str(folder),
+        "manifest_sha256": manifest_sha256(folder),
+        "backend": "onnx",
+        "threads": None,
+        "python": "/some where/“python”",
+        "traffic": "/tmp/traffic",
+        "limits": RequestLimits(),
+    }
+    return StageSettings(**(values | changes))
+
+
+NUMPY_NAMES = {
+    "FP32": "float32",
+    "FP64": "float64",
+    "INT64": "int64",
+    "INT32": "int32",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def borders(tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
+    from tritonclient.grpc.model_config_pb2 import DataType
+
+    return {
+        tensor.name: (NUMPY_NAMES[DataType.Name(tensor.data_type).removeprefix("TYPE_")], tuple(tensor.dims))
+        for tensor in tensors
+    }
+
+
+def expected_borders(specs) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {s.name: (s.dtype, tuple(-1 if isinstance(size, str) else size for size in s.shape)) for s in specs}
+
+
+def whole_borders(config, tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """With the leading axis that Triton server adds."""
+    axis = (-1,) if config.max_batch_size else ()
+    return {name: (dtype, (*axis, *dims)) for name, (dtype, dims) in borders(tensors).items()}
+
+
+def assert_border(config, model: ServedModel) -> None:
+    """A served model's config has the names, types and dims of its declaration."""
+    assert whole_borders(config, config.input) == expected_borders(model.inputs), model.name
+    assert whole_borders(config, config.output) == expected_borders(model.outputs), model.name
+    assert {tensor.name for tensor in config.input if tensor.optional} == model.optional
+
+
+def assert_joined(configs, ensemble: str) -> set[str]:
+    """Each step of an ensemble takes tensors that fit, and makes others. Returns the names of what it gives out."""
+
+    def fits(one, other) -> bool:
+        """-1 stands for any size, as Triton server takes it."""
+        (dtype, dims), (other_dtype, other_dims) = one, other
+        pairs = zip(dims, other_dims, strict=True)
+        return dtype == other_dtype and all(a == b or -1 in (a, b) for a, b in pairs)
+
+    known = borders(configs[ensemble].input)
+    for step in configs[ensemble].ensemble_scheduling.step:
+        model = configs[step.model_name]
+        inputs, outputs = borders(model.input), borders(model.output)
+        assert set(step.input_map) == set(inputs)
+        for name, tensor in step.input_map.items():
+            assert fits(known[tensor], inputs[name]), (step.model_name, name)
+        for name, tensor in step.output_map.items():
+            assert tensor not in known
+            known[tensor] = outputs[name]
+    given_out = borders(configs[ensemble].output)
+    assert given_out.items() <= known.items()
+    return set(given_out)

@@ -93,17 +93,21 @@ class InductorEngine:
         self.spec.check_inputs(inputs)
         # `from_numpy` warns about read-only arrays, and a package takes contiguous tensors only.
         tensors = [torch.from_numpy(np.require(inputs[t.name], requirements=["C", "W"])) for t in self.spec.inputs]
-        videos_and_frames = tensors[0].shape[:2]
         if self.spec.is_per_frame:
+            videos_and_frames = tensors[0].shape[:2]
             results = self._run(_shares(_as_one_video(tensors)))
             joined = [
                 torch.cat(parts, dim=1)[0].unflatten(0, videos_and_frames) for parts in zip(*results, strict=True)
             ]
         else:
-            results = self._run([[tensor[video, None] for tensor in tensors] for video in range(videos_and_frames[0])])
+            results = self._run([self._one_video(tensors, video) for video in range(len(tensors[0]))])
             joined = [torch.cat(parts) for parts in zip(*results, strict=True)]
         named = {spec.name: tensor.numpy() for spec, tensor in zip(self.spec.outputs, joined, strict=True)}
         return named if outputs is None else {name: named[name] for name in outputs}
+
+    def _one_video(self, tensors: list[Tensor], video: int) -> list[Tensor]:
+        named = zip(self.spec.inputs, tensors, strict=True)
+        return [tensor if spec.name == STEP else tensor[video, None] for spec, tensor in named]
 
     def _run(self, calls: list[list[Tensor]]) -> list[list[Tensor]]:
         return list(self._worker.map(self._loader.run, calls))

@@ -15,7 +15,8 @@ from typing import Any
 from diffvqa_rt.engines.verification import map_verified, unlisted_files
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metric import Config, Metric
-from diffvqa_rt.metrics.registry import DEFAULT, METRICS, metric_named
+from diffvqa_rt.metrics import registry
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec, Precision, TensorSpec
 
 FORMAT = 2
@@ -52,7 +53,7 @@ class OutputParity:
 class ParityReport:
     """The engines on a real clip: each output from the reference's own inputs, and the score of the whole chain.
 
-    `frames`: on how many of the clip's frames, both views counted, the per-frame engines were compared alone; the chain
+    `frames`: on how many of the clip's frames, every view counted, the per-frame engines were compared alone; the chain
     ran on all. `row_differences`: by engine that takes several videos, max|Δ| between the same video in the two slots
     of a batch, and on a CPU alone.
     """
@@ -214,9 +215,10 @@ class Manifest:
                 f"{path} has format {found!r}, this version reads {FORMAT}; build the engines again"
             )
         name = values.get("metric", DEFAULT)
-        if name not in METRICS:
+        if name not in registry.METRICS:
             raise EngineMismatchError(
-                f"{path} is of the metric {name!r}, this version knows {', '.join(METRICS)}; take a newer version"
+                f"{path} is of the metric {name!r}, this version knows {', '.join(registry.METRICS)}; "
+                "take a newer version"
             )
         try:
             return cls._from_dict(values, metric_named(name))

@@ -44,7 +44,8 @@ class OnnxEngine:
         self.spec.check_inputs(inputs)
         names = list(outputs) if outputs is not None else [output.name for output in self.spec.outputs]
         cut = {spec.name for spec in self.spec.inputs if len(spec.shape) > 1}
-        frames = inputs[self.spec.inputs[0].name].shape[1]
+        # Only an engine that runs frame by frame has a pool, and an axis of frames.
+        frames = 1 if self._pool is None else inputs[self.spec.inputs[0].name].shape[1]
         if self._pool is None or frames < 2:
             return dict(zip(names, self._session.run(names, inputs), strict=True))
         shares = [

@@ -105,6 +105,11 @@ def timed_stages(chain: Chain) -> list[tuple[str, Loop | None]]:
     return stages
 
 
+def served_stages(chain: Chain) -> tuple[str, ...]:
+    """The names of what `stage_seconds` has of a request."""
+    return (*PREPARATION, *(name for name, _ in timed_stages(chain)))
+
+
 def marks_of(loop: Loop) -> str:
     """The tensor, [2] float64, that says when a loop started and ended."""
     return f"{loop.stage}_marks"
@@ -151,7 +156,7 @@ class _Chain:
 
     @property
     def _stage_seconds(self) -> TensorSpec:
-        return TensorSpec("stage_seconds", "float64", (len(PREPARATION) + len(timed_stages(self._chain)),))
+        return TensorSpec("stage_seconds", "float64", (len(served_stages(self._chain)),))
 
     def _crossing(self, name: str) -> TensorSpec:
         """A tensor of the chain between served models: pixels are normalised where the engines are not ours."""
@@ -293,13 +298,17 @@ class _Chain:
                 )
                 continue
             loop = self._loop(item)
-            yield EnsembleStep(model=loop.name, inputs=_named_alike(loop.inputs), outputs=_named_alike(loop.outputs))
+            yield EnsembleStep(
+                model=loop.name,
+                inputs=_named_alike(loop.inputs),
+                outputs={spec.name: self._inside(spec.name) for spec in loop.outputs},
+            )
             if not self._is_embedded:
                 last = item.count - 1
                 yield EnsembleStep(
                     model=f"{self._prefix}{item.engine}",
                     inputs={name: name for name in (*item.carry, *item.inputs)} | {STEP: _LAST_STEP},
-                    outputs={output: name for name, (output, turn) in item.keep.items() if turn == last},
+                    outputs={output: self._inside(name) for name, (output, turn) in item.keep.items() if turn == last},
                 )
         yield EnsembleStep(model=finish.name, inputs=_named_alike(finish.inputs), outputs=_named_alike(finish.outputs))
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from diffvqa_export.export_stage import ExportStage
 from diffvqa_export.reference import Arrays, Reference, some_frames
-from diffvqa_rt.chain import play
+from diffvqa_rt.chain import STEP, play
 from diffvqa_rt.engines.manifest import OutputParity, ParityReport
 from diffvqa_rt.errors import ParityError
 from diffvqa_rt.metric import Config, Metric
@@ -38,8 +38,8 @@ def measure_parity(
         stages: the tolerances.
         precision: what the engines compute in.
         clip: a name for the report.
-        frames: how many frames (of both views) the per-frame engines are compared on alone; all by default. The chain
-            runs on all of them in any case.
+        frames: how many frames (every view counted) the per-frame engines are compared on alone; all by default. The
+            chain runs on all of them in any case.
         is_same_alone: whether a video has to come out bit for bit as in a batch when it is alone. A GPU's libraries
             take other kernels for another batch size; in the slots of one batch it has to be the same everywhere.
     """
@@ -57,7 +57,7 @@ def measure_parity(
     low, high = config.score_range
     return ParityReport(
         clip=clip,
-        frames=reference.frames if frames is None else frames,
+        frames=reference.frames(engines) if frames is None else frames,
         outputs=tuple(worst.values()),
         row_differences={
             name: _row_difference(engines[name], inputs, actual if is_same_alone else None)
@@ -92,7 +92,7 @@ def _compare(engine: str, output: str, actual: NDArray, expected: NDArray, toler
 
 def _row_difference(engine: Engine, inputs: Arrays, alone: Arrays | None) -> float:
     """max|Δ| between the same video's outputs in the two slots of a batch, and of it alone where that is given."""
-    twice = {name: np.concatenate([array, array]) if array.ndim > 1 else array for name, array in inputs.items()}
+    twice = {name: array if name == STEP else np.concatenate([array, array]) for name, array in inputs.items()}
     names = [output.name for output in engine.spec.outputs]
     together = {name: np.asarray(values) for name, values in engine(twice, names).items()}
     differences = [np.abs(values[1] - values[0]).max() for values in together.values()]

@@ -71,10 +71,12 @@ class Reference:
         self.given = self._named(described["given"])
         self.score: float = described["score"]
 
-    @property
-    def frames(self) -> int:
-        """How many frames the per-frame engines see, both views counted."""
-        return int(next(iter(self.given.values())).shape[1])
+    def frames(self, engines: Mapping[str, Engine]) -> int:
+        """How many frames the per-frame engines see, every view counted; where there are none, how many rows."""
+        for engine, inputs, _ in self.calls():
+            if engines[engine].spec.is_per_frame:
+                return int(next(iter(inputs.values())).shape[1])
+        return len(next(iter(self.given.values())))
 
     def calls(self) -> Iterator[tuple[str, Arrays, Arrays]]:
         """(engine, inputs, expected outputs) in the order in which they ran."""

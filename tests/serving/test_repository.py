@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from served import in_protobuf, parsed
+from served import assert_border, assert_joined, in_protobuf, parsed, settings_for
 
 from diffvqa_rt.engines.manifest import MAX_VIDEOS, Manifest
 from diffvqa_rt.errors import EngineMismatchError
@@ -16,33 +16,11 @@ from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.serving.model_config import config_of_dali, config_of_engine, config_of_ensemble, config_of_program
 from diffvqa_rt.serving.models import served_models
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
-from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls, StageSettings, manifest_sha256
+from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls, StageSettings
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = ("embedded", "production")
 SPECS = {form: served_models(METRIC, TINY, form) for form in FORMS}
-NUMPY_NAMES = {
-    "FP32": "float32",
-    "FP64": "float64",
-    "INT64": "int64",
-    "INT32": "int32",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-}
-
-
-def settings_for(folder: Path, **changes) -> StageSettings:
-    values = {
-        "form": "embedded",
-        "engines": str(folder),
-        "manifest_sha256": manifest_sha256(folder),
-        "backend": "onnx",
-        "threads": None,
-        "python": "/some where/“python”",
-        "traffic": "/tmp/traffic",
-        "limits": RequestLimits(),
-    }
-    return StageSettings(**(values | changes))
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -65,25 +43,6 @@ def configs(repository):
     return parsed(repository)
 
 
-def borders(tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
-    from tritonclient.grpc.model_config_pb2 import DataType
-
-    return {
-        tensor.name: (NUMPY_NAMES[DataType.Name(tensor.data_type).removeprefix("TYPE_")], tuple(tensor.dims))
-        for tensor in tensors
-    }
-
-
-def expected_borders(specs) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {s.name: (s.dtype, tuple(-1 if isinstance(size, str) else size for size in s.shape)) for s in specs}
-
-
-def whole_borders(config, tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """With the leading axis that Triton server adds."""
-    axis = (-1,) if config.max_batch_size else ()
-    return {name: (dtype, (*axis, *dims)) for name, (dtype, dims) in borders(tensors).items()}
-
-
 def test_there_is_a_model_for_every_stage_and_one_for_all(configs, repository, settings):
     stages = {"preprocess", "vae_encoder", "denoise", "head", "finish", "diffvqa"}
     ours = {"preprocess", "denoise", "finish"}
@@ -100,33 +59,13 @@ def test_there_is_a_model_for_every_stage_and_one_for_all(configs, repository, s
 
 def test_a_config_has_the_names_types_and_dims_of_its_spec(configs, settings):
     for name, config in configs.items():
-        spec = SPECS[settings.form][name]
-        assert whole_borders(config, config.input) == expected_borders(spec.inputs), name
-        assert whole_borders(config, config.output) == expected_borders(spec.outputs), name
-        assert {tensor.name for tensor in config.input if tensor.optional} == spec.optional
+        assert_border(config, SPECS[settings.form][name])
         assert bool(config.max_batch_size) == (name == "dali")
 
 
 def test_the_ensemble_joins_equal_tensors_and_gives_out_all_that_a_result_needs(configs):
-    def fits(one, other) -> bool:
-        """-1 stands for any size, as Triton server takes it."""
-        (dtype, dims), (other_dtype, other_dims) = one, other
-        pairs = zip(dims, other_dims, strict=True)
-        return dtype == other_dtype and all(a == b or -1 in (a, b) for a, b in pairs)
-
-    known = borders(configs["diffvqa"].input)
-    for step in configs["diffvqa"].ensemble_scheduling.step:
-        model = configs[step.model_name]
-        inputs, outputs = borders(model.input), borders(model.output)
-        assert set(step.input_map) == set(inputs)
-        for name, tensor in step.input_map.items():
-            assert fits(known[tensor], inputs[name]), (step.model_name, name)
-        for name, tensor in step.output_map.items():
-            assert tensor not in known
-            known[tensor] = outputs[name]
-    given_out = borders(configs["diffvqa"].output)
-    assert given_out.items() <= known.items()
-    assert {"score", "frame_scores", "frame_weights", "timestamps_seconds", "video_info", "model"} < set(given_out)
+    given_out = assert_joined(configs, "diffvqa")
+    assert {"score", "frame_scores", "frame_weights", "timestamps_seconds", "video_info", "model"} < given_out
 
 
 @pytest.mark.parametrize("kind", ["embedded-onnx", "production-onnx-cuda", "production-tensorrt"])

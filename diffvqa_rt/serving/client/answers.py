@@ -38,10 +38,11 @@ def score_from_answer(tensors: Mapping[str, NDArray | None], *, source: str, see
     Raises AnswerError where they hold none.
     """
     score = _numbers(tensors, "score", 1)
-    frame_scores, frame_weights = (_numbers(tensors, name, 2) for name in ("frame_scores", "frame_weights"))
+    # Not every metric scores frames, or weighs them.
+    curves = {name: _numbers(tensors, name, 2) for name in ("frame_scores", "frame_weights") if name in tensors}
     timestamps, stage_seconds = (_numbers(tensors, name, 1) for name in ("timestamps_seconds", "stage_seconds"))
-    if not frame_scores.shape == frame_weights.shape == (len(score), len(timestamps)):
-        raise AnswerError("frame_scores and frame_weights are not of as many crops and frames as the rest")
+    if any(curve.shape != (len(score), len(timestamps)) for curve in curves.values()):
+        raise AnswerError(f"{' and '.join(curves)} are not of as many crops and frames as the rest")
     info, facts = _object(tensors, "video_info"), _object(tensors, "model")
     stages = _stages(facts)
     if len(stage_seconds) < len(stages):
@@ -50,7 +51,7 @@ def score_from_answer(tensors: Mapping[str, NDArray | None], *, source: str, see
         case [int() | float() as low, int() | float() as high]:
             facts["score_range"] = (float(low), float(high))
     return video_score(
-        {"score": score, "frame_scores": frame_scores, "frame_weights": frame_weights},
+        {"score": score, **curves},
         source=source,
         seed=seed,
         timestamps_seconds=tuple(timestamps.tolist()),

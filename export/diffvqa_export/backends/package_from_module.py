@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 
 import diffvqa_kernels.selective_scan.inductor_cpu  # noqa: F401  the scan's lowering on a CPU
 import torch
@@ -37,7 +38,8 @@ def package_from_module(job: ExportJob) -> None:
         raise EngineBuildError(
             f"{spec.name}: AOTInductor needs a C++ compiler and found none; install g++, or name one in CXX"
         ) from error
-    device = next(job.module.parameters()).device
+    # A stage may have tables alone.
+    device = next(chain(job.module.parameters(), job.module.buffers())).device
     inputs = tuple(tensor.to(device) for tensor in job.stage.example_inputs(job.config))
     inputs, dynamic = _as_played(inputs, spec, device)
     keep_float32()
@@ -63,7 +65,8 @@ def _as_played(
         return together, tuple({1: frames} if tensor.ndim > 1 else {} for tensor in inputs)
     if device.type == "cpu":
         return tuple(tensor[:1] for tensor in inputs), ({},) * len(inputs)
-    return tuple(inputs), ({0: torch.export.Dim("videos", min=1)},) * len(inputs)
+    videos = torch.export.Dim("videos", min=1)
+    return tuple(inputs), tuple({0: videos} if isinstance(tensor.shape[0], str) else {} for tensor in spec.inputs)
 
 
 def _check_border(program: torch.export.ExportedProgram, spec: EngineSpec) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffvqa_rt.errors import InputError
 from diffvqa_rt.serving.metrics import ScoreMetrics
-from diffvqa_rt.serving.models import MARKS, marks_of, timed_stages
+from diffvqa_rt.serving.models import MARKS, marks_of, served_stages, timed_stages
 from diffvqa_rt.serving.python_backend import Responder
 
 
@@ -17,10 +17,9 @@ class TritonPythonModel:
         manifest = self._responder.settings.manifest()
         self._metric, self._config = manifest.metric, manifest.config
         self._numbers = json.loads(self._responder.parameters["numbers"])
-        self._timed = timed_stages(self._metric.chains(self._config)[self._responder.parameters["chain"]])
-        names = ["decode", "views", *(name for name, _ in self._timed)]
-        self._names = names
-        self._metrics = ScoreMetrics(self._metric.name, names, self._config.score_range)
+        chain = self._metric.chains(self._config)[self._responder.parameters["chain"]]
+        self._timed, self._names = timed_stages(chain), served_stages(chain)
+        self._metrics = ScoreMetrics(self._metric.name, self._names, self._config.score_range)
 
     def execute(self, requests):
         return self._responder.answer(requests, self._finish)

@@ -10,6 +10,7 @@ import numpy as np
 from diffvqa_rt.metric import Request
 from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving.decoding import Decoder
+from diffvqa_rt.serving.models import served_stages
 from diffvqa_rt.serving.python_backend import CalledModelError, Responder, UnavailableError, call_model
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class TritonPythonModel:
         self._resized_by = "dali" if self._dali else "pillow"
         self._decoder = Decoder(self._metric, self._config, settings.limits, settings.python)
         facts = dataclasses.asdict(model_facts(manifest, settings.backend, self._resized_by))
-        self._facts = as_json({**facts, "stages": self._metric.stages})
+        self._facts = as_json({**facts, "stages": served_stages(self._metric.chain(self._config))})
         self._scales = pixel_scales(self._metric, self._config) if self._is_production else {}
 
     def execute(self, requests):

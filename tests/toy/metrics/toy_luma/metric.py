@@ -1,0 +1,100 @@
+"""The declaration of the toy metric."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from diffvqa_rt.metrics.toy_luma.config import FIVE, SIZE, TURNS, ToyLumaConfig
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffvqa_rt.chain import STEP, Call, Chain, Loop
+from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.metric import Metric, Request
+from diffvqa_rt.specs import Arrays, EngineSpec, PixelScale, TensorSpec
+from diffvqa_rt.video import VideoInfo
+from diffvqa_rt.video.crops import RgbFrame, crop_places, crop_region
+
+PIXELS = PixelScale(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def _inputs(config: ToyLumaConfig) -> tuple[TensorSpec, ...]:
+    return (TensorSpec("pictures", "uint8", ("videos", config.frames, 3, SIZE, SIZE)),)
+
+
+def _prepare(config: ToyLumaConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
+    pictures = [[_picture(frame, place) for frame in frames] for place in crop_places(request.seed, request.crops)]
+    return {"pictures": np.array(pictures).transpose(0, 1, 4, 2, 3)}
+
+
+def _picture(frame: RgbFrame, place: NDArray[np.float64]) -> NDArray[np.uint8]:
+    image = Image.fromarray(frame)
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=crop_region(*image.size, SIZE, place)))
+
+
+def _warnings(config: ToyLumaConfig, info: VideoInfo) -> tuple[ScoreWarning, ...]:
+    return (ScoreWarning("toy", "this score is a toy's"),)
+
+
+def _engines(config: ToyLumaConfig) -> dict[str, EngineSpec]:
+    numbers, curve = ("videos",), ("videos", config.frames)
+    specs = (
+        EngineSpec(
+            "luma",
+            inputs=(TensorSpec("pictures", "float32", ("videos", config.frames, 3, SIZE, SIZE)),),
+            outputs=(TensorSpec("luma", "float32", numbers), TensorSpec("frame_luma", "float32", curve)),
+            is_per_frame=False,
+            pixels={"pictures": PIXELS},
+        ),
+        EngineSpec(
+            "adapting_step",
+            inputs=(
+                TensorSpec("level", "float32", numbers),
+                TensorSpec("curve", "float32", curve),
+                TensorSpec("frame_luma", "float32", curve),
+                TensorSpec(STEP, "int64", (1,)),
+            ),
+            outputs=(TensorSpec("level_next", "float32", numbers), TensorSpec("curve_next", "float32", curve)),
+            is_per_frame=False,
+        ),
+    )
+    return {spec.name: spec for spec in specs}
+
+
+def _chain(config: ToyLumaConfig) -> Chain:
+    last = TURNS - 1
+    return (
+        Call(engine="luma", inputs=("pictures",), outputs=("luma", "frame_luma")),
+        Loop(
+            stage="adapt",
+            engine="adapting_step",
+            count=TURNS,
+            inputs=("frame_luma",),
+            carry={"level": "level_next", "curve": "curve_next"},
+            start={"level": "luma", "curve": "frame_luma"},
+            keep={
+                "glance": ("level_next", 0),
+                "score": ("level_next", last),
+                "frame_scores": ("curve_next", last),
+            },
+        ),
+    )
+
+
+def _score(config: ToyLumaConfig, numbers: Arrays) -> NDArray[np.float32]:
+    return np.asarray((numbers["glance"] + 3 * numbers["score"]) / 4)
+
+
+METRIC = Metric(
+    name="toy_luma",
+    title="Toy luma",
+    config_from_dict=ToyLumaConfig.from_dict,
+    presets={FIVE.name: FIVE},
+    frames=lambda config: config.frames,
+    inputs=_inputs,
+    prepare=_prepare,
+    warnings=_warnings,
+    engines=_engines,
+    chains=lambda config: {"toy_luma": _chain(config)},
+    choose=lambda request: "toy_luma",
+    score=_score,
+)

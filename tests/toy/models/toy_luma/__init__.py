@@ -1,0 +1,1 @@
+"""The toy metric's network in torch."""

@@ -15,6 +15,7 @@ from clips import make_clip
 from PIL import Image
 
 from diffvqa_rt import VideoScore
+from diffvqa_rt.metric import Metric
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.results import ScoringFailure
 from diffvqa_rt.serving import ServerError, find_tritonserver
@@ -107,11 +108,11 @@ CLIPS = {
 }
 
 
-def assert_same(served: VideoScore | ScoringFailure, expected: VideoScore) -> None:
+def assert_same(served: VideoScore | ScoringFailure, expected: VideoScore, metric: Metric = METRIC) -> None:
     """All but the stages' times, bit for bit."""
     assert isinstance(served, VideoScore), served
     ours, theirs = served.as_dict(), expected.as_dict()
-    assert list(ours.pop("stage_seconds")) == list(theirs.pop("stage_seconds")) == list(METRIC.stages)
+    assert list(ours.pop("stage_seconds")) == list(theirs.pop("stage_seconds")) == list(metric.stages)
     assert ours == theirs
     assert all(seconds > 0 for seconds in served.stage_seconds.values())
 

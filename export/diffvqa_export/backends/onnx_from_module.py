@@ -30,7 +30,7 @@ OPSET = 23
 
 
 def onnx_from_module(job: ExportJob) -> None:
-    """Writes `job.path` and `job.path`.data, with the spec's names of inputs, outputs and dynamic dimensions.
+    """Writes `job.path`, and `job.path`.data if it has weights, with the spec's names of inputs, outputs and dynamic dimensions.
 
     The provenance goes into the file's metadata.
 
@@ -74,6 +74,9 @@ def onnx_from_module(job: ExportJob) -> None:
         program.model.metadata_props[PROVENANCE_KEY] = job.provenance
         # Weights beside the graph, whatever their size: a protobuf ends at 2 GiB, and one way is better than two.
         program.save(job.path, external_data=True)
+        data = job.path.with_name(f"{job.path.name}.data")
+        if not data.stat().st_size:  # weights of a few bytes are in the graph all the same
+            data.unlink()
         onnx.checker.check_model(job.path)
         model = onnx.load(job.path, load_external_data=False)
     except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError) as error:

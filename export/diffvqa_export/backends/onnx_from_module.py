@@ -30,7 +30,7 @@ OPSET = 23
 
 
 def onnx_from_module(job: ExportJob) -> None:
-    """Writes `job.path`, and `job.path`.data if it has weights, with the spec's names of inputs, outputs and dynamic dimensions.
+    """Writes `job.path`, its weights beside it, with the spec's names of inputs, outputs and dynamic dimensions.
 
     The provenance goes into the file's metadata.
 

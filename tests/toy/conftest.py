@@ -1,8 +1,9 @@
 """The toy metric as one of the product's, in this process and in those that it starts, and its engine folder."""
 
 import importlib
-import os
 import sys
+import sysconfig
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,22 +13,36 @@ from diffvqa_rt.metric import Metric
 from diffvqa_rt.metrics import registry
 
 TOY = Path(__file__).parent
-SITE = TOY / "site"
+ROOT = TOY.parents[1]
 FOLDERS = {"diffvqa_rt.metrics": "metrics", "diffvqa_rt.models": "models", "diffvqa_export": "export"}
 
 
+def make_python(folder: Path) -> Path:
+    """A Python with this checkout, this Python's packages, and the toy metric.
+
+    Not PYTHONPATH: the processes of Triton server's models find their packages by the Python that is first on PATH.
+    """
+    venv.create(folder, symlinks=True)
+    packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
+    lines = [
+        *map(str, (TOY / "site", ROOT, ROOT / "kernels", ROOT / "export")),
+        "import toy_luma_site",
+        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})",
+    ]
+    Path(packages, "toy.pth").write_text("\n".join(lines))
+    return folder / "bin" / "python"
+
+
 @pytest.fixture(scope="module")
-def toy() -> Iterator[Metric]:
-    """The toy metric, as `site/sitecustomize.py` makes it known to other processes."""
+def toy(tmp_path_factory) -> Iterator[Metric]:
+    """The toy metric, as `site/toy_luma_site.py` makes it known to other processes."""
     name = "toy_luma"
-    paths = [str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "METRICS", (*registry.METRICS, name))
         for package, folder in FOLDERS.items():
             module = importlib.import_module(package)
             patch.setattr(module, "__path__", [*module.__path__, str(TOY / folder)])
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        patch.syspath_prepend(SITE)  # which the decoder's process takes over
+        patch.setattr(sys, "executable", str(make_python(tmp_path_factory.mktemp("python"))))
         yield registry.metric_named(name)
     for module_name in [module for module in sys.modules if f".{name}" in module]:
         del sys.modules[module_name]

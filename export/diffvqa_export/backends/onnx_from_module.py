@@ -30,7 +30,7 @@ OPSET = 23
 
 
 def onnx_from_module(job: ExportJob) -> None:
-    """Writes `job.path`, with the spec's names of inputs, outputs and dynamic dimensions, and `job.path`.data for weights.
+    """Writes `job.path`, its weights beside it, with the spec's names of inputs, outputs and dynamic dimensions.
 
     The provenance goes into the file's metadata.
 

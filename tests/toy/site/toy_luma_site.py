@@ -1,6 +1,6 @@
-"""Makes the toy metric one of the product's, in every Python that starts with this folder on its path.
+"""Makes the toy metric one of the product's, in a Python that imports this module at its start.
 
-Python imports this module by itself. It imports nothing of the product: it waits for the product to be imported.
+It imports nothing of the product: it waits for the product to be imported.
 """
 
 import sys

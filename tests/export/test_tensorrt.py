@@ -53,14 +53,12 @@ class FakeBuilderConfig:
     ("stored", "used"), [(None, b""), (b"good", b"good"), (b"of another GPU", b""), (b"damaged", b"")]
 )
 def test_a_timing_cache_is_used_where_it_fits(tmp_path, stored, used):
-    path = tmp_path / "cache" / "timing"
+    path = tmp_path / "timing"
     if stored is not None:
-        plans._write_atomically(path, stored)
+        path.write_bytes(stored)
     config = FakeBuilderConfig()
     assert plans._load_timing_cache(config, path) is config.cache
     assert config.cache.content == used
-    plans._write_atomically(path, b"filled")
-    assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [("timing", b"filled")]
 
 
 @pytest.mark.parametrize("wrong", [{"opt": 0}, {"opt": 5}, {"max": 0}])

@@ -69,14 +69,14 @@ def make_requests() -> dict[str, Request]:
             )
             for name, (video, what, limit) in beyond_limits.items()
         },
-        "crops": Request(video=mp4, crops=4, refusal="ValueError: crops is 4; this server takes at most 3"),
+        "crops": Request(video=mp4, crops=4, refusal="InputError: crops is 4; this server takes at most 3"),
     }
 
 
 def answer_of(score: Callable[..., VideoScore], request: Request) -> Answer:
     try:
         answer = score(request.video, seed=request.seed, crops=request.crops).as_dict()
-    except (DiffVQAError, ValueError) as error:
+    except DiffVQAError as error:
         return f"{type(error).__name__}: {error}"
     del answer["stage_seconds"]
     return answer

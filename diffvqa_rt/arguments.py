@@ -1,4 +1,4 @@
-"""What several subcommands of `diffvqa` ask for in the same words."""
+"""Arguments that several subcommands of `diffvqa` have, and the kinds of numbers that arguments are."""
 
 import argparse
 import math
@@ -14,7 +14,7 @@ DEFAULT_ENGINES = Path("build/tiny")
 def add_engine_arguments(
     command: argparse.ArgumentParser, engines: Path | None = DEFAULT_ENGINES, default_note: str = "%(default)s"
 ) -> None:
-    """Adds `--engines`, `--threads` and `--backend`; `default_note` is what the help says of `engines`, the default."""
+    """Adds `--engines`, `--threads` and `--backend`; `default_note` is the help's word for the default, `engines`."""
     command.add_argument(
         "--engines",
         type=Path,
@@ -22,6 +22,11 @@ def add_engine_arguments(
         metavar="DIR",
         help=f"the engine folder that export/build_engines.py wrote (default: {default_note})",
     )
+    add_runtime_arguments(command)
+
+
+def add_runtime_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds `--threads` and `--backend`."""
     command.add_argument(
         "--threads",
         type=whole_number(1, MAX_THREADS),
@@ -34,7 +39,7 @@ def add_engine_arguments(
 
 
 def whole_number(least: int, most: int = MAX_COUNT) -> Callable[[str], int]:
-    """What turns an argument's text into a number of this range, or refuses it in a sentence."""
+    """Returns a parser of an argument's text: a number of this range, or a sentence that refuses the text."""
 
     def parse(text: str) -> int:
         try:
@@ -49,7 +54,7 @@ def whole_number(least: int, most: int = MAX_COUNT) -> Callable[[str], int]:
 
 
 def number(text: str) -> float:
-    """What turns an argument's text into a finite number, or refuses it in a sentence."""
+    """Returns an argument's text as a finite number, or refuses it in a sentence."""
     try:
         value = float(text)
     except ValueError:

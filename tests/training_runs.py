@@ -49,8 +49,13 @@ class SlowPoints(Points):
 
 
 def train_slowly(out: Path):
+    """Trains for minutes; prints how many steps are done, once some are."""
     config = replace(CONFIG, steps=10_000, checkpoint_steps=10_000, workers=1)
-    fit(Curve(), SlowPoints(7), config, out, describes={}, accelerator=Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    fit(
+        Curve(), SlowPoints(7), config, out,
+        describes={}, accelerator=accelerator, on_step=lambda done, _: print(done, flush=True),
+    )  # fmt: skip
 
 
 def write_events(run, scalars, purge_step=None):

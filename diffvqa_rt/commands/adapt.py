@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.commands.command import Command, checked_arguments
+from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
     add_fit_arguments,
     fit_config,
     open_accelerator,
-    refuse,
     require_packages,
     step_bar,
 )
@@ -17,16 +18,7 @@ from diffvqa_rt.video import DECODING_VERSION
 _PER_FILE = 2
 
 
-def add_adapt_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser(
-        "adapt",
-        help="train the Controller on frames of your videos",
-        description="Adapt Stable Diffusion to reading quality: the Controller learns by eq. (10) of the paper on "
-        "frames of the videos and images in folders, everything else stays frozen. A run that was stopped goes on at "
-        "its last checkpoint when started again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli "
-        "adapt …` and torchrun use several GPUs.",
-        epilog="DIR gets adapted.safetensors (for `diffvqa train --weights`), checkpoint.safetensors and tensorboard/.",
-    )
+def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("media", nargs="+", type=Path, metavar="MEDIA", help="a folder, searched below too, or a file")
     command.add_argument(
         "--weights",
@@ -41,8 +33,7 @@ def add_adapt_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     add_fit_arguments(command, learning_rate=1e-4, weight_decay=1e-2, batch=32)
 
 
-def run_adapt(arguments: argparse.Namespace) -> int:
-    """The exit status: 0 done, 2 where arguments do not fit together."""
+def _run(arguments: argparse.Namespace) -> int:
     require_packages()
     from diffvqa_rt.files import make_folder, write_whole
     from diffvqa_rt.models.diffvqa.checkpoints import save_weights
@@ -53,15 +44,13 @@ def run_adapt(arguments: argparse.Namespace) -> int:
     from diffvqa_rt.training.loop import fit
     from diffvqa_rt.training.media import find_media, media_digest
 
-    try:
+    with checked_arguments():
         config = fit_config(arguments, arguments.steps)
         network, _ = network_to_start_from(arguments.weights)
-    except ValueError as error:
-        return refuse(error)
     files = find_media(arguments.media)
     make_folder(arguments.out)
     accelerator = open_accelerator(arguments)
-    try:
+    with checked_arguments():
         batches = PictureBatches(
             files,
             batch=arguments.batch,
@@ -71,8 +60,6 @@ def run_adapt(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             processes=accelerator.num_processes,
         )
-    except ValueError as error:
-        return refuse(error)
     describes = {
         "network": network.config.as_dict(),
         "start": {"weights": weights_sha256(network)},
@@ -84,5 +71,19 @@ def run_adapt(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         path = arguments.out / "adapted.safetensors"
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False))
-        print(path)
+        print_results(str(path))
     return 0
+
+
+COMMAND = Command(
+    name="adapt",
+    help="train the Controller on frames of your videos",
+    description="Adapt Stable Diffusion to reading quality: the Controller learns by eq. (10) of the paper on "
+    "frames of the videos and images in folders, everything else stays frozen. A run that was stopped goes on at "
+    "its last checkpoint when started again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli "
+    "adapt …` and torchrun use several GPUs.",
+    epilog="DIR gets adapted.safetensors (for `diffvqa train --weights`), checkpoint.safetensors and tensorboard/.",
+    add_arguments=_add_arguments,
+    run=_run,
+    memory_advice="use a smaller --batch",
+)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 from tqdm import tqdm
 
 from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.commands.command import Command, UsageError
 from diffvqa_rt.engines import MAX_THREADS
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import DiagnosisError
+from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.synthetic.clip_table import read_manifest
 from diffvqa_rt.video import MAX_SEED
 
@@ -20,25 +22,12 @@ if TYPE_CHECKING:
     from diffvqa_rt.training.diffvqa.diagnosis.reconstruction import Reconstruction
 
 MOST_VIDEOS = 20
-"""Of more, the picture would be too tall to look at."""
+"""Limit of videos; with more of them the picture would be too tall to look at."""
 
 _Item = TypeVar("_Item")
 
 
-def add_diagnose_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser(
-        "diagnose",
-        help="draw what a network has learned",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Draw pictures that show whether training went well, each if its inputs are given:\n\n"
-        "  reconstructions.png  --weights --decoder VIDEO...  the frame at the middle of each video, what the VAE and\n"
-        "                                                     the K steps make of it, with and without Controller\n"
-        "  tsne.png             --weights --data              the fused features of a synthetic set's clips, by\n"
-        "                                                     content and by distortion\n"
-        "  curves.png           --run                         what a training run logged\n\n"
-        "The numbers in the pictures are printed, too. A video that cannot be read is reported and left out, and the\n"
-        "exit status is 1. A GPU is used if there is one.",
-    )
+def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "videos",
         nargs="*",
@@ -95,11 +84,9 @@ def add_diagnose_command(commands: "argparse._SubParsersAction[argparse.Argument
     )
 
 
-def run_diagnose(arguments: argparse.Namespace) -> int:
-    """The exit status: 0 done, 1 where videos were left out, 2 where arguments do not fit together."""
-    if sentence := _misuse(arguments):
-        print(f"diffvqa: {sentence}", file=sys.stderr)
-        return 2
+def _run(arguments: argparse.Namespace) -> int:
+    """Draws the pictures. The exit status: 0 done, 1 where videos were left out."""
+    _check(arguments)
     try:
         from diffvqa_rt.training.diffvqa.diagnosis import diagnose
     except ModuleNotFoundError as error:
@@ -127,19 +114,20 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _misuse(arguments: argparse.Namespace) -> str | None:
-    """What is missing, or too much, in a sentence."""
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UsageError where an argument is missing, or too much."""
     if arguments.videos and not (arguments.weights and arguments.decoder):
-        return "the reconstruction of videos needs --weights and --decoder"
+        raise UsageError("the reconstruction of videos needs --weights and --decoder")
     if arguments.data and not arguments.weights:
-        return "t-SNE of --data needs --weights"
+        raise UsageError("t-SNE of --data needs --weights")
     if arguments.decoder and not arguments.videos:
-        return "--decoder is for videos, and none is given"
+        raise UsageError("--decoder is for videos, and none is given")
     if not (arguments.videos or arguments.data or arguments.run):
-        return "there is nothing to draw; give videos with --weights and --decoder, --data with --weights, or --run"
+        raise UsageError(
+            "there is nothing to draw; give videos with --weights and --decoder, --data with --weights, or --run"
+        )
     if len(arguments.videos) > MOST_VIDEOS:
-        return f"{len(arguments.videos)} videos are too many for one picture; expected at most {MOST_VIDEOS}"
-    return None
+        raise UsageError(f"{len(arguments.videos)} videos are too many for one picture; expected at most {MOST_VIDEOS}")
 
 
 def _diagnose_reconstructions(subject: "Subject", arguments: argparse.Namespace, failures: list[str]) -> None:
@@ -152,17 +140,20 @@ def _diagnose_reconstructions(subject: "Subject", arguments: argparse.Namespace,
         subject, decoder, videos, arguments.seed, path, lambda sentence: _report(sentence, failures)
     )
     _say_wrote(path)
-    _print_reconstructions(rows)
+    print_results("\n".join(_table(rows)))
 
 
-def _print_reconstructions(rows: "Sequence[Reconstruction]") -> None:
-    """A table of decibels."""
-    print(f"{'VAE':>9} {'Controller':>18} {'UNet alone':>18}")
-    print(f"{'picture':>9} {'picture':>9}{'latent':>9} {'picture':>9}{'latent':>9}  PSNR in dB of")
+def _table(rows: "Sequence[Reconstruction]") -> list[str]:
+    """The lines of a table of decibels."""
+    lines = [
+        f"{'VAE':>9} {'Controller':>18} {'UNet alone':>18}",
+        f"{'picture':>9} {'picture':>9}{'latent':>9} {'picture':>9}{'latent':>9}  PSNR in dB of",
+    ]
     for row in rows:
         pairs = [(one.picture_psnr_db, one.latent_psnr_db) for one in (row.adapted, row.unadapted)]
         cells = " ".join(f"{picture:9.2f}{latent:9.2f}" for picture, latent in pairs)
-        print(f"{row.round_trip_psnr_db:9.2f} {cells}  {row.name}, {row.view} view")
+        lines.append(f"{row.round_trip_psnr_db:9.2f} {cells}  {row.name}, {row.view} view")
+    return lines
 
 
 def _diagnose_embedding(subject: "Subject", arguments: argparse.Namespace, failures: list[str]) -> None:
@@ -180,8 +171,7 @@ def _diagnose_embedding(subject: "Subject", arguments: argparse.Namespace, failu
         lambda sentence: _report(sentence, failures),
     )
     _say_wrote(path)
-    for title, numbers in maps:
-        print(f"{title}: {numbers}")
+    print_results("\n".join(f"{title}: {numbers}" for title, numbers in maps))
 
 
 def _tracked(items: "Sequence[_Item]", what: str) -> "Iterable[_Item]":
@@ -195,3 +185,20 @@ def _report(sentence: str, failures: list[str]) -> None:
 
 def _say_wrote(path: Path) -> None:
     print(f"diffvqa: wrote {path}", file=sys.stderr)
+
+
+COMMAND = Command(
+    name="diagnose",
+    help="draw what a network has learned",
+    description="Draw pictures that show whether training went well, each if its inputs are given:\n\n"
+    "  reconstructions.png  --weights --decoder VIDEO...  the frame at the middle of each video, what the VAE and\n"
+    "                                                     the K steps make of it, with and without Controller\n"
+    "  tsne.png             --weights --data              the fused features of a synthetic set's clips, by\n"
+    "                                                     content and by distortion\n"
+    "  curves.png           --run                         what a training run logged\n\n"
+    "The numbers in the pictures are printed, too. A video that cannot be read is reported and left out, and the\n"
+    "exit status is 1. A GPU is used if there is one.",
+    formatter=argparse.RawDescriptionHelpFormatter,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -4,52 +4,32 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
-
-from tqdm import tqdm
+from typing import get_args
 
 from diffvqa_rt.arguments import DEFAULT_ENGINES, add_engine_arguments, whole_number
-from diffvqa_rt.engines.describe import UNTRAINED_NOTE
-from diffvqa_rt.engines.manifest import engines_sha256
+from diffvqa_rt.commands.command import Command, UsageError
+from diffvqa_rt.commands.evaluated_models import Predictions, open_engines
 from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.evaluation.data_sets import DATA_SETS, ProtocolName, read_table
-from diffvqa_rt.evaluation.mos_table import MosRow, MosTable
+from diffvqa_rt.evaluation.mos_table import MosTable
 from diffvqa_rt.evaluation.protocols import SPLITS, default_protocol
-from diffvqa_rt.evaluation.scores import Scores, ScoreStamp, VideoScorer, read_scores, score_rows
-from diffvqa_rt.scoring import Scorer
+from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.video import MAX_SEED
 from diffvqa_rt.video.crops import MAX_CROPS
-
-if TYPE_CHECKING:
-    from diffvqa_rt.evaluation.evaluate import ModelScores
 
 FORMATS = ("markdown", "csv", "json")
 
 
-def add_evaluate_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    layouts = "\n".join(f"  {name:12} {data_set.layout}" for name, data_set in DATA_SETS.items())
-    command = commands.add_parser(
-        "evaluate",
-        help="compare scores with human opinions on a data set",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Score the videos of data sets with an engine folder, or read predictions, and compare them with\n"
-        "the opinions: SRCC, PLCC (raw and after a 4-parameter logistic), KRCC and RMSE with bootstrap 95 %\n"
-        "intervals, by the protocols of the paper. Scores are kept as they are made: the same command goes on\n"
-        "where an interrupted one stopped. A video without a score is reported and excluded, the others still\n"
-        "count, and the exit status is 1.\n\n"
-        f"NAME and what PATH, the data set's folder, holds (for csv, PATH is the file):\n{layouts}",
-        epilog="OUT gets evaluation.md, table.csv (laid out like the paper's tables), metrics.csv (every number),\n"
-        "scatter-*.png, scores-*.jsonl (what was scored here) and excluded.csv (videos without a score).",
-    )
+def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("data", nargs="+", type=_parse_data, metavar="NAME=PATH", help="a data set, and where it is")
     command.add_argument(
         "--scores",
         action="append",
         default=[],
-        type=_parse_source,
+        type=_parse_predictions,
         metavar="MODEL[@TRAINED_ON]=FILE",
         help="predictions to evaluate as a row of the table, CSV (.csv) with columns video,score or JSON Lines; repeat "
         "for more models. {data} in FILE stands for each data set's name; {split} for 1 … "
@@ -126,32 +106,8 @@ def add_evaluate_command(commands: "argparse._SubParsersAction[argparse.Argument
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Predictions: whose, and the file, with its placeholders."""
-
-    model: str
-    trained_on: str | None
-    pattern: str
-
-    def read(self, table: MosTable) -> tuple[Scores, ...]:
-        path = self.pattern.replace("{data}", table.name)
-        numbers = range(1, SPLITS + 1) if "{split}" in path else range(1)
-        return tuple(read_scores(Path(path.replace("{split}", str(number))), table) for number in numbers)
-
-
-@dataclass(frozen=True, slots=True)
-class _Engines:
-    """A model that is there to score: the scorer, and all that a score depends on."""
-
-    model: str
-    trained_on: str | None
-    scorer: VideoScorer
-    stamp: ScoreStamp
-
-
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    """The exit status: 0 done, 1 where videos have no score, 2 where arguments do not fit together."""
+def _run(arguments: argparse.Namespace) -> int:
+    """Evaluates every model on every data set. The exit status: 0 done, 1 where videos have no score."""
     try:
         from diffvqa_rt.evaluation import evaluate, report, scatter
     except ModuleNotFoundError as error:
@@ -160,30 +116,23 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             f"evaluation needs {package}, which is not installed: pip install 'diffvqa-rt[train]'"
         ) from error
     uses_engines = arguments.engines is not None or not arguments.scores
-    models = [source.model for source in arguments.scores]
-    pairs = [(source.model, source.trained_on) for source in arguments.scores]
-    if len(set(pairs)) < len(pairs):
-        return _misuse(f"--scores names the same model twice: {', '.join(models)}")
-    tables = [
-        read_table(name, path, require_videos=uses_engines and not arguments.skip_missing)
-        for name, path in arguments.data
-    ]
-    names = [table.name for table in tables]
-    if len(set(names)) < len(names):
-        return _misuse(f"two data sets have the same name: {', '.join(names)}")
+    tables = _read_tables(arguments, require_videos=uses_engines and not arguments.skip_missing)
     out: Path = arguments.out
-    try:
+    with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EvaluationError(f"{out} cannot be written ({error.strerror})") from error
 
-    engines = _open_engines(arguments) if uses_engines else None
+    engines = [open_engines(arguments)] if uses_engines else []
     config = evaluate.EvaluationConfig(split_seed=arguments.split_seed, resamples=arguments.resamples)
-    scored = [
-        (table, *_score_by_protocol(model, table, arguments))
-        for model in [*([engines] if engines else []), *arguments.scores]
-        for table in tables
-    ]
+    scored = []
+    for model in [*engines, *arguments.scores]:
+        for table in tables:
+            chosen = arguments.protocol
+            protocol = default_protocol(table, model.trained_on) if chosen == "auto" else chosen
+            kept = out / f"scores-{_slug(table.name)}.jsonl"
+            with _writing(kept):
+                by_split = model.scores(table, protocol, kept)
+            scores = evaluate.ModelScores(model=model.name, trained_on=model.trained_on, by_split=by_split)
+            scored.append((table, scores, protocol))
     failures = [sentence for _, scores, _ in scored for part in scores.by_split for sentence in part.failures]
     for sentence in failures:
         print(f"diffvqa: {sentence}", file=sys.stderr)
@@ -204,55 +153,41 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         "excluded.csv": report.excluded_csv(evaluations),
     }
     for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+        with _writing(out / name):
+            (out / name).write_text(text, encoding="utf-8")
     for number, one in enumerate(evaluations, 1):
-        scatter.draw_scatter(one, out / f"scatter-{number:02}-{_slug(f'{one.model}-{one.test_set}')}.png")
+        picture = out / f"scatter-{number:02}-{_slug(f'{one.model}-{one.test_set}')}.png"
+        with _writing(picture):
+            scatter.draw_scatter(one, picture)
     print(f"diffvqa: wrote {', '.join(files)} and {len(evaluations)} scatter plots to {out}", file=sys.stderr)
     printed: dict[str, Callable[[], str]] = {
         "markdown": lambda: files["evaluation.md"],
         "csv": lambda: files["table.csv"],
         "json": lambda: "".join(f"{json.dumps(row)}\n" for row in report.metric_rows(evaluations)),
     }
-    print(printed[arguments.format](), end="")
+    print_results(printed[arguments.format](), end="")
     return 1 if failures or incomplete else 0
 
 
-def _score_by_protocol(
-    model: "_Engines | _Source", table: MosTable, arguments: argparse.Namespace
-) -> "tuple[ModelScores, ProtocolName]":
-    """A model's scores for what its protocol tests on a data set, made or read."""
-    from diffvqa_rt.evaluation.evaluate import ModelScores, rows_to_score
-
-    chosen = arguments.protocol
-    protocol = default_protocol(table, model.trained_on) if chosen == "auto" else chosen
-    if isinstance(model, _Source):
-        by_split = model.read(table)
-    else:
-        path = arguments.out / f"scores-{_slug(table.name)}.jsonl"
-        by_split = (_score(model, table, rows_to_score(table, protocol), path, arguments.batch),)
-    return ModelScores(model=model.model, trained_on=model.trained_on, by_split=by_split), protocol
+def _read_tables(arguments: argparse.Namespace, *, require_videos: bool) -> list[MosTable]:
+    """The opinions of every data set. Raises UsageError where two models or two data sets have the same name."""
+    models = [(predictions.name, predictions.trained_on) for predictions in arguments.scores]
+    if len(set(models)) < len(models):
+        raise UsageError(f"--scores names the same model twice: {', '.join(name for name, _ in models)}")
+    tables = [read_table(name, path, require_videos=require_videos) for name, path in arguments.data]
+    names = [table.name for table in tables]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two data sets have the same name: {', '.join(names)}")
+    return tables
 
 
-def _open_engines(arguments: argparse.Namespace) -> _Engines:
-    folder = arguments.engines or DEFAULT_ENGINES
-    scorer = Scorer.open(folder, backend=arguments.backend, threads=arguments.threads)
-    manifest = scorer.manifest
-    if not manifest.weights.is_trained:
-        print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
-    stamp = ScoreStamp(
-        weights_sha256=manifest.weights.sha256,
-        engines_sha256=engines_sha256(manifest.backends[arguments.backend].files),
-        backend=arguments.backend,
-        seed=arguments.seed,
-        crops=arguments.crops,
-    )
-    return _Engines(arguments.model or manifest.model_label, arguments.trained_on, scorer, stamp)
-
-
-def _score(engines: _Engines, table: MosTable, rows: Sequence[MosRow], path: Path, batch: int) -> Scores:
-    is_hidden = not sys.stderr.isatty()
-    with tqdm(total=len(rows), unit="video", desc=table.title, file=sys.stderr, disable=is_hidden, leave=False) as bar:
-        return score_rows(engines.scorer, rows, path, engines.stamp, batch=batch, on_video=lambda: bar.update())
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises EvaluationError where the system refuses to write."""
+    try:
+        yield
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _parse_data(text: str) -> tuple[str, Path]:
@@ -262,12 +197,12 @@ def _parse_data(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _parse_source(text: str) -> _Source:
+def _parse_predictions(text: str) -> Predictions:
     model, separator, pattern = text.partition("=")
     name, _, trained_on = model.partition("@")
     if not (separator and name and pattern):
         raise argparse.ArgumentTypeError(f"{text!r} is not MODEL=FILE or MODEL@TRAINED_ON=FILE")
-    return _Source(name, _data_set_name(trained_on) or None, pattern)
+    return Predictions(name, _data_set_name(trained_on) or None, pattern)
 
 
 def _data_set_name(text: str) -> str:
@@ -279,6 +214,21 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")
 
 
-def _misuse(sentence: str) -> int:
-    print(f"diffvqa: {sentence}", file=sys.stderr)
-    return 2
+_LAYOUTS = "\n".join(f"  {name:12} {data_set.layout}" for name, data_set in DATA_SETS.items())
+
+COMMAND = Command(
+    name="evaluate",
+    help="compare scores with human opinions on a data set",
+    description="Score the videos of data sets with an engine folder, or read predictions, and compare them with\n"
+    "the opinions: SRCC, PLCC (raw and after a 4-parameter logistic), KRCC and RMSE with bootstrap 95 %\n"
+    "intervals, by the protocols of the paper. Scores are kept as they are made: the same command goes on\n"
+    "where an interrupted one stopped. A video without a score is reported and excluded, the others still\n"
+    "count, and the exit status is 1.\n\n"
+    f"NAME and what PATH, the data set's folder, holds (for csv, PATH is the file):\n{_LAYOUTS}",
+    epilog="OUT gets evaluation.md, table.csv (laid out like the paper's tables), metrics.csv (every number),\n"
+    "scatter-*.png, scores-*.jsonl (what was scored here) and excluded.csv (videos without a score).",
+    formatter=argparse.RawDescriptionHelpFormatter,
+    add_arguments=_add_arguments,
+    run=_run,
+    memory_advice="use a smaller --batch or fewer --crops",
+)

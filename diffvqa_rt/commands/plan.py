@@ -13,22 +13,17 @@ import numpy as np
 from diffvqa_rt.arguments import number, whole_number
 from diffvqa_rt.capacity.measurements import Measurement, Wanted, known_measurement, measurement_from
 from diffvqa_rt.capacity.planning import SIMULATED_VIDEOS, Check, Device, Plan, Target, checks, plan_fleet
+from diffvqa_rt.commands.command import Command, UsageError, checked_arguments
 from diffvqa_rt.engines import BACKENDS, available_cpus
+from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.video import MAX_SEED
 
 _FEW_VIDEOS = 30
 _UNITS = {"videos_per_second": "videos/s", "p50_seconds": "p50, s", "p99_seconds": "p99, s"}
 
 
-def add_plan_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_arguments(command: argparse.ArgumentParser) -> None:
     defaults = Target(videos_per_day=1)
-    command = commands.add_parser(
-        "plan",
-        help="how many devices a stream of videos takes",
-        description="Simulate servers under a stream of videos, from stage times that were measured, and print the "
-        "fewest devices that keep latency and utilisation within bounds, and how far the same model is from what "
-        "servers were measured to do. Without a measurement there is no plan.",
-    )
     command.add_argument(
         "--videos-per-day", type=number, required=True, metavar="N", help="on average; 10e6 is ten million"
     )
@@ -86,22 +81,19 @@ def add_plan_command(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     command.add_argument("--format", choices=("table", "json"), default="table", help="(default: %(default)s)")
 
 
-def run_plan(arguments: argparse.Namespace) -> int:
-    """The exit status: 0 done, 2 where arguments do not fit together; a CapacityError is the caller's."""
+def _run(arguments: argparse.Namespace) -> int:
     name = arguments.gpu or arguments.device
     if not name and not arguments.measured:
-        return _misuse("say whose measurement to plan with: --gpu NAME, --device NAME or --measured FILE")
+        raise UsageError("say whose measurement to plan with: --gpu NAME, --device NAME or --measured FILE")
     if arguments.price_per_hour is not None and arguments.price_per_hour < 0:
-        return _misuse(f"--price-per-hour is {arguments.price_per_hour:g}; expected 0 or more")
-    try:
+        raise UsageError(f"--price-per-hour is {arguments.price_per_hour:g}; expected 0 or more")
+    with checked_arguments():
         target = Target(
             videos_per_day=arguments.videos_per_day,
             peak_factor=arguments.peak_factor,
             max_p99_seconds=arguments.max_p99_seconds,
             max_utilisation=arguments.max_utilisation,
         )
-    except ValueError as error:
-        return _misuse(str(error))
     wanted = Wanted(
         device=name or "the measured device",
         is_gpu=bool(arguments.gpu) if name else None,
@@ -119,15 +111,10 @@ def run_plan(arguments: argparse.Namespace) -> int:
         print(f"diffvqa: {sentence}", file=sys.stderr)
     price = arguments.price_per_hour
     if arguments.format == "json":
-        print(json.dumps(_as_dict(measurement, target, plan, compared, price, arguments.seed)))
+        print_results(json.dumps(_as_dict(measurement, target, plan, compared, price, arguments.seed)))
     else:
-        _print_table(measurement, target, plan, compared, price)
+        print_results("\n".join(_table(measurement, target, plan, compared, price)))
     return 0
-
-
-def _misuse(sentence: str) -> int:
-    print(f"diffvqa: {sentence}", file=sys.stderr)
-    return 2
 
 
 def _reservations(measurement: Measurement, compared: Sequence[Check]) -> list[str]:
@@ -178,9 +165,10 @@ def _as_dict(
     }
 
 
-def _print_table(
+def _table(
     measurement: Measurement, target: Target, plan: Plan, compared: Sequence[Check], price_per_hour: float | None
-) -> None:
+) -> list[str]:
+    """The lines of the plan for a person."""
     alone = float(np.median(Device(measurement).seconds_alone))
     rows = {
         "device": f"{measurement.device}, {measurement.cores} cores: {measurement.preset} by {measurement.backend}",
@@ -195,13 +183,24 @@ def _print_table(
     }
     if (cost := _cost(plan, price_per_hour)) is not None:
         rows["cost/million"] = f"${cost:,.2f} at ${price_per_hour:,.2f} an hour"
-    for name, text in rows.items():
-        print(f"{name:<22} {text}".replace("\n", f"\n{'':<23}"))
+    lines = [f"{name:<22} {text}".replace("\n", f"\n{'':<23}") for name, text in rows.items()]
     if compared:
-        print(f"\n{'served':<12} {'':<9} {'measured':>9} {'predicted':>9} {'error':>7}")
+        lines += ["", f"{'served':<12} {'':<9} {'measured':>9} {'predicted':>9} {'error':>7}"]
     for check in compared:
         clients = f"{check.clients} client{'s' if check.clients > 1 else ''}"
         numbers = f"{check.measured:9.3f} {check.predicted:9.3f} {check.error:+7.1%}"
-        print(f"{clients:<12} {_UNITS[check.quantity]:<9} {numbers}")
+        lines.append(f"{clients:<12} {_UNITS[check.quantity]:<9} {numbers}")
     if (largest := _largest_error(compared)) is not None:
-        print(f"largest error {largest:.1%}")
+        lines.append(f"largest error {largest:.1%}")
+    return lines
+
+
+COMMAND = Command(
+    name="plan",
+    help="how many devices a stream of videos takes",
+    description="Simulate servers under a stream of videos, from stage times that were measured, and print the "
+    "fewest devices that keep latency and utilisation within bounds, and how far the same model is from what "
+    "servers were measured to do. Without a measurement there is no plan.",
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,27 +1,28 @@
-"""`diffvqa serve`."""
+"""`diffvqa serve`: Triton Inference Server on an engine folder."""
 
 import argparse
 from pathlib import Path
 
-from diffvqa_rt.arguments import add_engine_arguments, whole_number
+from diffvqa_rt.arguments import DEFAULT_ENGINES, add_runtime_arguments, whole_number
 from diffvqa_rt.checks import MAX_COUNT
+from diffvqa_rt.commands.command import Command, checked_arguments
 from diffvqa_rt.serving.server import serve
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT
 from diffvqa_rt.video.crops import MAX_CROPS
 
 
-def add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `serve`."""
+def _add_arguments(command: argparse.ArgumentParser) -> None:
     limits = RequestLimits()
-    command = commands.add_parser(
-        "serve",
-        help="serve an engine folder over gRPC",
-        description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
-        "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
-        f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
+    command.add_argument(
+        "--engines",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="an engine folder that export/build_engines.py wrote; give the flag again for a folder of another metric "
+        f"(default: {DEFAULT_ENGINES})",
     )
-    add_engine_arguments(command)
+    add_runtime_arguments(command)
     command.add_argument(
         "--host",
         default="127.0.0.1",
@@ -62,9 +63,10 @@ def add_serve_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     )
 
 
-def run_serve(arguments: argparse.Namespace) -> int:
-    """The exit status, as of `serve`; a ValueError, for what does not fit together, is the caller's."""
-    return serve(_server_config(arguments))
+def _run(arguments: argparse.Namespace) -> int:
+    with checked_arguments():
+        config = _server_config(arguments)
+    return serve(config)
 
 
 def _server_config(arguments: argparse.Namespace) -> ServerConfig:
@@ -72,7 +74,7 @@ def _server_config(arguments: argparse.Namespace) -> ServerConfig:
     if arguments.tls_cert or arguments.tls_key or arguments.tls_client_ca:
         tls = ServerTls(cert=arguments.tls_cert, key=arguments.tls_key, client_ca=arguments.tls_client_ca)
     return ServerConfig(
-        engines=arguments.engines,
+        engines=tuple(arguments.engines or [DEFAULT_ENGINES]),
         backend=arguments.backend,
         threads=arguments.threads,
         host=arguments.host,
@@ -89,3 +91,14 @@ def _server_config(arguments: argparse.Namespace) -> ServerConfig:
         ),
         tls=tls,
     )
+
+
+COMMAND = Command(
+    name="serve",
+    help="serve an engine folder over gRPC",
+    description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
+    "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
+    f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -98,12 +98,6 @@ def fit_config(arguments: argparse.Namespace, steps: int) -> "FitConfig":
     )
 
 
-def refuse(error: ValueError) -> int:
-    """The exit status of arguments that do not fit together, once stderr says why."""
-    print(f"diffvqa: {error}", file=sys.stderr)
-    return 2
-
-
 def require_packages() -> None:
     """Raises TrainingError where the extra `train` is not installed."""
     for package in _PACKAGES:

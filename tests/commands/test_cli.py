@@ -315,7 +315,7 @@ def test_a_reader_that_stops_early_gets_no_traceback(built_engines, clip):
 
 
 def run_in_terminal(*command: str) -> str:
-    """What a command prints on a terminal of its own, standard output and error together."""
+    """Returns what a command prints on a terminal of its own, standard output and error together."""
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 120))
     with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, close_fds=True):
@@ -381,12 +381,15 @@ def test_an_output_that_takes_nothing_gets_one_sentence(built_engines, arguments
     assert sentence in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_engines_that_were_never_compared_with_torch_say_so(engines_copy, clip, capsys):
+def test_engines_that_were_not_compared_with_torch_say_so(engines_copy, clip, capsys):
     path = engines_copy / "manifest.json"
     values = json.loads(path.read_text())
     values["backends"]["onnx"] |= {"parity": None, "without_parity": "nobody did"}
     path.write_text(json.dumps(values))
     assert cli.main(["score", "--engines", str(engines_copy), str(clip)]) == 0
-    assert "These onnx engines were never compared with torch" in capsys.readouterr().err
+    assert (
+        "These onnx engines were not compared with PyTorch. Rebuild them on this machine with export/build_engines.py"
+        in capsys.readouterr().err
+    )
     assert cli.main(["info", str(engines_copy)]) == 0
     assert "not compared with torch: nobody did" in capsys.readouterr().out

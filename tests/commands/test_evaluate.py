@@ -12,7 +12,6 @@ from clips import make_clip
 from opinions import StandInScorer, write
 
 from diffvqa_rt import Scorer, cli
-from diffvqa_rt.commands import evaluate as evaluate_command
 from diffvqa_rt.results import ScoringFailure
 
 COUNT = 60
@@ -131,7 +130,7 @@ def stand_in(monkeypatch):
     def open_engines(*_, **__):
         return SimpleNamespace(manifest=manifest, score_many=holder.scorer.score_many)
 
-    monkeypatch.setattr(evaluate_command.Scorer, "open", open_engines)
+    monkeypatch.setattr(Scorer, "open", open_engines)
     return holder
 
 

@@ -139,7 +139,7 @@ def steps_in(checkpoint: Path) -> int:
 
 
 def test_two_processes_end_with_one_set_of_weights(data, tmp_path):
-    """By torchrun, on the CPU: the batch is split, the gradients are averaged, and the main process writes."""
+    """Runs torchrun on the CPU: the batch is split, the gradients are averaged, and the main process writes."""
     arguments = [
         f"csv={data / 'mos.csv'}",
         "--weights",
@@ -190,7 +190,7 @@ HOW_LITTLE = ["--epochs", "1", "--learning-rate", "1e-12", "--weight-decay", "0"
 
 
 def head_difference(run, weights):
-    """How far a run's head ended from the one of some weights, at most."""
+    """The largest distance of a weight of a run's head from the one of some weights."""
     one, other = load_file(run / "weights.safetensors"), load_file(weights)
     names = [name for name in other if name.startswith("head.") and other[name].is_floating_point()]
     return max(float((one[name] - other[name]).abs().max()) for name in names if "running" not in name)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -197,11 +196,10 @@ def test_an_interrupt_of_the_whole_group_keeps_the_step(tmp_path):
     code = "import sys, pathlib; import training_runs; training_runs.train_slowly(pathlib.Path(sys.argv[1]))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, str(tmp_path)]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, env=environment)
-    while not list(tmp_path.glob("tensorboard/*")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    time.sleep(3)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.readline(), process.communicate()[1]
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in said and "DataLoader" not in said

@@ -1,0 +1,76 @@
+"""Models that `diffvqa evaluate` compares with opinions: predictions in files, or engines that score the videos."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from diffvqa_rt.arguments import DEFAULT_ENGINES
+from diffvqa_rt.engines.describe import UNTRAINED_NOTE
+from diffvqa_rt.engines.manifest import engines_sha256
+from diffvqa_rt.evaluation.data_sets import ProtocolName
+from diffvqa_rt.evaluation.mos_table import MosTable
+from diffvqa_rt.evaluation.protocols import SPLITS
+from diffvqa_rt.evaluation.scores import Scores, ScoreStamp, VideoScorer, read_scores, score_rows
+from diffvqa_rt.scoring import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """A model's scores in a file, whose name has placeholders for data sets and splits."""
+
+    name: str
+    trained_on: str | None
+    pattern: str
+
+    def scores(self, table: MosTable, protocol: ProtocolName, path: Path) -> tuple[Scores, ...]:
+        """The scores read, one set for all splits or one for each."""
+        file = self.pattern.replace("{data}", table.name)
+        numbers = range(1, SPLITS + 1) if "{split}" in file else range(1)
+        return tuple(read_scores(Path(file.replace("{split}", str(number))), table) for number in numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """A model that is there to score: the scorer, and all that a score depends on."""
+
+    name: str
+    trained_on: str | None
+    scorer: VideoScorer
+    stamp: ScoreStamp
+    batch: int
+
+    def scores(self, table: MosTable, protocol: ProtocolName, path: Path) -> tuple[Scores, ...]:
+        """The scores made, of the videos that the protocol tests; those that `path` keeps are not made again."""
+        from diffvqa_rt.evaluation.evaluate import rows_to_score
+
+        rows = rows_to_score(table, protocol)
+        with tqdm(
+            total=len(rows),
+            unit="video",
+            desc=table.title,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        ) as bar:
+            return (score_rows(self.scorer, rows, path, self.stamp, batch=self.batch, on_video=lambda: bar.update()),)
+
+
+def open_engines(arguments: argparse.Namespace) -> Engines:
+    """The engines that the arguments name, or those of the usual folder."""
+    folder = arguments.engines or DEFAULT_ENGINES
+    scorer = Scorer.open(folder, backend=arguments.backend, threads=arguments.threads)
+    manifest = scorer.manifest
+    if not manifest.weights.is_trained:
+        print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
+    stamp = ScoreStamp(
+        weights_sha256=manifest.weights.sha256,
+        engines_sha256=engines_sha256(manifest.backends[arguments.backend].files),
+        backend=arguments.backend,
+        seed=arguments.seed,
+        crops=arguments.crops,
+    )
+    name = arguments.model or manifest.model_label
+    return Engines(name, arguments.trained_on, scorer, stamp, arguments.batch)

@@ -58,6 +58,15 @@ def test_an_older_server_is_understood():
     assert (score.video.color_primaries, score.video.field_order) == ("unspecified", "unknown")
 
 
+def test_a_metric_may_score_no_frames_or_weigh_none():
+    tensors = answer()
+    del tensors["frame_weights"]
+    score = score_from_answer(tensors, source="clip.mp4", seed=0)
+    assert (score.score, score.frame_scores, score.frame_weights) == (45, (45, 45, 45), ())
+    del tensors["frame_scores"]
+    assert score_from_answer(tensors, source="clip.mp4", seed=0).frame_scores == ()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

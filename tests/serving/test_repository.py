@@ -14,7 +14,7 @@ from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.serving.model_config import config_of_dali, config_of_engine, config_of_ensemble, config_of_program
-from diffvqa_rt.serving.models import served_models
+from diffvqa_rt.serving.models import served_models, served_stages
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls, StageSettings
 
@@ -66,6 +66,12 @@ def test_a_config_has_the_names_types_and_dims_of_its_spec(configs, settings):
 def test_the_ensemble_joins_equal_tensors_and_gives_out_all_that_a_result_needs(configs):
     given_out = assert_joined(configs, "diffvqa")
     assert {"score", "frame_scores", "frame_weights", "timestamps_seconds", "video_info", "model"} < given_out
+
+
+def test_engines_that_follow_each_other_are_timed_as_one():
+    encode, denoise, score = METRIC.chain(TINY)
+    assert served_stages((encode, denoise, score)) == METRIC.stages
+    assert served_stages((encode, score, denoise)) == ("decode", "views", "vae_encoder+head", "denoise")
 
 
 @pytest.mark.parametrize("kind", ["embedded-onnx", "production-onnx-cuda", "production-tensorrt"])

@@ -18,6 +18,7 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python tests/docstring_starts.py
 
 # What needs minutes or gigabytes: one step of the full-size network among others.
 slow: $(READY)

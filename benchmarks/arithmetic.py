@@ -42,7 +42,7 @@ SCAN_FLOPS_OF_A_GATE = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arithmetic:
-    """What one call of a stage does; the module's first lines say what counts."""
+    """The work of one call of a stage; the module's first lines say what counts."""
 
     flops: int
     bytes: int
@@ -55,7 +55,7 @@ class Arithmetic:
 
 
 def scan_flops(u: Sequence[int], delta: Sequence[int], A: Sequence[int], *_: Any, **__: Any) -> int:
-    """Of `bidirectional_selective_scan`, from shapes: u [batch, 2, dim, length], A [2, dim, d_state]."""
+    """The work of `bidirectional_selective_scan`, from shapes: u [batch, 2, dim, length], A [2, dim, d_state]."""
     batch, directions, dim, length = u
     of_a_direction = SCAN_FLOPS_OF_A_STATE * A[-1] + SCAN_FLOPS_OF_A_CHANNEL
     return batch * dim * length * (directions * of_a_direction + SCAN_FLOPS_OF_A_GATE)
@@ -88,7 +88,7 @@ def stage_arithmetic(
     frames: int | None = None,
     precision: Precision = "fp32",
 ) -> dict[str, Arithmetic]:
-    """Of one call of each stage, or of those that are named; `unet_controller` is one step of the K.
+    """The work of one call of each stage, or of those that are named; `unet_controller` is one step of the K.
 
     `frames`: of each video's, for the stages that take any number of them; the config's by default.
     """

@@ -17,7 +17,7 @@ TOLERANCE = 1e-3
 
 @pytest.fixture(scope="module")
 def expected(providers) -> np.ndarray:
-    """Of one video, and so of each."""
+    """The scores of one video, and so of each."""
     return providers.runs(DEVICE, BASELINE)["score"]()
 
 

@@ -145,7 +145,7 @@ def test_views(benchmark, time_in_turns, clip: Path, provider: str) -> None:
 
 @pytest.fixture(scope="module")
 def encoded(clip: Path, tmp_path_factory) -> dict[str, Path]:
-    """What a group is called → the file."""
+    """The file of each group, by its name."""
     folder = tmp_path_factory.mktemp("encoded")
     return {
         "5 s of 720×480 H.264": clip,

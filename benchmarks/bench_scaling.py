@@ -79,7 +79,7 @@ def test_steps(benchmark, time_in_turns, providers, device, provider, steps):
 
 @pytest.fixture(scope="module")
 def encoders_by_side(tmp_path_factory):
-    """Of the sides that no other benchmark has engines of."""
+    """The engines of the sides that no other benchmark has engines of."""
     configs = {side: dataclasses.replace(TINY, view_size=side) for side in SIDES if side != TINY.view_size}
     return {
         side: exported_beside_torch(config, ENCODER, tmp_path_factory.mktemp("side"))

@@ -60,7 +60,7 @@ class Queue:
         return time.perf_counter() - start
 
     def in_numbers(self, clients: int, median_round_seconds: float) -> dict[str, float]:
-        """What a row says of it. `clients`: how many the row is about; in this process there is one caller."""
+        """The row's facts. `clients`: how many the row is about; in this process there is one caller."""
         return {
             "clients": clients,
             "videos": self._videos,

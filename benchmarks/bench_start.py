@@ -128,7 +128,7 @@ def test_build(benchmark, baselines, compiler_caches, tmp_path, names: tuple[str
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("provider", [BASELINE, "torch_compile"])
 def test_start_compiled(benchmark, baselines, compiler_caches, tmp_path, provider: str) -> None:
-    """What each further process pays for torch.compile, beside eager torch: random weights to one output a stage."""
+    """The price of torch.compile for each further process, beside eager torch: random weights to one output a stage."""
     skip_without(provider)
     cache = compiler_caches()
     children = _first_calls(provider, ALL, tmp_path, lambda: cache)

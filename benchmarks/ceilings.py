@@ -38,7 +38,7 @@ class Ceilings:
         return {PRODUCT: self.product, COPY: self.copy}
 
     def shares(self, work: Arithmetic, seconds: Sequence[float], theirs: dict[str, list[float]]) -> dict[str, Any]:
-        """What of both ceilings a run of `work` reached, from the seconds of rounds in turns with `runs`."""
+        """The share of both ceilings that a run of `work` reached, from the seconds of rounds in turns with `runs`."""
         of_product = speedup(seconds, theirs[PRODUCT]) * work.flops / self.product_flops
         of_copy = speedup(seconds, theirs[COPY]) * work.bytes / self.copy_bytes
         return {f"share_of_{PRODUCT}": round(of_product, 4), f"share_of_{COPY}": round(of_copy, 4)}

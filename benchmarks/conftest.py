@@ -81,7 +81,7 @@ def providers(builds, clip, request):
 
 
 def _parameters(tests: Iterable[pytest.Item]) -> list[Mapping[str, Any]]:
-    """Of those that have some."""
+    """The parameters of the tests that have some."""
     return [test.callspec.params for test in tests if hasattr(test, "callspec")]
 
 

@@ -17,7 +17,7 @@ class RegressionError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Floor:
-    """How many times as fast as `baseline` a `provider` must be at least, and why that much."""
+    """The least speed of `provider`, in times that of `baseline`, and why that much."""
 
     name: str
     provider: str
@@ -56,7 +56,7 @@ class Floor:
 
 
 def read_floors(path: Path = FLOORS) -> dict[str, Floor]:
-    """By name. Raises ValueError for a floor that lacks a field, has an unknown one, or is not positive."""
+    """The floors by name. Raises ValueError for one that lacks a field, has an unknown one, or is not positive."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     try:
         return {name: Floor(name=name, **fields) for name, fields in tables.items()}

@@ -34,7 +34,7 @@ class Group:
 
 
 def read_groups(folder: Path) -> list[Group]:
-    """Of every machine each group, from the newest run that has it.
+    """The groups of every machine, from the newest run that has it.
 
     Raises:
         ValueError: a file is not JSON, or lacks what pytest-benchmark writes; names the file.

@@ -209,7 +209,7 @@ def _compiled(module: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class StageInputs:
-    """What each stage gets of a real video, made by the baseline's engines.
+    """The inputs of each stage on a real video, made by the baseline's engines.
 
     Attributes:
         chain: what runs.
@@ -237,7 +237,7 @@ class StageInputs:
         return StageInputs(self.chain, frames, z0, {name: np.repeat(array, videos, 0) for name, array in head})
 
     def runs(self, engines: Engines) -> dict[str, Run]:
-        """By stage, a call that runs it on these engines and returns its first output; `score` is the whole chain."""
+        """Calls by stage: each runs it on these engines and returns its first output; `score` is the whole chain."""
         # A step in the middle: step 0 would make its own z.
         _, loop, _ = self.chain
         step = {"z": self.z0, "z0": self.z0, "step": np.array([loop.count // 2])}

@@ -56,13 +56,13 @@ def _absent_baselines(rows: Sequence[Row]) -> list[tuple[str, float, str]]:
 
 
 def label_of(row: Row) -> str:
-    """Who a row is of, and where on its axis."""
+    """The provider that a row is of, and its place on the axis."""
     extra = row["extra_info"]
     return f"{provider_of(row)}, {extra['axis']} = {extra['value']}" if "axis" in extra else provider_of(row)
 
 
 def provider_of(row: Row) -> str:
-    """Who a row is of."""
+    """The provider that a row is of."""
     return row["extra_info"].get("provider", row["name"])
 
 
@@ -73,7 +73,7 @@ def speedups_of(row: Row) -> dict[str, float]:
 
 
 def ratios_of(row: Row, rows: Sequence[Row]) -> str:
-    """How many times as fast as the baselines it is, in words; `rows` are its group's."""
+    """The row's speed over the baselines, in words; `rows` are its group's."""
     extra = row["extra_info"]
     if extra.get("baseline"):
         return "baseline"

@@ -46,7 +46,7 @@ Sample = tuple[float, Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Soak:
-    """What the bars are set on.
+    """The quantities that the bars are set on.
 
     Attributes:
         outcomes: how many answers were what; `mistake` is the first that was not right.
@@ -75,7 +75,7 @@ class Soak:
 
     @property
     def throughput(self) -> float:
-        """Of in-process scoring's."""
+        """The server's throughput as a share of in-process scoring's."""
         return self.in_process_seconds / self.served_seconds
 
 
@@ -110,7 +110,7 @@ def changed(before: Mapping[int, str], after: Mapping[int, str]) -> list[str]:
 
 
 def fifths(samples: Sequence[Sample], seconds: float) -> dict[str, list[float]]:
-    """By name, the means of each fifth of the time: of five minutes, the minutes."""
+    """The means by name of each fifth of the time: of five minutes, the minutes."""
     parts = [[sizes for at, sizes in samples if n <= 5 * at / seconds < n + 1] for n in range(5)]
     names = sorted({name for part in parts for sizes in part for name in sizes})
     return {name: [statistics.fmean(sizes.get(name, 0) for sizes in part) for part in parts] for name in names}
@@ -157,7 +157,7 @@ def processes(serve: int) -> dict[int, str]:
 
 
 def memory_mib(tree: Mapping[int, str]) -> dict[str, float]:
-    """What is resident, by process and kind; nothing counts twice."""
+    """The resident memory by process and kind; nothing counts twice."""
     kib: Counter[str] = Counter()
     for pid, name in tree.items():
         rollup = dict(re.findall(r"^(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE))
@@ -182,7 +182,7 @@ def scored_by_server() -> int:
 
 
 def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, dict[str, Any]]:
-    """What the bars are set on, and what else there is to know."""
+    """The quantities that the bars are set on, and what else there is to know."""
     scorer, requests = Scorer.open(engines), make_requests()
     expected = {name: request.refusal or answer_of(scorer.score, request) for name, request in requests.items()}
     rounds = time_in_process(scorer, requests, seconds / 10)

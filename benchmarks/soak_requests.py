@@ -23,7 +23,7 @@ Answer = dict[str, Any] | str
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What a client may ask. `refusal`: what a server of these limits answers to what this process would score."""
+    """A client's request. `refusal`: what a server of these limits answers to what this process would score."""
 
     video: bytes
     seed: int = 0
@@ -83,7 +83,7 @@ def answer_of(score: Callable[..., VideoScore], request: Request) -> Answer:
 
 
 def outcome_of(name: str, answer: Answer, expected: Mapping[str, Answer]) -> Outcome:
-    """What the answer to request `name` is, given what each request is to get."""
+    """The right answer to request `name`, given what each request is to get."""
     if answer == expected[name]:
         return "right"
     if answer in expected.values():

@@ -8,7 +8,7 @@ Run = Callable[[], object]
 
 
 def seconds_of(run: Run) -> float:
-    """How long one call takes."""
+    """The seconds that one call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

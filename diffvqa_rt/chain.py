@@ -315,7 +315,7 @@ def _loop_outputs(loop: Loop, spec: EngineSpec, tensors: Mapping[str, TensorSpec
 def _outputs(
     stage: str, spec: EngineSpec, sources: Mapping[str, str], tensors: Mapping[str, TensorSpec]
 ) -> dict[str, TensorSpec]:
-    """What an engine gives where its inputs are these tensors of the chain, each dimension that follows in numbers."""
+    """The outputs of an engine whose inputs are these tensors of the chain, each dimension that follows in numbers."""
     if sources.keys() != {tensor.name for tensor in spec.inputs}:
         raise ValueError(f"{stage} is given {', '.join(sources)}; {spec.name} takes {', '.join(spec.input_names)}")
     sizes: dict[str, Dimension] = {}

@@ -42,7 +42,7 @@ class Config(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What is asked of each source, checked.
+    """A request for the score of each source, checked.
 
     Attributes:
         seed: decides where pieces of a frame are cut.
@@ -118,7 +118,7 @@ class Metric:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What a source's time goes to, in order; the names are the same for every network of the metric."""
+        """The stages that a source's time goes to, in order; the names are the same for every network of the metric."""
         chain = self.chain(next(iter(self.presets.values())))
         return (*PREPARATION, *(item.stage for item in chain))
 

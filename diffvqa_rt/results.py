@@ -17,7 +17,7 @@ _NO_CURVE = np.empty((1, 0), np.float32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
-    """What a result says of the network and the runtime that made it; the fields are those of `VideoScore`."""
+    """A result's facts of the network and the runtime that made it; the fields are those of `VideoScore`."""
 
     model: str
     is_trained: bool

@@ -83,7 +83,7 @@ def coefficient_table(config: SamplerConfig) -> NDArray[np.float32]:
 
 
 def noise_strengths(config: SamplerConfig) -> NDArray[np.float64]:
-    """By how much the noise in each step's z_t is stronger than √(1−ᾱ_t), [steps], while every ẑ0 is exact.
+    """The factor by which the noise in each step's z_t is stronger than √(1−ᾱ_t), [steps], while every ẑ0 is exact.
 
     Eq. (2) adds √β_t n where the posterior's deviation is √(β_t (1−ᾱ_{t−1})/(1−ᾱ_t)): with few steps that is much more.
     """

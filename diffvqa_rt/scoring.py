@@ -252,7 +252,7 @@ class Scorer:
 
 
 def model_facts(manifest: Manifest, backend: BackendName, views_by: ResizedBy = "pillow") -> ModelFacts:
-    """What every result of these engines says of them."""
+    """The facts that every result of these engines states of them."""
     record = manifest.backends[backend]
     return ModelFacts(
         model=manifest.model_label,

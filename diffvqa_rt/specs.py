@@ -22,7 +22,7 @@ MANIFEST_NAME = "manifest.json"
 
 
 class Array(Protocol):
-    """What crosses an engine's border: a NumPy array, or one that the runtime keeps on its device until it is read."""
+    """An array at an engine's border: a NumPy array, or one that the runtime keeps on its device until it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -39,7 +39,7 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
-    """How many videos at a time an engine takes: `min` … `max`, and `opt`, the number that it is tuned for."""
+    """The number of videos an engine takes at a time: `min` … `max`, and `opt`, the number that it is tuned for."""
 
     min: ClassVar[int] = 1  # a single video can always be scored
     opt: int = 1
@@ -61,7 +61,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PixelScale:
-    """How a network wants its pixels: (x / 255 − mean) / std, a number for each of the three channels."""
+    """The scale of a network's pixels: (x / 255 − mean) / std, a number for each of the three channels."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -41,7 +41,7 @@ StageSeconds = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedRow:
-    """What a server did under clients that each wait for their answer before they ask again.
+    """The work of a server under clients that each wait for their answer before they ask again.
 
     `videos`: how many were asked for in a round; None where it was long enough not to matter.
     """
@@ -78,7 +78,7 @@ class MeasurementFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What a plan rests on.
+    """The measurement that a plan rests on.
 
     Attributes:
         device: its name.
@@ -105,7 +105,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """Which measurement: `is_gpu`, `preset` and `backend` are None where any will do."""
+    """The choice of a measurement: `is_gpu`, `preset` and `backend` are None where any will do."""
 
     device: str
     is_gpu: bool | None
@@ -164,7 +164,7 @@ def _nothing_known(wanted: Wanted, by_device: Mapping[str, Sequence[MeasurementF
 
 
 def measurement_from(paths: Sequence[Path], wanted: Wanted, this_machines_cores: int) -> Measurement:
-    """What these files say together; `this_machines_cores` stands in where they don't say whose they are.
+    """The measurement in these files together; `this_machines_cores` stands in where they don't say whose they are.
 
     Raises:
         CapacityError: a file cannot be read or understood, has no stage times, or they are of several networks.

@@ -27,7 +27,7 @@ _CLOSED_LOOP_VIDEOS = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What a fleet has to take, and how well.
+    """The load that a fleet has to take, and how well.
 
     Attributes:
         videos_per_day: on average.
@@ -90,7 +90,7 @@ class Check:
 
     @property
     def error(self) -> float:
-        """Of the measured number; above 0 where the prediction is more."""
+        """The prediction's error as a share of the measured number; above 0 where the prediction is more."""
         return self.predicted / self.measured - 1
 
 

@@ -9,7 +9,7 @@ _GROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_cpus() -> int:
-    """How many threads have a processor each, at least 1; a part of a processor counts as one."""
+    """The number of threads that have a processor each, at least 1; a part of a processor counts as one."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(affinity, quota_cpus())))
 

@@ -16,7 +16,7 @@ class CudaError(DiffVQAError):
 
 
 def _call(result: tuple[Any, ...]) -> Any:
-    """What a CUDA call returns beside its status."""
+    """The value that a CUDA call returns beside its status."""
     status, *values = result
     if status != cudart.cudaError_t.cudaSuccess:
         raise CudaError(f"CUDA failed: {cudart.cudaGetErrorString(status)[1].decode()}")
@@ -83,7 +83,7 @@ class Stream:
         _call(cudart.cudaStreamSynchronize(self.handle))
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """What `work` asks of this stream, recorded and not run."""
+        """The work that `work` asks of this stream, recorded and not run."""
         _call(cudart.cudaStreamBeginCapture(self.handle, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
         try:
             work()

@@ -39,7 +39,7 @@ _MAX_CALL_BYTES = 2 << 20
 
 
 def build_metadata(provenance: str, device: torch.device) -> dict[str, str]:
-    """What a package carries to be recognised by: `Manifest.provenance`, and all that its code was compiled for."""
+    """The marks by which a package is recognised: `Manifest.provenance`, and all that its code was compiled for."""
     return {"diffvqa_provenance": provenance, **_runtime(device.type)}
 
 
@@ -126,7 +126,7 @@ def _shares(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 
 def keep_float32() -> None:
-    """What says float32 computes in it: torch lets convolutions on a GPU take TF32, which keeps 10 bits."""
+    """Has float32 computed in float32: torch lets convolutions on a GPU take TF32, which keeps 10 bits."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 

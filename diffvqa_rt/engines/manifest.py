@@ -31,7 +31,7 @@ ENGINE_SUFFIXES = frozenset({".onnx", ".data", ".engine", ".plan", ".pt2", ".so"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputParity:
-    """How far one output of one engine is from the float32 torch reference on the same inputs.
+    """The distance of one output of one engine from the float32 torch reference on the same inputs.
 
     `max_error` is max|Δ|, `relative_error` ‖Δ‖ / ‖reference‖; for the step engine those of the worst of its K steps.
     `not_finite` counts NaN and infinite values.
@@ -91,7 +91,7 @@ class ParityReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRecord:
-    """Where an engine is, and its border as it was built."""
+    """The file of an engine, and its border as it was built."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
@@ -131,17 +131,17 @@ class BackendRecord:
 
     @property
     def max_videos(self) -> int | None:
-        """How many videos at a time the engines take; None where any number goes."""
+        """The number of videos that the engines take at a time; None where any number goes."""
         return int(self.settings[MAX_VIDEOS]) if MAX_VIDEOS in self.settings else None
 
     @property
     def is_stripped(self) -> bool:
-        """Whether TensorRT's plans lack their weights, which are in the ONNX files beside them."""
+        """True where TensorRT's plans lack their weights, which are in the ONNX files beside them."""
         return self.settings.get("STRIP_PLAN") == "on"
 
     @property
     def is_version_compatible(self) -> bool:
-        """Whether later versions of TensorRT open the plans."""
+        """True where later versions of TensorRT open the plans."""
         return self.settings.get("VERSION_COMPATIBLE") == "on"
 
 

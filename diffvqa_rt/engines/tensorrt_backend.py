@@ -32,7 +32,7 @@ class EngineRunError(DiffVQAError):
 
 
 class Gpu:
-    """What the engines of a folder share: the stream, and the working memory of whichever of them runs."""
+    """The things that the engines of a folder share: the stream, and the working memory of whichever of them runs."""
 
     def __init__(self) -> None:
         self.stream = Stream()
@@ -103,7 +103,7 @@ class TensorRTEngine:
 
     @property
     def max_videos(self) -> int:
-        """How many videos the plan takes at a time."""
+        """The number of videos that the plan takes at a time."""
         return min(largest[0] for _, largest in self._ranges.values())
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, DeviceArray]:
@@ -266,7 +266,7 @@ class TensorRTEngine:
         return address
 
     def _step_addresses(self, steps: int) -> list[int]:
-        """Where the turns' numbers lie on the GPU, each at an address that TensorRT takes."""
+        """The addresses of the turns' numbers on the GPU, each at an address that TensorRT takes."""
         table = np.zeros((steps, ALIGNMENT_BYTES // np.dtype(np.int64).itemsize), np.int64)
         table[:, 0] = np.arange(steps)
         allocation = self._allocation("loop:step", table.nbytes)
@@ -277,7 +277,7 @@ class TensorRTEngine:
 
 
 def weights_file(plan_file: str) -> str:
-    """Where the weights of a stripped plan are, beside it: an ONNX file, whose own data may be in `.onnx.data`."""
+    """The file of a stripped plan's weights, beside it: an ONNX file, whose own data may be in `.onnx.data`."""
     return Path(plan_file).with_suffix(".onnx").as_posix()
 
 

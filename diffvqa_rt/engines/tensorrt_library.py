@@ -18,7 +18,7 @@ MODULES: dict[TensorRTName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "ten
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRecord:
-    """What a build says of a plan: `device`, `settings` and `scan` are the fields of that name in the manifest.
+    """A build's facts of a plan: `device`, `settings` and `scan` are the fields of that name in the manifest.
 
     Attributes:
         architectures: the GPUs that it runs on, as `sm_89`.

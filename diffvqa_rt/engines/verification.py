@@ -12,7 +12,7 @@ from diffvqa_rt.specs import MANIFEST_NAME
 
 
 def unlisted_files(folder: Path, listed: Set[str]) -> list[Path]:
-    """What lies in the folder beside the manifest and the listed files."""
+    """The files that lie in the folder beside the manifest and the listed files."""
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return [path for path in paths if path.relative_to(folder).as_posix() not in {MANIFEST_NAME, *listed}]
 
@@ -124,7 +124,7 @@ def external_data_files(model: bytes) -> set[str]:
 
 
 def listed_data_files(model: bytes, file: str, folder: Path, listed: Set[str]) -> dict[str, str]:
-    """Where the engine file `file`, an ONNX model, keeps its weights: the model's names for it → paths in the folder.
+    """The weights' files of the engine file `file`, an ONNX model: the model's names for it → paths in the folder.
 
     Raises EngineMismatchError unless each is a listed file in the model's own folder.
     """

@@ -19,7 +19,7 @@ class Decoder:
         self._decoder.warm_up()
 
     def decode(self, video: bytes | memoryview, request: Request) -> PreparedSource:
-        """What the engines take of an encoded video.
+        """Makes the engines' input of an encoded video.
 
         Raises:
             VideoDecodeError: no frame of it can be had, or not within the limits.

@@ -58,7 +58,7 @@ class _QuietServer(http.server.ThreadingHTTPServer):
 
 
 def fetch_metrics(port: int) -> str | None:
-    """What Triton server on this machine says under `/metrics`; None while it does not."""
+    """The text of Triton server on this machine under `/metrics`; None while it does not."""
     # Not by urllib, which would ask a proxy that the environment names.
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SLOW_CLIENT_SECONDS)
     try:

@@ -38,7 +38,7 @@ class Failures:
 
 
 class ScoreMetrics:
-    """What is counted of every video that was scored."""
+    """The metrics of every video that was scored."""
 
     def __init__(self, metric: str, stages: Sequence[str], score_range: tuple[float, float]) -> None:
         low, high = score_range

@@ -90,7 +90,7 @@ def served_models(metric: Metric, config: Config, form: Form) -> dict[str, Serve
 
 
 def timed_stages(chain: Chain) -> list[tuple[str, Loop | None]]:
-    """What a server tells apart in the time of a request, with the loop that it is.
+    """The parts that a server tells apart in the time of a request, with the loop that it is.
 
     Engines that follow each other without a loop between them are one: no process of ours stands between them.
     """
@@ -236,7 +236,7 @@ class _Chain:
         )
 
     def _carried(self, loop: Loop) -> list[TensorSpec]:
-        """What the last turn takes of the turn before."""
+        """The tensors that the last turn takes of the turn before."""
         starts = ((name, self._crossing(source)) for name, source in loop.start.items())
         return [TensorSpec(name, spec.dtype, spec.shape) for name, spec in starts]
 

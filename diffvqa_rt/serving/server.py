@@ -143,12 +143,12 @@ class Server:
 
     @property
     def form(self) -> Form:
-        """How the engines run: `production` where Triton server runs any by itself."""
+        """The form in which the engines run: `production` where Triton server runs any by itself."""
         return "production" if "production" in self.forms.values() else "embedded"
 
     @property
     def url(self) -> str:
-        """Where a client finds it."""
+        """The address at which a client finds it."""
         return f"{self.config.host}:{self.config.port}"
 
     def start(self, timeout_seconds: float = 600) -> None:
@@ -191,7 +191,7 @@ class Server:
             self._process.kill()
 
     def is_ready(self) -> bool:
-        """Whether every model is loaded and takes requests."""
+        """True where every model is loaded and takes requests."""
         is_running = self._process is not None and self._process.poll() is None
         is_open = not self._is_closed and not self._traffic.is_stopped
         return is_running and is_open and fetch_metrics(self._inner_metrics_port) is not None

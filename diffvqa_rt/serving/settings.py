@@ -17,7 +17,7 @@ from diffvqa_rt.specs import MANIFEST_NAME
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestLimits(DecodeLimits):
-    """What one request may ask for. What asks for more is refused, and no other request notices.
+    """The limits of one request. One that asks for more is refused, and no other request notices.
 
     Attributes:
         max_decode_seconds, max_decode_memory_bytes, max_frames, max_frame_pixels: as in `DecodeLimits`, and narrower;
@@ -37,7 +37,7 @@ class RequestLimits(DecodeLimits):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageSettings:
-    """What the process of a served model is told; it crosses over as one string, since Triton server knows no other.
+    """The settings of a served model's process; it crosses over as one string, since Triton server knows no other.
 
     Attributes:
         form: who plays the engines.
@@ -142,7 +142,7 @@ class ServerConfig:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches `host`."""
+        """True where only this machine reaches `host`."""
         return self.host == "localhost" or self.host.startswith("127.")
 
     def __post_init__(self) -> None:

@@ -50,7 +50,7 @@ class Traffic:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether new requests are to be refused."""
+        """True where new requests are to be refused."""
         return self._stopped.exists()
 
     def stop(self) -> None:

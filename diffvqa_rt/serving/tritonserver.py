@@ -89,7 +89,7 @@ def find_tritonserver() -> TritonServer:
 def command_line(
     config: ServerConfig, installed: TritonServer, run: Path, metrics_port: int, *, is_version_compatible: bool
 ) -> list[str]:
-    """What starts the server on the models in `run`: gRPC for clients, metrics for us on this machine."""
+    """The command that starts the server on the models in `run`: gRPC for clients, metrics for us on this machine."""
     # Closed to everyone but who can read this command line: the users of this machine.
     key = f"diffvqa={secrets.token_hex(16)}"
     options: dict[str, object] = {
@@ -136,7 +136,7 @@ def command_line(
 
 
 def has_gpu() -> bool:
-    """Whether the driver of an NVIDIA GPU is loaded on this machine."""
+    """True where the driver of an NVIDIA GPU is loaded on this machine."""
     return Path("/dev/nvidiactl").exists()
 
 
@@ -191,6 +191,6 @@ def end_processes_of(run: Path) -> None:
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """What processes that were killed have left."""
+    """Removes the shared memory that processes which were killed have left."""
     for path in Path("/dev/shm").glob(f"{prefix}*"):
         path.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def _usual_step(times: Times) -> int:
 
 
 def _reorder_span(stamps: Stamps, is_known: Flags, step: int) -> int:
-    """By how much times of display may go back and forth in decoding order."""
+    """The time by which times of display may go back and forth in decoding order."""
     both = is_known & (stamps.dts != NO_TIME)
     if not both.any():
         return 4 * step
@@ -150,12 +150,12 @@ def _reorder_span(stamps: Stamps, is_known: Flags, step: int) -> int:
 
 
 def _tolerance(step: int, reorder: int) -> int:
-    """By how much a time may be away from all of its neighbours'; a tenth of the frames may be reordered further."""
+    """The time by which one may be away from all of its neighbours'; a tenth of the frames may be reordered further."""
     return max(8 * step, 5 * reorder // 2)
 
 
 def _overtaken(times: Times, reorder: int, step: int) -> int:
-    """How many packets with earlier times may follow one in decoding order, strays apart."""
+    """The number of packets with earlier times that may follow one in decoding order, strays apart."""
     if not reorder:
         return 0
     counts = np.zeros(len(times), np.int64)
@@ -198,7 +198,7 @@ def _find_strays(stamps: Stamps, is_known: Flags, step: int, reorder: int, overt
 
 
 def _is_beyond(sides: list[Flags]) -> bool:
-    """Whether there are neighbours on both sides, and a time is beyond all of them, two where there are more."""
+    """True where there are neighbours on both sides, and a time is beyond all of them, two where there are more."""
     return all(
         side.any() and int((~side).sum()) <= (_OTHER_STRAYS if len(side) > _OTHER_STRAYS else 0) for side in sides
     )

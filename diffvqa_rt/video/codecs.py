@@ -37,12 +37,12 @@ def can_start_at_keyframes(codec: Codec) -> bool:
 
 
 def makes_up_references(codec: Codec) -> bool:
-    """Whether the decoder gives frames, and no error, where it was not started at a keyframe."""
+    """True where the decoder gives frames, and no error, where it was not started at a keyframe."""
     return not codec.intra_only and codec.canonical_name not in _NEEDS_NO_KEY_CHECK
 
 
 def tells_keyframes(codec: Codec) -> bool:
-    """Whether the decoder marks keyframes in what it gives."""
+    """True where the decoder marks keyframes in what it gives."""
     return codec.canonical_name not in _TELLS_NO_KEYFRAME
 
 
@@ -52,7 +52,7 @@ def decoder_options(codec: Codec) -> dict[str, str]:
 
 
 def hides_consequences(codec: Codec) -> bool:
-    """Whether frames after a damaged one are to be distrusted until the next keyframe."""
+    """True where frames after a damaged one are to be distrusted until the next keyframe."""
     return not codec.intra_only and codec.canonical_name not in _MARKS_DAMAGE
 
 
@@ -79,5 +79,5 @@ def is_intact(codec: Codec, packet: "Packet[VideoStream]") -> bool:
 
 
 def is_header_packet(codec_name: str, packet: "Packet[VideoStream]") -> bool:
-    """Whether a packet holds headers and no frame: those of a second Theora stream in one Ogg file."""
+    """True where a packet holds headers and no frame: those of a second Theora stream in one Ogg file."""
     return codec_name == "theora" and packet.size > 0 and bool(memoryview(packet)[0] & 0x80)

@@ -41,7 +41,7 @@ _LIMITED_TO_FULL = np.clip(np.rint((np.arange(256) - 16) * 255 / 219), 0, 255).a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameColor:
-    """How a frame's samples are to be read."""
+    """The reading of a frame's samples."""
 
     matrix: str
     is_matrix_declared: bool
@@ -65,7 +65,7 @@ class Picture:
 
 
 def color_of(frame: VideoFrame, name: str) -> FrameColor:
-    """What the frame declares of its colour, completed by convention.
+    """The frame's declarations of its colour, completed by convention.
 
     Raises:
         VideoDecodeError: it declares a matrix that is not converted (YCgCo, ICtCp, ...).

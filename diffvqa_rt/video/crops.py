@@ -26,7 +26,7 @@ def check_crops(crops: int) -> int:
 
 
 def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
-    """Where each crop lies in the room that it has, [crops, 2] float64 as fractions (x, y) in [0, 1).
+    """The place of each crop in the room that it has, [crops, 2] float64 as fractions (x, y) in [0, 1).
 
     From the raw 64-bit outputs of the counter-based Philox generator: NumPy guarantees that stream, and not that of its
     own `uniform`. Shifted by a half, or the default seed 0 would look at the left edge, where the black bars are; so it
@@ -38,7 +38,7 @@ def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
 
 
 def crop_region(width: int, height: int, size: int, place: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """What a crop shows of a frame: left, top, right, bottom in the frame's pixels.
+    """The part of a frame that a crop shows: left, top, right, bottom in the frame's pixels.
 
     Whole numbers, `size` apart, where no side is under `size`; else a smaller region, which is to be scaled up. Only
     that: a sliver of a picture scaled whole could fill the memory.

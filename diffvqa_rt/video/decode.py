@@ -192,7 +192,7 @@ def _frame_on_screen(
 def warnings_of(
     reader: FrameReader, timeline: Timeline, info: VideoInfo, times: Sequence[int]
 ) -> tuple[ScoreWarning, ...]:
-    """What is to be said of a video of which the frames of these `times` are scored."""
+    """The warnings of a video of which the frames of these `times` are scored."""
     warnings = list(timeline.warnings)
     if info.corrupt_frames:
         warnings.append(
@@ -211,7 +211,7 @@ def warnings_of(
 
 
 def describe_video(reader: FrameReader, timeline: Timeline, pictures: Sequence[Picture]) -> VideoInfo:
-    """What is known of a video once these of its frames are decoded."""
+    """The facts of a video once these of its frames are decoded."""
     video, first = reader.video, pictures[0]
     # Films on television have both kinds.
     interlaced = next((picture for picture in pictures if picture.field_order != "progressive"), first)

@@ -55,7 +55,7 @@ class TurnReader:
 
 
 def _h264_filter(stream: VideoStream) -> BitStreamFilterContext | None:
-    """What finds the turns in a stream's packets; None where its headers are broken, and the decoder will say so."""
+    """The reader of the turns in a stream's packets; None where its headers are broken, and the decoder will say so."""
     try:
         return BitStreamFilterContext("h264_metadata=display_orientation=extract", stream)
     except av.FFmpegError:

@@ -51,7 +51,7 @@ _LUMA_WEIGHTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodingPlan:
-    """Which frames of a video to decode, and what to do to them then.
+    """The frames of a video to decode, and what to do to them then.
 
     Attributes:
         source: the video. It is part of the plan, since DALI must not be given bytes that were not looked at.

@@ -25,7 +25,7 @@ _ADDITION, _DOLBY_VISION_BYTES = 0x41ED, 24
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How a stored picture is shown: mirrored left to right first, if at all, then turned clockwise."""
+    """The way a stored picture is shown: mirrored left to right first, if at all, then turned clockwise."""
 
     rotation_degrees: int
     is_mirrored: bool
@@ -48,14 +48,14 @@ class Crop:
     bottom: int
 
     def is_for(self, width: int, height: int) -> bool:
-        """Whether a picture has the declared size, and something is left of it."""
+        """True where a picture has the declared size, and something is left of it."""
         is_left = self.left + self.right < width and self.top + self.bottom < height
         return is_left and (width, height) == (self.width, self.height)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presentation:
-    """What is declared for a whole stream; None where nothing is.
+    """The presentation that is declared for a whole stream; None where nothing is.
 
     Attributes:
         crop: of pictures that have the size that the container declares.

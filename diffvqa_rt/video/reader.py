@@ -105,7 +105,7 @@ class FrameReader:
 
     @property
     def corrupt_frames(self) -> int:
-        """How many frames did not decode, or only with errors; once each, however often they were met."""
+        """The number of frames that did not decode, or only with errors; once each, however often they were met."""
         return len(self._corrupt)
 
     def _open(self) -> None:
@@ -163,7 +163,7 @@ class FrameReader:
         raise SeekMissedError
 
     def _is_at(self, packet: "Packet[VideoStream]", position: int) -> bool:
-        """Whether it is the packet of that position, by what the container says of it."""
+        """True where it is the packet of that position, by what the container says of it."""
         if position >= len(self._timeline.marks):
             return False
         pts, dts, place, size = self._timeline.marks[position].tolist()

@@ -13,7 +13,7 @@ _HDR_TRANSFERS = ("smpte2084", "arib_std_b67")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
-    """What the decoder found. Sizes are in stored pixels, upright; size and colour are the first sampled frame's.
+    """The decoder's findings. Sizes are in stored pixels, upright; size and colour are the first sampled frame's.
 
     `frame_rate_hz` is the average, None where a frame has no duration of its own (a still, an array).
     `rotation_degrees` is the clockwise turn that was applied, after mirroring left to right if `is_mirrored`.

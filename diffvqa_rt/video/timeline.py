@@ -93,7 +93,7 @@ class Timeline:
         return int(keyframes[-1 - steps_back]) if len(keyframes) > steps_back else 0
 
     def is_header(self, position: int) -> bool:
-        """Whether the packet at `position` holds headers and no frame."""
+        """True where the packet at `position` holds headers and no frame."""
         return bool(self.carries_state[position] and not self.is_shown[position])
 
     def without_keyframe(self, position: int) -> "Timeline":

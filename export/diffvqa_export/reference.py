@@ -72,7 +72,7 @@ class Reference:
         self.score: float = described["score"]
 
     def frames(self, engines: Mapping[str, Engine]) -> int:
-        """How many frames the per-frame engines see, every view counted; where there are none, how many rows."""
+        """The number of frames that the per-frame engines see, every view counted; of rows, where there are none."""
         for engine, inputs, _ in self.calls():
             if engines[engine].spec.is_per_frame:
                 return int(next(iter(inputs.values())).shape[1])

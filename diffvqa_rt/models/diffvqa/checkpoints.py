@@ -54,7 +54,7 @@ def load_weights(path: Path) -> tuple[DiffVQA, bool]:
 
 
 def read_description(path: Path) -> tuple[DiffVQAConfig, bool]:
-    """What `load_weights` will give: the network's description and whether it was trained. Raises ValueError as it."""
+    """The description of `load_weights`' network, and whether it was trained. Raises ValueError as that does."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

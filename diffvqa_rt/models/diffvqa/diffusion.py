@@ -61,7 +61,7 @@ class DenoisingStep(nn.Module):
         self.register_buffer("step_noise", torch.cat([noise[1:], torch.zeros_like(noise[:1])]).to(device))
 
     def tables(self) -> list[Tensor]:
-        """What the timesteps and the text give to all blocks."""
+        """The tables that the timesteps and the text give to all blocks."""
         return [tensor for given in (self._unet_tables, self._controller_tables) for tensor in given.tensors()]
 
     def convert_tables(self, dtype: torch.dtype) -> None:
@@ -70,7 +70,7 @@ class DenoisingStep(nn.Module):
         self._controller_tables = self._controller_tables.map(lambda table: table.to(dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DenoisingStep":
-        """What `to(device)` goes through: the tables move with the weights."""
+        """The function that `to(device)` goes through: the tables move with the weights."""
         super()._apply(fn, recurse)
         self._unet_tables, self._controller_tables = self._unet_tables.map(fn), self._controller_tables.map(fn)
         return self

@@ -113,7 +113,7 @@ class TemporalCoherenceBlock(nn.Module):
         return self.norm_f(self.tokens(frames)[:, 0])
 
     def tokens(self, frames: Tensor) -> Tensor:
-        """What the last layer leaves of every token, before the norm, [V, L + 1, C]; the VQA token is the first."""
+        """The last layer's output for every token, before the norm, [V, L + 1, C]; the VQA token is the first."""
         patches = self.patch_embed(frames) + self.pos_embed[:, 1:] + self.temporal_pos_embedding[:, :, None]
         vqa_token = (self.cls_token + self.pos_embed[:, :1]).expand(frames.shape[0], -1, -1)
         # Spatial-first: all patches of a frame, then the next frame.

@@ -26,7 +26,7 @@ NORM_EPS = 1e-5
 
 
 class Conditioning(NamedTuple):
-    """What the timestep and the text give a UNet, in the order in which its blocks run.
+    """The tables that the timestep and the text give a UNet, in the order in which its blocks run.
 
     time_shifts: per residual block, [B or 1 or K, out_channels]. text_weights: per transformer block, its
     cross-attention folded over the text.

@@ -37,7 +37,9 @@ class TritonPythonModel:
         return {"score": score, "stage_seconds": seconds}
 
     def _seconds(self, inputs, now):
-        """Of each stage: a loop's model says when it started and ended, the engines before and after it fill the rest.
+        """The seconds of each stage.
+
+        A loop's model says when it started and ended; the engines before and after it fill the rest.
 
         All processes have the system's clock.
         """

@@ -96,7 +96,7 @@ def pixel_scales(metric, config):
 
 
 def video_facts(decoded):
-    """What the tensor `video_info` says: the fields of `VideoInfo`, and what the decoder has warned of."""
+    """The content of the tensor `video_info`: the fields of `VideoInfo`, and what the decoder has warned of."""
     warnings = [dataclasses.asdict(warning) for warning in decoded.warnings]
     return {**dataclasses.asdict(decoded.info), "warnings": warnings}
 

@@ -191,7 +191,7 @@ class DaliViews:
 
 
 class EncodedViews:
-    """The views of encoded videos, decoded and cut on a GPU."""
+    """The views of encoded videos by the graph that `write_model` writes: what tests and benchmarks hold it to."""
 
     def __init__(
         self, size: int, *, decoder: Literal["libavcodec", "nvdec"] = "nvdec", threads: int | None = None

@@ -64,7 +64,7 @@ def backward(grad_out: Tensor, inputs: ScanInputs) -> ScanInputs:
     grad_B, grad_C = (B.new_empty(_blocks(dim), *B.shape) for _ in range(2))
     outputs = (y, grad_u, grad_delta, grad_A, grad_B, grad_C)
     tasks = batch * directions * _blocks(dim)
-    _share_out(_backward_tasks, tasks, u, delta, A, B, C, delta_bias, grad_y, *outputs)
+    _share_out(_backward_tasks, tasks, u, delta, A, B, C, delta_bias, grad_y[:, None], *outputs)
 
     skip = D[:, :, None]
     grad_u += grad_y[:, None] * skip
@@ -298,9 +298,7 @@ def _backward_tasks(
             tokens = min(TILE, length - token)
             _load_steps(delta, delta_bias, row, direction, channel, width, token, tokens, raw, steps)
             _load_tile(u, row, direction, channel, width, token, tokens, inputs)
-            for j in range(width):
-                for k in range(tokens):
-                    upstream[k, j] = grad_y[row, channel + j, token + k]
+            _load_tile(grad_y, row, 0, channel, width, token, tokens, upstream)
             states[0] = starts[tile]
             for position in range(tokens):
                 k = tokens - 1 - position if reverse else position

@@ -125,7 +125,7 @@ def compile_for(build: Build, architecture: str) -> CompiledKernel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What a compiled kernel takes: registers a thread, shared bytes a program, bytes spilled a thread."""
+    """Resources of a compiled kernel: registers a thread, shared bytes a program, bytes spilled a thread."""
 
     registers: int
     shared_bytes: int
@@ -133,7 +133,7 @@ class Usage:
 
 
 def usage(kernel: CompiledKernel) -> Usage:
-    """Read from the cubin with the cuobjdump that Triton brings."""
+    """The resources of a kernel, read from its cubin with the cuobjdump that Triton brings."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(kernel.asm["cubin"])

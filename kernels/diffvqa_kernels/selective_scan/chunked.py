@@ -1,7 +1,7 @@
 """The selective scan in vectorised PyTorch, for any device and dtype: forward and backward, no compiler needed.
 
 Exponentials, outer products and the contraction with C are taken for CHUNK tokens at once; only the recurrence itself,
-one fused multiply-add a token, is a Python loop. All directions advance as one batch in time-major layout, and the
+one fused multiply-add a token, is a Python loop. Both directions advance as one batch in time-major layout, and the
 backward keeps no more than the state at each chunk's start and recomputes the rest.
 """
 
@@ -82,7 +82,7 @@ class _Scan:
         self.step = F.softplus(delta + delta_bias)
 
     def to_scan_order(self, x: Tensor) -> Tensor:
-        """[batch, directions, size, length] to [length, batch, directions, size], first token to be scanned first."""
+        """[batch, directions, size, length] to [length, batch, directions, size], each in the order of its scan."""
         forward, backward = x.permute(3, 0, 1, 2).unbind(2)
         return torch.stack((forward, backward.flip(0)), dim=2)
 

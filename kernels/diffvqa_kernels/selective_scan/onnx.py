@@ -92,7 +92,7 @@ def _casts(**sources: str) -> str:
 
 
 def _scan_order(source: str, target: str) -> str:
-    """[batch, direction, size, length] to [length, batch, direction, size], what is scanned first first."""
+    """[batch, direction, size, length] to [length, batch, direction, size], each direction in the order of its scan."""
     return f"""
     {target}_forward, {target}_backward = Split<axis = 1, num_outputs = 2>({source})
     {target}_flipped = Slice({target}_backward, last, before_start, last, last)
@@ -173,9 +173,7 @@ def _translate(u, delta, A, B, C, D, z, delta_bias, backend: str = "auto"):
 
 def translation_table() -> dict:
     """The `custom_translation_table` for `torch.onnx.export(..., dynamo=True, opset_version=18)`."""
-    return {
-        torch.ops.diffvqa.bidirectional_selective_scan.default: _translate,
-    }
+    return {torch.ops.diffvqa.bidirectional_selective_scan.default: _translate}
 
 
 def attach_functions(program: torch.onnx.ONNXProgram, *, runtime: ScanRuntime = "any") -> None:

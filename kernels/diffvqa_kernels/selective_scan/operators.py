@@ -41,7 +41,7 @@ def bidirectional_selective_scan_backward_op(
     delta_bias: Tensor,
     backend: str,
 ) -> list[Tensor]:
-    """The gradients of all eight inputs, in the order of the forward's arguments."""
+    """The gradients of all eight inputs, in the order of the forward's arguments and in their dtypes."""
     inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias)
     gradients = backends.backward(grad_out, inputs, backend)
     return [_in_layout_of(t, gradient.to(t.dtype)) for t, gradient in zip(inputs, gradients, strict=True)]

@@ -1,4 +1,4 @@
-"""Which tile shape a kernel runs in: the shapes, the tuner that times them, the launch that remembers its choice."""
+"""The tile shapes of the kernels, the tuner that times them, and the launch that remembers its choice."""
 
 import os
 

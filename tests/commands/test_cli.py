@@ -226,7 +226,8 @@ def test_warnings_are_a_mark_in_the_table_and_a_sentence_each(instantly, tmp_pat
     prepare = Scorer._prepare
 
     def prepare_with_warnings(*arguments):
-        return dataclasses.replace(prepare(*arguments), warnings=warnings)
+        found = prepare(*arguments)
+        return dataclasses.replace(found, source=dataclasses.replace(found.source, warnings=warnings))
 
     monkeypatch.setattr(Scorer, "_prepare", prepare_with_warnings)
     _, out, err = instantly(tmp_path / "clip.mp4")

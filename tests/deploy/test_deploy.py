@@ -137,7 +137,7 @@ def test_the_image_serves_what_is_mounted_at_engines():
     command = json.loads(STAGES["server"]["ENTRYPOINT"])
     arguments = cli.parse_arguments([*command[1:], *json.loads(STAGES["server"]["CMD"])])
     assert command[:2] == ["diffvqa", "serve"]
-    assert arguments.host == "0.0.0.0" and str(arguments.engines) == "/engines"
+    assert arguments.host == "0.0.0.0" and arguments.engines == [Path("/engines")]
     exposed = {int(port) for port in STAGES["server"]["EXPOSE"].split()}
     assert exposed == {arguments.port, arguments.http_port, arguments.metrics_port}
     health = json.loads(STAGES["server"]["HEALTHCHECK"].split("CMD")[1])
@@ -198,10 +198,11 @@ def test_the_engines_that_the_job_builds_are_those_that_are_served():
     served = cli.parse_arguments([*command[1:], *SERVER["args"]])
     built = build_engines.parse_arguments(BUILDER["args"])
     assert served.host == "0.0.0.0"
-    assert served.engines == built.out and served.backend in built.backend.split(",")
+    (engines,) = served.engines
+    assert engines == built.out and served.backend in built.backend.split(",")
     for pod, container, is_read_only in [(POD, SERVER, True), (BUILDER_POD, BUILDER, False)]:
         (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "engines")
-        assert served.engines.is_relative_to(mount["mountPath"]) and mount.get("readOnly", False) == is_read_only
+        assert engines.is_relative_to(mount["mountPath"]) and mount.get("readOnly", False) == is_read_only
         (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "engines")
         claim = volume["persistentVolumeClaim"]["claimName"]
         assert claim == MANIFESTS["PersistentVolumeClaim"]["metadata"]["name"]

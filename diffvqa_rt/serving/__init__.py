@@ -1,13 +1,15 @@
-"""DiffVQA in Triton Inference Server: `Server` starts one on an engine folder, `Client` scores videos over gRPC.
+"""Metrics in Triton Inference Server: `Server` starts one on an engine folder, `Client` scores videos over gRPC.
 
     with Server(ServerConfig(engines=Path("build/tiny"))) as server:
         server.start()
         with Client(server.url) as client:
             print(client.score("clip.mp4").score)
 
-`client` asks. The server has `tritonserver`, which finds Triton server, `repository`, which fills in `triton_repo/` for
-an engine folder, and `endpoints`, which answers for health and metrics. The models share `python_backend`,
-`tensor_checks` and `metrics`; `decoding` decodes requests' videos within their limits; `settings` is what can be set.
+`client` asks. The server has `tritonserver`, which finds Triton server, and `endpoints`, which answers for health and
+metrics. `models` derives the served models and ensembles from a metric's chain, `model_config` writes a config of each,
+and `repository` puts them beside the programs of `triton_repo/` for an engine folder. The programs share
+`python_backend`, `tensor_checks` and `metrics`; `decoding` decodes requests' videos within their limits; `settings` is
+what can be set.
 """
 
 from diffvqa_rt.serving.client import Client, ClientTls, RequestError

@@ -27,7 +27,8 @@ class TritonPythonModel:
     def _finish(self, request):
         seconds = np.array(self._seconds(request.inputs, time.monotonic()))
         if not (seconds >= 0).all():
-            raise InputError(f"the marks say that the stages took {seconds} s")
+            marks = [MARKS, *(marks_of(loop) for _, loop in self._timed if loop is not None)]
+            raise InputError(f"{' and '.join(marks)} say that the stages took {seconds} s")
         score = self._metric.score(
             self._config, {name: request.inputs[tensor] for tensor, name in self._numbers.items()}
         )

@@ -1,11 +1,5 @@
-import os
-
 import pytest
 import torch
-
-# Before anything imports Triton: without a GPU its kernels run in the interpreter.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

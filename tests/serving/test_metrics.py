@@ -121,6 +121,6 @@ def test_nobody_spoils_the_metrics(served, marks):
         tensor = grpc.InferInput(name, array.shape, "FP32" if array.dtype == np.float32 else "FP64")
         inputs.append(tensor.set_data_from_numpy(array))
     with pytest.raises(grpc.InferenceServerException, match="say that the stages took") as refusal:
-        grpc.InferenceServerClient(served.url).infer("metrics", inputs)
+        grpc.InferenceServerClient(served.url).infer("finish", inputs)
     assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
     assert all(np.isfinite(value) for name, value in scraped(served).items() if "diffvqa" in name)

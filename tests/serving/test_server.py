@@ -365,7 +365,9 @@ def test_tensors_that_do_not_fit_together_are_the_requests_fault(served):
         is_frames = spec.name == "frames"
         array = np.zeros([2 if is_frames else 1, *spec.shape[1:]], np.uint8 if is_frames else np.float32)
         tensors.append(grpc.InferInput(spec.name, array.shape, spec.datatype).set_data_from_numpy(array))
-    with pytest.raises(grpc.InferenceServerException, match="all tensors have a row per crop; got 1, 2 rows") as refusal:
+    with pytest.raises(
+        grpc.InferenceServerException, match="all tensors have a row per crop; got 1, 2 rows"
+    ) as refusal:
         connection.infer("head", tensors)
     assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
 

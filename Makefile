@@ -6,10 +6,18 @@ ENGINES := build/tiny/manifest.json
 RECIPE = --work build/weights --out diffvqa_rt/weights $(if $(CLIPS),--clips $(CLIPS))
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
-.PHONY: demo test lint slow soak fuzz weights gpu clean
+# What a developer runs all day: no engines are built, and no server is started.
+CHECKED := $(wildcard tests/test_*.py) $(addprefix tests/,metrics models decoding capacity video/test_clock.py \
+	video/test_color.py serving/test_python_backend.py serving/test_tensor_checks.py serving/test_answers.py \
+	serving/test_address.py export/test_registry.py export/test_table.py)
+
+.PHONY: demo check test lint slow soak fuzz weights gpu clean
 
 demo: $(ENGINES)
 	$(BIN)/diffvqa score examples/frog.mp4
+
+check: lint
+	$(BIN)/pytest -m "not slow and not engines" $(CHECKED)
 
 test: lint
 	$(BIN)/pytest

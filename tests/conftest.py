@@ -22,6 +22,13 @@ if not Path("/proc/driver/nvidia/version").exists():
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs built engines."""
+    for item in items:
+        if "built_engines" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.engines)
+
+
 @pytest.fixture(scope="session")
 def clip() -> Path:
     return CLIP

@@ -95,7 +95,11 @@ class Scorer:
         """
         decoder = IsolatedDecoder(limits)
         decoder.warm_up()  # beside the engines, which take longer
-        manifest, engines = open_engines(Path(folder), backend, threads)
+        try:
+            manifest, engines = open_engines(Path(folder), backend, threads)
+        except BaseException:
+            decoder.close()  # here and not when it is collected, where Ctrl-C would be a traceback
+            raise
         return cls(manifest, engines, backend, decoder)
 
     def score(

@@ -267,7 +267,8 @@ def test_an_interrupt_at_the_start_leaves_no_traceback(tmp_path, seconds):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
-    assert process.returncode in (130, 1)  # 1 where it was quicker, since there are no engines
+    # 1 where it was quicker, since there are no engines; the signal's own status where Python was ending already.
+    assert process.returncode in (130, 1, -signal.SIGINT)
 
 
 def test_an_interrupt_is_meant_even_where_a_script_started_the_command_in_the_background(tmp_path):

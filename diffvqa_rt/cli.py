@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
             return _run(COMMANDS, argv)
         except KeyboardInterrupt:
             return INTERRUPTED
-        except Exception:
+        except Exception:  # out of the middle of an import, Ctrl-C may come out as anything
             if interrupts.is_noted:
                 return INTERRUPTED
             raise

@@ -1,6 +1,6 @@
 """Compares what two checkouts do on this machine, to the bit: a refactoring changes nothing here.
 
-    python tests/compare_checkouts.py /work/before /work/after
+    python tests/compare_checkouts.py before/ after/
 
 The command prints a line for each comparison. Its exit status is 0 where all are the same, 1 where one differs, and 2
 where the checkouts cannot be compared. Times, memory and the commit may differ.

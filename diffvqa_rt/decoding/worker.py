@@ -81,7 +81,7 @@ def _answer(connection: socket.socket, message: Message) -> Answer:
             return _failure("video", str(error))
         except InputError as error:
             return _failure("input", str(error))
-        except Exception as error:
+        except Exception as error:  # a fault of ours: the answer says so, and the next file is decoded
             return _failure("fault", f"{name} met a fault of the decoder's process ({type(error).__name__}: {error})")
 
 
@@ -166,7 +166,7 @@ def _blamed_on_the_video(name: str) -> Iterator[None]:
         yield
     except (DiffVQAError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # codecs' libraries raise what they like
         raise VideoDecodeError(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); check that it is undamaged"
         ) from error

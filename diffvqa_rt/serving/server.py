@@ -240,7 +240,7 @@ class Server:
         self._traffic.stop()
         process = self._process
         if process is not None and process.poll() is None:
-            # Triton server closes idle models first, and `unet_controller` is idle between two steps.
+            # Triton server closes idle models first, and the engine of a loop is idle between two turns.
             self._traffic.wait_until_idle(self.config.drain_seconds, self.form, lambda: process.poll() is not None)
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

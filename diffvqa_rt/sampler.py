@@ -3,9 +3,9 @@
 Eq. (2) of the paper, written through the clamped estimate of z0 (Nichol & Dhariwal 2021, `clip_denoised`):
 
     ẑ0      = clamp((z_t − √(1−ᾱ_t) ε) / √ᾱ_t, ±latent_clamp)
-    z_{t−1} = √ᾱ_{t−1} β_t/(1−ᾱ_t) · ẑ0 + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) · z_t + √β_t n
+    z_{t−1} = √ᾱ_{t−1} β_t/(1−ᾱ_t) · ẑ0 + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) · z_t + σ_t n
 
-While the clamp is inactive this is eq. (2) exactly. The last step adds no noise and returns ẑ0.
+While the clamp is inactive and σ_t² = β_t this is eq. (2) exactly. The last step adds no noise and returns ẑ0.
 """
 
 from dataclasses import dataclass
@@ -17,22 +17,29 @@ from numpy.typing import NDArray
 from diffvqa_rt.checks import require
 
 NoiseSchedule = Literal["cosine", "scaled_linear"]
+Variance = Literal["beta", "posterior"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
-    """Spaced DDPM (SPEC §2): `steps` of the `train_steps` long schedule, evenly from the last to 0."""
+    """Spaced DDPM (SPEC §2): `steps` of the `train_steps` long schedule, evenly from the last to 0.
+
+    `variance` is σ_t² of the noise that a step adds: β_t, or the posterior's, β_t(1−ᾱ_{t−1})/(1−ᾱ_t), which leaves in
+    z_t just the noise that √(1−ᾱ_t) says.
+    """
 
     schedule: NoiseSchedule
     train_steps: int = 1000
     steps: int = 10
     latent_clamp: float = 8.0
     noise_seed: int = 0
+    variance: Variance = "beta"
 
     def __post_init__(self) -> None:
         require(
             self.schedule in get_args(NoiseSchedule), "schedule", self.schedule, f"one of {get_args(NoiseSchedule)}"
         )
+        require(self.variance in get_args(Variance), "variance", self.variance, f"one of {get_args(Variance)}")
         require(1 <= self.steps <= self.train_steps, "steps", self.steps, f"1 … train_steps ({self.train_steps})")
         require(self.latent_clamp > 0, "latent_clamp", self.latent_clamp, "a positive number")
 
@@ -69,13 +76,14 @@ def coefficient_table(config: SamplerConfig) -> NDArray[np.float32]:
     previous = np.append(kept[1:], 1.0)
     alpha = kept / previous
     beta = 1 - alpha
+    variance = beta if config.variance == "beta" else beta * (1 - previous) / (1 - kept)
     table = np.stack(
         [
             1 / np.sqrt(kept),
             -np.sqrt((1 - kept) / kept),
             np.sqrt(previous) * beta / (1 - kept),
             np.sqrt(alpha) * (1 - previous) / (1 - kept),
-            np.where(previous < 1, np.sqrt(beta), 0.0),
+            np.where(previous < 1, np.sqrt(variance), 0.0),
         ],
         axis=1,
     )
@@ -85,7 +93,7 @@ def coefficient_table(config: SamplerConfig) -> NDArray[np.float32]:
 def noise_strengths(config: SamplerConfig) -> NDArray[np.float64]:
     """The factor by which the noise in each step's z_t is stronger than √(1−ᾱ_t), [steps], while every ẑ0 is exact.
 
-    Eq. (2) adds √β_t n where the posterior's deviation is √(β_t (1−ᾱ_{t−1})/(1−ᾱ_t)): with few steps that is much more.
+    They are 1 with the posterior's variance. Eq. (2) adds √β_t n, which with few steps is much more.
     """
     kept = alphas_cumprod(config)[timesteps(config)]
     table = coefficient_table(config).astype(np.float64)

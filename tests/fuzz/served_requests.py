@@ -63,7 +63,8 @@ class RequestOutcomes:
         outcomes: how many ended how: answered, refused (by status), cancelled, past the deadline, closed, left open.
         by_kind: the same for each kind of mutation; a case with two counts for both.
         tritons: what is Triton server's own: its errors INTERNAL and UNKNOWN for malformed requests, and `KNOWN_ENDS`.
-        memory_mib: of Triton server and of its models' processes, after the warm-up and at the end.
+        memory_mib: of Triton server and of its models' processes, after the warm-up and at the end. Growth is a fault
+            where cases came after the warm-up; before that, it is the warm-up.
         seconds: that all took.
         faults: what must never be; a sentence for each that says what to repeat.
     """
@@ -142,7 +143,7 @@ class _Run:
         if self._withheld:
             self._send_withheld()
         memory = {name: (mib, self._memory_mib()[name]) for name, mib in memory_before.items()}
-        for name, (before, after) in memory.items():
+        for name, (before, after) in memory.items() if warm < last else ():
             allowed = MOST_GROWTH_MIB + (TRITONS_GROWTH_MIB_PER_CASE * count if name == "tritonserver" else 0)
             if after - before > allowed:
                 self._faults.append(

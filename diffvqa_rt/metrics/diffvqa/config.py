@@ -115,6 +115,7 @@ class DiffVQAConfig:
         # 8 from the VAE, 8 from the UNet's three halvings.
         require(self.view_size >= 64 and self.view_size % 64 == 0, "view_size", self.view_size, "a multiple of 64")
         require(self.score_range[0] < self.score_range[1], "score_range", self.score_range, "(low, high)")
+        require(self.sampler.variance == "beta", "sampler.variance", self.sampler.variance, "beta, as eq. (2) has it")
         require(
             self.vae.latent_channels == self.unet.latent_channels,
             "unet.latent_channels",
@@ -149,7 +150,9 @@ class DiffVQAConfig:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        del values["sampler"]["variance"]  # always eq. (2)'s; engine files carry this text, and those of before lack it
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DiffVQAConfig":

@@ -1,0 +1,1 @@
+"""DiffV²IQA: images, and videos frame by frame. Nothing here imports torch."""

@@ -18,9 +18,9 @@ pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[d
 import diffvqa_rt.serving.server as server_module
 from diffvqa_rt.chain import play
 from diffvqa_rt.engines import open_engines
+from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.dali import DaliViews, EncodedViews
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
-from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.results import VideoScore, video_score
 from diffvqa_rt.scoring import model_facts

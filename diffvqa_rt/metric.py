@@ -162,6 +162,10 @@ class Metric:
         """The number of frames that are sampled of a video."""
         return request.frames or self.frames(config)
 
+    def animation_frame_count(self, config: Any, request: Request) -> int:
+        """The same of an animated picture: an image metric takes the one at its middle."""
+        return self.frame_count(config, request) if self.is_temporal else request.frames or 1
+
     def most_crops(self, config: Any, request: Request) -> int:
         """The number of crops of a source, or more where that depends on the source."""
         return request.crops or max(self.crops(config, frames) for frames in (1, self.frame_count(config, request)))

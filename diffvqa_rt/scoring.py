@@ -235,7 +235,12 @@ class Scorer:
             return _Prepared(source_name(source), pending.result())
         metric, config = self.manifest.metric, self.manifest.config
         start = time.perf_counter()
-        sampled = sample_frames(source, metric.frame_count(config, request), keep_interlaced=request.keep_interlaced)
+        sampled = sample_frames(
+            source,
+            metric.frame_count(config, request),
+            animation_count=metric.animation_frame_count(config, request),
+            keep_interlaced=request.keep_interlaced,
+        )
         decode_seconds = time.perf_counter() - start
         return _Prepared(source_name(source), prepare_frames(sampled, metric, config, request, decode_seconds))
 

@@ -121,9 +121,10 @@ def _ended_with_its_parent(connection: socket.socket) -> Iterator[None]:
 def _prepare(source: OpenFile, request: dict[str, Any]) -> Answer:
     metric = metric_named(request["metric"])
     config, asked = metric.config_from_dict(request["config"]), Request(**request["request"])
-    sampled, decode_seconds = _sample(source, request, metric.frames(config), asked.keep_interlaced)
+    sampled, decode_seconds = _sample(source, request, metric.frame_count(config, asked), asked.keep_interlaced)
     prepared = prepare_frames(sampled, metric, config, asked, decode_seconds)
     answer = _facts(prepared) | {
+        "crop_regions": prepared.crop_regions,
         "decode_seconds": prepared.decode_seconds,
         "views_seconds": prepared.views_seconds,
     }

@@ -23,7 +23,7 @@ class Decoder:
 
         Raises:
             VideoDecodeError: no frame of it can be had, or not within the limits.
-            InputError: the seed or the crops are out of range.
+            InputError: an option of the request is out of range, or the metric does not have it.
             DecoderStartError, DecoderFaultError: the decoder's process cannot be had, or is at fault.
         """
         self._check(video, request)
@@ -36,7 +36,7 @@ class Decoder:
             VideoDecodeError, InputError, DecoderStartError, DecoderFaultError: as `decode`.
         """
         self._check(video, request)
-        return self._decoder.plan(bytes(video), self._metric.frames(self._config))
+        return self._decoder.plan(bytes(video), self._metric.frame_count(self._config, request))
 
     def close(self) -> None:
         self._decoder.close()
@@ -47,5 +47,12 @@ class Decoder:
             raise VideoDecodeError(
                 f"<bytes> is {len(video):,} bytes long, and this server takes at most {limits.max_request_bytes:,}"
             )
-        if request.crops > limits.max_crops:
+        self._metric.check(request)
+        if request.crops is not None and request.crops > limits.max_crops:
             raise InputError(f"crops is {request.crops}; this server takes at most {limits.max_crops}")
+        most_frames = limits.max_crops * self._metric.frames(self._config)
+        if (frames := request.frames) is not None and frames * (request.crops or 1) > most_frames:
+            raise InputError(
+                f"frames is {frames} and crops {request.crops or 1}; this server takes at most {most_frames} crops of "
+                "frames together"
+            )

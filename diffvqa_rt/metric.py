@@ -170,6 +170,10 @@ class Metric:
         """The number of crops of a source, or more where that depends on the source."""
         return request.crops or max(self.crops(config, frames) for frames in (1, self.frame_count(config, request)))
 
+    def rows_a_crop(self, config: Any) -> int:
+        """The most rows that a crop becomes: one, or one a frame where frames are scored alone."""
+        return 1 if self.is_temporal else self.frames(config)
+
     def part_names(self, config: Any) -> tuple[str, ...]:
         """The parts of the score that have a name."""
         return tuple(spec.name for spec in self.results(config) if spec.name not in STANDARD_RESULTS)

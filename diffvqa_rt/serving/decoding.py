@@ -11,10 +11,13 @@ from diffvqa_rt.video.plan import DecodingPlan
 class Decoder:
     """Decodes the videos of requests; where one ends the decoder's process, the next finds a new one."""
 
-    def __init__(self, metric: Metric, config: Config, limits: RequestLimits, python: str) -> None:
-        """A decoder for a network, in a process of the interpreter `python`; `limits` are of each video."""
+    def __init__(self, metric: Metric, config: Config, limits: RequestLimits, python: str, *, max_rows: int) -> None:
+        """A decoder for a network, in a process of the interpreter `python`.
+
+        `limits` are of each video, and `max_rows` is how many rows the engines take.
+        """
         self._metric, self._config = metric, config
-        self._limits = limits
+        self._limits, self._max_rows = limits, max_rows
         self._decoder = IsolatedDecoder(limits, python)
         self._decoder.warm_up()
 
@@ -27,7 +30,9 @@ class Decoder:
             DecoderStartError, DecoderFaultError: the decoder's process cannot be had, or is at fault.
         """
         self._check(video, request)
-        return self._decoder.prepare(bytes(video), self._metric, self._config, request)
+        prepared = self._decoder.prepare(bytes(video), self._metric, self._config, request)
+        self._check_rows(prepared.rows)
+        return prepared
 
     def plan(self, video: bytes | memoryview, request: Request) -> DecodingPlan | None:
         """Returns the plan by which a GPU decodes the video; None if it is not for a GPU.
@@ -50,9 +55,10 @@ class Decoder:
         self._metric.check(request)
         if request.crops is not None and request.crops > limits.max_crops:
             raise InputError(f"crops is {request.crops}; this server takes at most {limits.max_crops}")
-        most_frames = limits.max_crops * self._metric.frames(self._config)
-        if (frames := request.frames) is not None and frames * (request.crops or 1) > most_frames:
+        self._check_rows((request.frames or 1) * (request.crops or 1))
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self._max_rows:
             raise InputError(
-                f"frames is {frames} and crops {request.crops or 1}; this server takes at most {most_frames} crops of "
-                "frames together"
+                f"crops × frames is {rows}; this server takes at most {self._max_rows}: ask for fewer crops or frames"
             )

@@ -27,7 +27,9 @@ class TritonPythonModel:
         self._dali = self._responder.parameters.get("dali")
         # DALI where its decoders make other videos' input: a score must not depend on the codec's luck.
         self._resized_by = "dali" if self._dali else "pillow"
-        self._decoder = Decoder(self._metric, self._config, settings.limits, settings.python)
+        self._decoder = Decoder(
+            self._metric, self._config, settings.limits, settings.python, max_rows=settings.max_rows
+        )
         facts = dataclasses.asdict(model_facts(manifest, settings.backend, self._resized_by))
         self._facts = as_json({**facts, "stages": served_stages(self._metric.chain(self._config))})
         self._scales = pixel_scales(self._metric, self._config) if self._is_production else {}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,10 +13,12 @@ from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig
 from diffvqa_rt.models.diffv2iqa.checkpoints import load_resnet, load_vit, load_weights, read_description
 from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA, random_network
 from diffvqa_rt.models.diffv2iqa.sr3 import load_sr3
+from diffvqa_rt.video import SampledFrames, sample_frames
 
 _FLOAT32_BYTES = 4
 # Of the network that a folder of checkpoints does not hold: the branches.
 _BRANCHES_SEED = 0
+_SOURCES = 2
 _SUFFIXES = (".safetensors", ".pth")
 
 
@@ -57,7 +60,7 @@ STAGES = {stage.name: stage for stage in (RESTORATION_STEP, QUALITY_BRANCHES)}
 
 
 def _weights_of_checkpoints(preset: DiffV2IQAConfig, folder: Path) -> ChosenWeights:
-    """A folder with SR3's, a ViT's and a ResNet's checkpoint: `restorer`, `vit` and `resnet50`, .safetensors or .pth."""
+    """A folder with SR3's, a ViT's and a ResNet's checkpoint: restorer, vit and resnet50, .safetensors or .pth each."""
 
     def load() -> DiffV2IQA:
         network = random_network(preset, _BRANCHES_SEED)
@@ -81,6 +84,12 @@ def _checkpoint(folder: Path, part: str) -> Path:
     )
 
 
+def _parity_sources(config: DiffV2IQAConfig, clip: Path) -> dict[str, SampledFrames]:
+    """A picture, and one without anything to see: a dead network gives both one score, and passes any comparison."""
+    grey = np.full((1, config.view_size, config.view_size, 3), 128, np.uint8)
+    return {clip.name: sample_frames(clip, 1), "flat grey": sample_frames(grey, 1)}
+
+
 def _activation_bytes(config: DiffV2IQAConfig) -> int:
     """The first transposed attention's scores, a number for each pair of channels."""
     alive = 4
@@ -89,7 +98,7 @@ def _activation_bytes(config: DiffV2IQAConfig) -> int:
 
 def _reference_bytes(config: DiffV2IQAConfig) -> int:
     # x, and y before and after each step.
-    return (config.sampler.steps + 2) * 3 * config.view_size**2 * _FLOAT32_BYTES
+    return _SOURCES * (config.sampler.steps + 2) * 3 * config.view_size**2 * _FLOAT32_BYTES
 
 
 EXPORT = MetricExport(
@@ -101,4 +110,5 @@ EXPORT = MetricExport(
     dynamic_sizes=lambda config: {},
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,
+    parity_sources=_parity_sources,
 )

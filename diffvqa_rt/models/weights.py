@@ -1,7 +1,7 @@
 """Weights as safetensors, for every network: read, written, put into modules, hashed."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +53,28 @@ def read_safetensors(path: Path) -> Weights:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
+
+
+def read_checkpoint(path: Path, kind: str, wrappers: Sequence[str] = ()) -> Weights:
+    """The tensors of a foreign checkpoint: a safetensors file, or a pickle of tensors alone (`weights_only`).
+
+    Args:
+        kind: an article and what the file ought to be, for the error.
+        wrappers: the names under which the tensors may be, the first that is there; else they are the file.
+
+    Raises:
+        ValueError: the file can't be read, or holds something else.
+    """
+    try:
+        weights: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load documents no exception type for a file that is not its own
+        raise ValueError(f"{path} is not {kind}: {one_line(error)}") from error
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path} is not {kind}: it holds a {type(weights).__name__}")
+    weights = next((weights[name] for name in wrappers if name in weights), weights)
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(f"{path} is not {kind}: it holds something else than tensors by name")
+    return {str(name): tensor for name, tensor in weights.items()}
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

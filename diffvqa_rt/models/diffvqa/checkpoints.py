@@ -3,11 +3,9 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +18,7 @@ from diffvqa_rt.models.weights import (
     fill_module,
     network_from_state,
     one_line,
+    read_checkpoint,
     read_safetensors,
     write_safetensors,
 )
@@ -138,20 +137,12 @@ def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
     Raises:
         ValueError: the file can't be read, or is of another width or depth.
     """
-    try:
-        weights: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except Exception as error:  # torch.load documents no exception type for a file that is not its own
-        raise ValueError(f"{path} is not a VideoMamba checkpoint: {one_line(error)}") from error
-    if not isinstance(weights, dict):
-        raise ValueError(f"{path} is not a VideoMamba checkpoint: it holds a {type(weights).__name__}")
-    weights = next((weights[name] for name in _VIDEOMAMBA_WRAPPERS if name in weights), weights)
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise ValueError(f"{path} is not a VideoMamba checkpoint: it holds something else than tensors by name")
+    weights = read_checkpoint(path, "a VideoMamba checkpoint", _VIDEOMAMBA_WRAPPERS)
     # At least single precision: half of it cannot be interpolated everywhere.
     kept = {
         name: tensor if tensor.dtype == torch.float64 else tensor.float()
         for name, tensor in weights.items()
-        if not str(name).startswith("head.")
+        if not name.startswith("head.")
     }
     if missing := {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"} - kept.keys():
         raise ValueError(f"{path} does not fit this network: it has no {', no '.join(sorted(missing))}")

@@ -65,8 +65,8 @@ class PairBatches(StepBatches):
     """Step s gives a share of `batch` crops: `x`, distorted, and `reference`, [batch / processes, 3, side, side].
 
     Both are in [−1, 1]. Pairs are drawn at random, `per_pair` crops of each at random places, every second one mirrored
-    left to right. Where a pair has no distorted file, each crop gets a type and severity of `ladders`, or stays as it is
-    (D13), all as likely. What cannot be decoded is named in the log, and another pair is drawn in its place.
+    left to right. Where a pair has no distorted file, each crop gets a type and severity of `ladders`, or stays as it
+    is (D13), all as likely. What cannot be decoded is named in the log, and another pair is drawn in its place.
     """
 
     def __init__(

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.models.diffvqa.network import DiffVQA, Head
 from diffvqa_rt.models.diffvqa.tcab import MambaBlock
 from diffvqa_rt.synthetic.labelled import LabelledVideo
@@ -23,10 +22,6 @@ ORDER_MARGIN = 0.04
 _FEATURES = ("features_0", "features_1", "features_2", "features_3")
 _PAIR = 2
 _LEAST_FOR_AGREEMENT = 3
-
-
-def videos_from_rows(rows: Sequence[MosRow]) -> list[LabelledVideo]:
-    return [LabelledVideo(name=row.name, path=row.video, label=row.mos) for row in rows]
 
 
 class HeadBatches(StepBatches):

@@ -14,6 +14,7 @@ from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.models.diffvqa.network import Prediction, random_network
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, write_manifest
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_digest, videos_from_set
+from diffvqa_rt.training.data import videos_from_rows
 from diffvqa_rt.training.diffvqa.extraction import TorchExtractor, fill_cache
 from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
 from diffvqa_rt.training.diffvqa.head import (
@@ -22,7 +23,6 @@ from diffvqa_rt.training.diffvqa.head import (
     HeadObjective,
     agreement_scalars,
     predict_videos,
-    videos_from_rows,
 )
 from diffvqa_rt.training.diffvqa.start import with_new_head
 from diffvqa_rt.training.loop import FitConfig, fit

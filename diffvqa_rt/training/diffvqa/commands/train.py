@@ -1,4 +1,4 @@
-"""`diffvqa train`: the head on opinions, from features that are extracted once."""
+"""`diffvqa train` of DiffVQA: the head on opinions, from features that are extracted once."""
 
 import argparse
 import csv
@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from diffvqa_rt.arguments import add_engine_arguments, whole_number
-from diffvqa_rt.commands.command import Command, checked_arguments
-from diffvqa_rt.commands.train_inputs import SYNTHETIC, network_to_train, parse_data, parse_split, read_training_data
-from diffvqa_rt.evaluation.data_sets import DATA_SETS
-from diffvqa_rt.evaluation.protocols import SPLITS
+from diffvqa_rt.arguments import add_engine_arguments, checked_arguments, whole_number
 from diffvqa_rt.metrics.diffvqa.config import TemporalBlock
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
@@ -22,6 +18,9 @@ from diffvqa_rt.training.arguments import (
     require_packages,
     step_bar,
 )
+from diffvqa_rt.training.data import add_data_arguments, read_training_data
+from diffvqa_rt.training.diffvqa.commands.head_to_train import network_to_train
+from diffvqa_rt.training.registry import TrainingStage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +30,7 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
-    names = ", ".join(DATA_SETS)
-    command.add_argument(
-        "data",
-        type=parse_data,
-        metavar="NAME=PATH",
-        help=f"a data set ({names}; `diffvqa evaluate --help` has their layouts), or {SYNTHETIC}=DIR, a set that "
-        "python -m diffvqa_rt.synthetic made",
-    )
+    add_data_arguments(command)
     command.add_argument(
         "--weights",
         type=Path,
@@ -49,17 +41,6 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--new-head", action="store_true", help="begin with a random head, whatever the weights' own has learned"
-    )
-    command.add_argument(
-        "--split",
-        type=parse_split,
-        default="published",
-        metavar="SPLIT",
-        help=f"what to train on: published (the published training split), 1 … {SPLITS} (that one of the random 8:2 "
-        "splits), or all (default: %(default)s)",
-    )
-    command.add_argument(
-        "--split-seed", type=whole_number(0), default=0, metavar="N", help="of the random splits (default: %(default)s)"
     )
     command.add_argument(
         "--epochs", type=whole_number(1), default=50, metavar="N", help="over the videos (default: %(default)s)"
@@ -208,9 +189,7 @@ def _write_scores(path: Path, videos: "Sequence[LabelledVideo]", scores: "NDArra
         writer.writerows(dict(zip((video.name for video in videos), scores, strict=True)).items())
 
 
-COMMAND = Command(
-    name="train",
-    help="train the head on opinions",
+TRAIN = TrainingStage(
     description="Train the head by L1 on a data set's opinions; VAE, UNet and Controller stay frozen, so their "
     "features are extracted once and kept. A run that was stopped goes on at its last checkpoint when started "
     "again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli train …` and torchrun use several "

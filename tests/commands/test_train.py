@@ -21,8 +21,9 @@ from diffvqa_rt.cli import main
 from diffvqa_rt.evaluation.data_sets import read_table
 from diffvqa_rt.evaluation.protocols import random_splits
 from diffvqa_rt.evaluation.scores import read_scores
-from diffvqa_rt.models.diffvqa.checkpoints import load_weights, save_weights
+from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
+from diffvqa_rt.models.weights import save_weights
 from diffvqa_rt.training.diffvqa.start import with_new_head
 
 FEW = ["--workers", "0", "--epochs", "2", "--cache-gigabytes", "1"]

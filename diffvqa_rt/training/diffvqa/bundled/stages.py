@@ -17,9 +17,9 @@ from torch import Tensor
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.files import remove_parts, write_whole
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.models.diffvqa.checkpoints import load_weights, save_weights
+from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
-from diffvqa_rt.models.weights import weights_sha256, write_safetensors
+from diffvqa_rt.models.weights import save_weights, weights_sha256, write_safetensors
 from diffvqa_rt.synthetic.clip_table import MANIFEST, SyntheticClip, read_manifest
 from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders, videos_digest, videos_from_set
 from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_of

@@ -36,8 +36,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     require_packages()
     from diffvqa_rt.files import make_folder, write_whole
-    from diffvqa_rt.models.diffvqa.checkpoints import save_weights
-    from diffvqa_rt.models.weights import weights_sha256
+    from diffvqa_rt.models.weights import save_weights, weights_sha256
     from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective
     from diffvqa_rt.training.diffvqa.pictures import PictureBatches
     from diffvqa_rt.training.diffvqa.start import network_to_start_from

@@ -84,8 +84,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     require_packages()
     from diffvqa_rt.files import make_folder, write_whole
-    from diffvqa_rt.models.diffvqa.checkpoints import save_weights
-    from diffvqa_rt.models.weights import weights_sha256
+    from diffvqa_rt.models.weights import save_weights, weights_sha256
     from diffvqa_rt.synthetic.labelled import videos_digest
     from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
     from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache

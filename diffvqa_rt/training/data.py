@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from diffvqa_rt.arguments import whole_number
@@ -11,6 +12,7 @@ from diffvqa_rt.evaluation.data_sets import DATA_SETS, read_table
 from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.evaluation.protocols import SPLITS, published_splits, random_splits
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_from_set
+from diffvqa_rt.training.opinions import LEAST_FOR_AGREEMENT
 
 SYNTHETIC = "synthetic"
 
@@ -39,11 +41,27 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Videos that a run learns from, videos that are held out, and the range of their opinions."""
+    """Videos that a run learns from, videos that are held out, and the range of their opinions.
+
+    `validation` is held out too, to choose an epoch by.
+    """
 
     train: Sequence[LabelledVideo]
     held_out: Sequence[LabelledVideo]
     score_range: tuple[float, float]
+    validation: Sequence[LabelledVideo] = ()
+
+
+def add_validation_argument(command: argparse.ArgumentParser) -> None:
+    """Adds `--validation-percent`, for `with_validation`."""
+    command.add_argument(
+        "--validation-percent",
+        type=whole_number(0, 50),
+        default=0,
+        metavar="P",
+        help="of the data set's videos, taken from those to learn from to choose the best epoch by; with --split 1 … "
+        f"{SPLITS}, 10 gives 7:1:2 and 20 gives 6:2:2 (default: %(default)s, the last epoch is kept)",
+    )
 
 
 def parse_data(text: str) -> tuple[str, Path]:
@@ -89,5 +107,38 @@ def read_training_data(arguments: argparse.Namespace) -> TrainingData:
     return TrainingData(videos_from_rows(split.train), videos_from_rows(held_out_rows), table.mos_range)
 
 
+def with_validation(data: TrainingData, percent: int, seed: int) -> TrainingData:
+    """The data with so much of it moved from `train` to `validation`, contents whole, in an order that a hash decides.
+
+    Raises:
+        TrainingError: nothing is left to learn from, or too little to choose an epoch by.
+    """
+    if not percent:
+        return data
+    wanted = round(percent / 100 * (len(data.train) + len(data.held_out)))
+    by_content: dict[str, list[LabelledVideo]] = {}
+    for video in data.train:
+        by_content.setdefault(video.content or video.name, []).append(video)
+    order = sorted(by_content, key=lambda content: sha256(f"{seed}/validation/{content}".encode()).digest())
+    taken: set[str] = set()
+    count = 0
+    for content in order:
+        if count >= wanted:
+            break
+        taken.add(content)
+        count += len(by_content[content])
+    train, validation = (
+        [video for video in data.train if ((video.content or video.name) in taken) is is_taken]
+        for is_taken in (False, True)
+    )
+    labels = {video.name for video in validation if video.label is not None}
+    if not train or len(labels) < LEAST_FOR_AGREEMENT:
+        raise TrainingError(
+            f"{percent} % of {len(data.train)} videos of {len(by_content)} contents leave {len(train)} to learn from "
+            f"and {len(labels)} opinions to choose an epoch by; expected some, and {LEAST_FOR_AGREEMENT} or more"
+        )
+    return replace(data, train=train, validation=validation)
+
+
 def videos_from_rows(rows: Sequence[MosRow]) -> list[LabelledVideo]:
-    return [LabelledVideo(name=row.name, path=row.video, label=row.mos) for row in rows]
+    return [LabelledVideo(name=row.name, path=row.video, label=row.mos, content=row.content) for row in rows]

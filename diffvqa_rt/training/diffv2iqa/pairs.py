@@ -17,6 +17,7 @@ from diffvqa_rt.evaluation.mos_table import read_csv
 from diffvqa_rt.metrics.diffv2iqa.engines import PIXELS
 from diffvqa_rt.synthetic.distortions import SEVERITIES, STILL_LADDERS, Ladder, distort
 from diffvqa_rt.training.loop import Batch, StepBatches
+from diffvqa_rt.training.media import find_media
 from diffvqa_rt.video.crops import RgbFrame
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,18 @@ def read_pairs(table: Path) -> list[Pair]:
     if not pairs:
         raise TrainingError(f"{table} has no rows; expected a reference and a distorted picture in each")
     return pairs + [Pair(path, path) for path in dict.fromkeys(pair.reference for pair in pairs)]
+
+
+def pairs_from(places: Sequence[Path]) -> list[Pair]:
+    """The pairs of CSV tables, and the pictures of folders and files as references without a distorted version.
+
+    Raises:
+        MosTableError, TrainingError: as `read_pairs` and `find_media` do.
+    """
+    tables = [place for place in places if place.suffix.lower() == ".csv"]
+    pairs = [pair for table in tables for pair in read_pairs(table)]
+    others = [place for place in places if place not in tables]
+    return pairs + [Pair(path) for path in (find_media(others) if others else [])]
 
 
 class PairBatches(StepBatches):

@@ -1,22 +1,15 @@
 """Restoration pretraining (SPEC §2, eq. 6 of the paper): the restorer learns the noise in a noised reference."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffvqa_rt.metrics.diffv2iqa.config import DiffV2IQAConfig
-from diffvqa_rt.models.diffv2iqa.restoration import RestorationStep, restore
-from diffvqa_rt.models.diffv2iqa.restorer import Block, Restorer
+from diffvqa_rt.models.diffv2iqa.restorer import Attention, Block, Restorer
 from diffvqa_rt.sampler import SamplerConfig, alphas_cumprod
-from diffvqa_rt.training.loop import Batch, Objective
-
-# Of the squared distance of two pictures in [−1, 1].
-_PEAK = 4.0
-_PICTURES_AT_A_TIME = 16
+from diffvqa_rt.training.loop import Objective
 
 
 def noise_levels(sampler: SamplerConfig) -> Tensor:
@@ -46,72 +39,42 @@ class RestorationObjective(Objective):
         least, most = self.levels[steps_left], self.levels[steps_left - 1]
         gamma = least + (most - least) * torch.rand(len(x), device=x.device)
         noise = torch.randn_like(reference)
-        predicted = self.trained(x, _noised(reference, gamma, noise), gamma)
+        predicted = self.trained(x, noised(reference, gamma, noise), gamma)
         return {"loss": F.mse_loss(predicted.float(), noise)}
 
 
-def _noised(reference: Tensor, gamma: Tensor, noise: Tensor) -> Tensor:
+def noised(reference: Tensor, gamma: Tensor, noise: Tensor) -> Tensor:
+    """γ x_ref + √(1−γ²) ε of pictures and noise [B, 3, H, W], gamma [B]."""
     gamma = gamma[:, None, None, None]
     return gamma * reference + (1 - gamma**2).sqrt() * noise
 
 
 @torch.no_grad()
-def noise_errors(restorer: Restorer, sampler: SamplerConfig, pairs: Batch, seed: int = 0) -> list[float]:
-    """The mean squared error of ε at γ_t for t = 1 … T, in the mode that the restorer is in; 1 is what zero would have.
+def start_as_copy(restorer: Restorer) -> None:
+    """Makes an untrained restorer give y itself, from where it learns what to take away sooner.
 
-    Args:
-        pairs: `x` and `reference`, as `PairBatches` gives them, on any device; the restorer stays on its own.
-        seed: of the noise.
+    Most of the noise is y nearly as it is, and the sampler divides ε's error by γ, which is small there. From an
+    ordinary start a small network spends its first thousand steps on learning to hand y on. Here the first convolution
+    passes y and −y through, every residual branch and attention begins at zero, and since SiLU(u) − SiLU(−u) = u, the
+    last layers can join the two exactly.
     """
-    generator = torch.Generator().manual_seed(seed)
-    device = next(restorer.parameters()).device
-    errors = []
-    for gamma in noise_levels(sampler)[1:]:
-        total = 0.0
-        for x, reference in _parts(pairs):
-            noise = torch.randn(reference.shape, generator=generator)
-            level = gamma.expand(len(x))
-            predicted = restorer(x.to(device), _noised(reference, level, noise).to(device), level.to(device))
-            total += float((predicted.float().cpu() - noise).square().mean((1, 2, 3)).sum())
-        errors.append(total / len(pairs["x"]))
-    return errors
-
-
-@dataclass(frozen=True, slots=True)
-class Restoration:
-    """How near to their references distorted pictures are, and their restorations: PSNR in dB, means over the pictures.
-
-    Attributes:
-        distorted_db: x's. A picture that is its own reference is in none of these.
-        restored_db: y_0's.
-        better: the share of the pictures whose y_0 is nearer than x.
-    """
-
-    distorted_db: float
-    restored_db: float
-    better: float
-
-
-@torch.no_grad()
-def measure_restoration(restorer: Restorer, config: DiffV2IQAConfig, pairs: Batch) -> Restoration:
-    """Restores x of `pairs`, [B, 3, S, S], by all T steps, and compares."""
-    step = RestorationStep(restorer, config)
-    device = next(restorer.parameters()).device
-    distorted, restored = [], []
-    for x, reference in _parts(pairs):
-        y_0 = restore(step, x.to(device), config).y_0.cpu()
-        distorted.append(_psnr_db(x, reference))
-        restored.append(_psnr_db(y_0, reference))
-    before, after = torch.cat(distorted), torch.cat(restored)
-    differs = before.isfinite()
-    before, after = before[differs], after[differs]
-    return Restoration(float(before.mean()), float(after.mean()), float((after > before).float().mean()))
-
-
-def _parts(pairs: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(*(pairs[name].split(_PICTURES_AT_A_TIME) for name in ("x", "reference")), strict=True)
-
-
-def _psnr_db(picture: Tensor, reference: Tensor) -> Tensor:
-    """[B], infinite where they are the same."""
-    return 10 * torch.log10(_PEAK / (picture - reference).square().mean((1, 2, 3)))
+    unet: Any = restorer.unet  # whose layers a type checker does not know
+    for block in unet.blocks():
+        ends = [block.residual.conv2]
+        if isinstance(block.attention, Attention):
+            ends.append(block.attention.out)
+        for parameter in nn.ModuleList(ends).parameters():
+            parameter.zero_()
+    signs = torch.cat([torch.eye(3), -torch.eye(3)])
+    unet.conv_in.weight[: len(signs)] = 0
+    unet.conv_in.weight[: len(signs), 3:, 1, 1] = signs
+    unet.conv_in.bias[: len(signs)] = 0
+    # The last block takes what `conv_in` gave behind what comes from below.
+    shortcut = unet.ups[-1].residual.conv_shortcut
+    shortcut.weight[: len(signs)] = 0
+    behind = shortcut.in_channels - unet.conv_in.out_channels
+    shortcut.weight[: len(signs), behind : behind + len(signs), 0, 0] = torch.eye(len(signs))
+    shortcut.bias[: len(signs)] = 0
+    unet.conv_out.weight.zero_()
+    unet.conv_out.bias.zero_()
+    unet.conv_out.weight[:, : len(signs), 1, 1] = signs.T

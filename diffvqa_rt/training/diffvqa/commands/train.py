@@ -1,9 +1,7 @@
 """`diffvqa train` of DiffVQA: the head on opinions, from features that are extracted once."""
 
 import argparse
-import csv
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,6 +9,7 @@ from diffvqa_rt.arguments import add_engine_arguments, checked_arguments, whole_
 from diffvqa_rt.metrics.diffvqa.config import TemporalBlock
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
+    add_cache_arguments,
     add_fit_arguments,
     fit_config,
     item_bar,
@@ -23,10 +22,7 @@ from diffvqa_rt.training.diffvqa.commands.head_to_train import network_to_train
 from diffvqa_rt.training.registry import TrainingStage
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from diffvqa_rt.synthetic.labelled import LabelledVideo
+    pass
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
@@ -63,20 +59,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a VideoMamba checkpoint, of videos or of images, that a new head's Mamba blocks start from",
     )
-    command.add_argument(
-        "--cache",
-        type=Path,
-        default=Path("build/features"),
-        metavar="DIR",
-        help="where features are kept, for every run on the same extractor (default: %(default)s)",
-    )
-    command.add_argument(
-        "--cache-gigabytes",
-        type=whole_number(1),
-        default=100,
-        metavar="GB",
-        help="the most that DIR may take; a run that needs more says so before it starts (default: %(default)s)",
-    )
+    add_cache_arguments(command, Path("build/features"), "features")
     add_engine_arguments(command, None, "none: torch extracts; engines of the same weights do it faster")
     add_fit_arguments(command, learning_rate=1e-5, weight_decay=1e-6, batch=2)
 
@@ -87,10 +70,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from diffvqa_rt.models.weights import save_weights, weights_sha256
     from diffvqa_rt.synthetic.labelled import videos_digest
     from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
-    from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-    from diffvqa_rt.training.diffvqa.head import HeadBatches, HeadObjective, agreement_scalars, predict_videos
+    from diffvqa_rt.training.diffvqa.features import FeatureCache
+    from diffvqa_rt.training.diffvqa.head import HeadObjective, predict_videos
     from diffvqa_rt.training.diffvqa.start import network_to_start_from
+    from diffvqa_rt.training.entry_cache import CropOfVideo
     from diffvqa_rt.training.loop import fit, refuse_another_run
+    from diffvqa_rt.training.opinions import OpinionBatches, agreement_scalars, write_scores
 
     data = read_training_data(arguments)
     network, is_new_head = network_to_train(arguments, data.score_range)
@@ -110,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_bytes=arguments.cache_gigabytes * 10**9,
     )
     with checked_arguments():
-        batches = HeadBatches(
+        batches = OpinionBatches(
             data.train,
             cache,
             batch=arguments.batch,
@@ -170,7 +155,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         scores = predict_videos(network, data.held_out, cache)
         if data.held_out:
-            write_whole(arguments.out / "scores.csv", lambda part: _write_scores(part, data.held_out, scores))
+            write_whole(arguments.out / "scores.csv", lambda part: write_scores(part, data.held_out, scores))
         path = arguments.out / "weights.safetensors"
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True))
         labelled = {video.name for video in data.held_out if video.label is not None}
@@ -178,14 +163,6 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"held out, {len(labelled)} videos: {name} {value:.4f}", file=sys.stderr)
         print_results(str(path))
     return 0
-
-
-def _write_scores(path: Path, videos: "Sequence[LabelledVideo]", scores: "NDArray[np.float64]") -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "score"])
-        # A pristine clip is in every ladder of its scene.
-        writer.writerows(dict(zip((video.name for video in videos), scores, strict=True)).items())
 
 
 TRAIN = TrainingStage(

@@ -18,7 +18,6 @@ import onnx
 import onnxruntime
 import onnxscript
 import torch
-from numpy.typing import NDArray
 
 import diffvqa_rt
 from diffvqa_export.backends.table import builder_of
@@ -43,6 +42,7 @@ from diffvqa_rt.metric import Metric, Request
 from diffvqa_rt.metrics.registry import metric_named
 from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.preparation import PreparedSource, prepare_frames
 from diffvqa_rt.specs import MANIFEST_NAME
 from diffvqa_rt.video import DECODING_VERSION, sample_frames
 
@@ -70,7 +70,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     builders = {name: builder_of(name, request) for name in backends}
     config = request.config
     metric = metric_named(request.metric)
-    given = metric.prepare(config, sample_frames(request.clip, metric.frames(config)).frames, Request())
+    given = prepare_frames(sample_frames(request.clip, metric.frames(config)), metric, config, Request(), 0)
     with WorkFolder(out, progress) as work:
         progress(f"load the weights: {request.weights.source}")
         network = request.weights.load()
@@ -134,9 +134,7 @@ def refuse_to_replace_other_files(out: Path) -> None:
         raise EngineBuildError(f"{foreign[0]} is not part of the engines in {out}; move it, or choose another --out")
 
 
-def _record_reference(
-    context: BuildContext, metric: Metric, given: dict[str, NDArray], clip: Mapping[str, Any]
-) -> None:
+def _record_reference(context: BuildContext, metric: Metric, given: PreparedSource, clip: Mapping[str, Any]) -> None:
     def make(folder: Path) -> dict[str, Any]:
         config, network = context.request.config, context.network
         engines = torch_engines(metric.engines(config), models_of(metric.name).stages(network))

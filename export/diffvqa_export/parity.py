@@ -55,6 +55,7 @@ def measure_parity(
             worst[name, output] = max(worst.get((name, output), found), found, key=lambda parity: parity.relative_error)
         last_calls[name] = (inputs, actual)
     low, high = config.score_range
+    outputs = play(metric.chain(config), engines, reference.given)
     return ParityReport(
         clip=clip,
         frames=reference.frames(engines) if frames is None else frames,
@@ -64,7 +65,7 @@ def measure_parity(
             for name, (inputs, actual) in last_calls.items()
             if engines[name].max_videos != 1
         },
-        score=float(metric.score(config, play(metric.chain(config), engines, reference.given))[0]),
+        score=float(metric.finish(config, outputs, reference.frame_count)["score"].mean()),
         reference_score=reference.score,
         score_tolerance=SCORE_TOLERANCE[precision] * (high - low),
     )

@@ -2,49 +2,35 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 
 from diffvqa_rt.decoding import shared_decoder
+from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig
 from diffvqa_rt.metrics.diffv2iqa.engines import PIXELS
+from diffvqa_rt.metrics.diffv2iqa.views import cut_views
 from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA
 from diffvqa_rt.models.diffv2iqa.restoration import RestorationStep, restore
 from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.training.entry_cache import CropOfVideo, EntryCache
-from diffvqa_rt.video import DECODING_VERSION, crop_places
-from diffvqa_rt.video.crops import crop_region
+from diffvqa_rt.video import DECODING_VERSION
 
 # Goes up when the same pictures and restorer are to give other entries.
 _FORMAT = 1
 # Of a network's description, what decides a view and its restoration.
 _DECIDES = ("view_size", "view", "sampler", "kept", "restorer")
-# Of the crops' places: the seed that scores have unless a request says.
-_SEED = 0
 
 
 def view_of(config: DiffV2IQAConfig, entry: CropOfVideo) -> Tensor:
-    """The view of a picture at its crop's place among `crop_places`, or the whole picture shrunk (D2, D3).
-
-    Of a video, its middle frame. uint8 [3, S, S].
+    """The view of a picture, or of a video's middle frame, that is the entry's crop; uint8 [3, S, S].
 
     Raises:
         VideoDecodeError: the file cannot be read.
     """
-    image = Image.fromarray(shared_decoder().frames(entry.path, 1).frames[0])
-    size = config.view_size
-    width, height = image.size
-    region = (0.0, 0.0, float(width), float(height))
-    if config.view == "crop":
-        region = crop_region(width, height, size, crop_places(_SEED, entry.crop + 1)[entry.crop])
-    if region[2] - region[0] == region[3] - region[1] == size:
-        view = image.crop(region)
-    else:
-        view = image.resize((size, size), Image.Resampling.BICUBIC, box=region)
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(view), -1, 0)))
+    frames = shared_decoder().frames(entry.path, 1).frames
+    return torch.from_numpy(cut_views(config, frames, Request(crops=entry.crop + 1, frames=1))[entry.crop])
 
 
 class Restoring:

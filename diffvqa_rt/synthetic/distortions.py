@@ -84,7 +84,7 @@ def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted
     """The clip at one rung of a ladder; the same for the same `key`, which names the scene and the set's seed."""
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity!r}; expected one of {', '.join(map(str, SEVERITIES))}")
-    slide = _SLIDE * float(_generator(f"{key}/{ladder.name}").random())
+    slide = slide_of(ladder, key)
     frames, codec, crf, record = clip, None, 0.0, []
     for index, step in enumerate(ladder.steps):
         value = step.value(severity, slide)
@@ -97,6 +97,11 @@ def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted
             frames, drawn = EFFECTS[step.effect](frames, value, generator)
         record.append({"effect": step.effect, step.parameter: value} | drawn)
     return Distorted(frames=frames, codec=codec, crf=crf, steps=tuple(record))
+
+
+def slide_of(ladder: Ladder, key: str) -> float:
+    """How far all rungs of a ladder lie from their knots to the next, 0 … 0.7 of the way, for one scene."""
+    return _SLIDE * float(_generator(f"{key}/{ladder.name}").random())
 
 
 def _generator(key: str) -> np.random.Generator:

@@ -69,6 +69,7 @@ class RestoredCache(EntryCache):
     """Entries of one restorer, `Restoring`'s. Crop c of a picture is the c-th that scoring would look at."""
 
     def __init__(self, folder: Path, restoring: Restoring, config: DiffV2IQAConfig, *, max_bytes: int) -> None:
+        self.config = config
         super().__init__(
             folder,
             what="restored crops",

@@ -61,11 +61,12 @@ class RestorationReport:
 
     def check(self) -> None:
         """Raises TrainingError where the restorer is worse than a guess on pictures of the size that is scored."""
-        worst = max(self.errors_at_view)
-        if not worst <= _GUESS:
-            t = 1 + self.errors_at_view.index(worst)
+        # Of errors that are no numbers too.
+        worse = [(t, error) for t, error in enumerate(self.errors_at_view, start=1) if not error <= _GUESS]
+        if worse:
+            t, error = max(worse, key=lambda found: found[1])
             raise TrainingError(
-                f"the error of the noise is {worst:.3g} at {t} steps left on pictures of {self.view_size}² pixels, "
+                f"the error of the noise is {error:.3g} at {t} steps left on pictures of {self.view_size}² pixels, "
                 f"worse than guessing zero, so that no picture is restored; learn from larger crops than {self.side}² "
                 "(--crop-side), or for longer"
             )

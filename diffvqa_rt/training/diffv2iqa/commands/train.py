@@ -106,7 +106,10 @@ def _run(arguments: argparse.Namespace) -> int:
             "videos": videos_digest(data.train),
             "train_encoders": arguments.train_encoders,
         },
-        "restored": {**restoring.description, "entries": cache.digest(learned_from)},
+        "restored": {
+            **{name: restoring.description[name] for name in ("precision", "runtime")},
+            "entries": cache.digest(learned_from),
+        },
     }
     objective = BranchesObjective(network, trains_encoders=arguments.train_encoders)
     refuse_another_run(objective, config, arguments.out, describes, accelerator)

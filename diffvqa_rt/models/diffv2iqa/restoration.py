@@ -1,4 +1,4 @@
-"""The restoration of a picture (§III-B): the sampler's steps from noise, with the distorted picture as the condition."""
+"""The restoration of a picture (§III-B): the sampler's steps from noise, given the distorted picture."""
 
 import copy
 from collections.abc import Callable

@@ -12,9 +12,10 @@ from diffvqa_rt.evaluation.data_sets import DATA_SETS, read_table
 from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.evaluation.protocols import SPLITS, published_splits, random_splits
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_from_set
-from diffvqa_rt.training.opinions import LEAST_FOR_AGREEMENT
 
 SYNTHETIC = "synthetic"
+LEAST_FOR_AGREEMENT = 3
+"""Opinions that a correlation is made of, at least."""
 
 
 def add_data_arguments(command: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What float32 torch computes on a real clip: every engine's inputs and outputs, kept on disk for the comparisons."""
+"""What float32 torch computes on a source: every engine's inputs and outputs, kept on disk for the comparisons."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,14 +14,13 @@ from diffvqa_rt.preparation import PreparedSource
 from diffvqa_rt.specs import Engine
 
 Arrays = dict[str, NDArray]
-FILE = "reference.npz"
 _CALLS = "calls"
 
 
 def record_reference(
-    metric: Metric, config: Config, engines: Mapping[str, Engine], source: PreparedSource, folder: Path
-) -> None:
-    """Plays the metric's chain on a prepared source, and writes what passes the engines' borders.
+    metric: Metric, config: Config, engines: Mapping[str, Engine], source: PreparedSource, path: Path
+) -> float:
+    """Plays the metric's chain on a prepared source, and writes what passes the engines' borders. Returns its score.
 
     Of each turn of a loop only what is carried or kept: the feature maps of all steps are 2 GB at full size.
     """
@@ -32,7 +31,8 @@ def record_reference(
     score = float(metric.finish(config, outputs, frames)["score"].mean())
     described = {"given": recorded_given, "calls": recording.calls, "score": score, "frames": frames}
     recording.arrays[_CALLS] = np.array(json.dumps(described))
-    np.savez(folder / FILE, **recording.arrays)
+    np.savez(path, **recording.arrays)
+    return score
 
 
 class _Recording:
@@ -66,8 +66,8 @@ class Reference:
         frame_count: how many frames of it the metric was given.
     """
 
-    def __init__(self, folder: Path) -> None:
-        with np.load(folder / FILE, allow_pickle=False) as file:
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as file:
             self._arrays = {name: file[name] for name in file.files if name != _CALLS}
             described = json.loads(str(file[_CALLS]))
         self._calls: list[tuple[str, dict[str, str], dict[str, str]]] = described["calls"]

@@ -5,7 +5,7 @@ from opinions import make_table
 
 from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.evaluation.mos_table import MosTable
-from diffvqa_rt.evaluation.protocols import default_protocol, published_splits, random_splits
+from diffvqa_rt.evaluation.protocols import default_protocols, published_splits, random_splits
 
 
 def names(rows) -> set[str]:
@@ -87,4 +87,4 @@ def test_the_validation_split_stands_in_for_a_test_split_without_opinions():
     ],
 )
 def test_the_protocol_is_the_specifications(name, splits, trained_on, protocol):
-    assert default_protocol(make_table(name=name, splits=splits), trained_on) == protocol
+    assert default_protocols(make_table(name=name, splits=splits), trained_on) == (protocol,)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,11 +13,14 @@ from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig
 from diffvqa_rt.models.diffv2iqa.checkpoints import load_resnet, load_vit, load_weights, read_description
 from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA, random_network
 from diffvqa_rt.models.diffv2iqa.sr3 import load_sr3
+from diffvqa_rt.video import SampledFrames, sample_frames
 
 _FLOAT32_BYTES = 4
 # Of the network that a folder of checkpoints does not hold: the branches.
 _BRANCHES_SEED = 0
-_SUFFIXES = (".safetensors", ".pth")
+_SOURCES = 2
+# By branch, the encoder that it reads; the name of its checkpoint.
+_ENCODERS = {"vcg": "vit", "vda": "resnet50"}
 
 
 def _pictures(config: DiffV2IQAConfig, count: int) -> tuple[Tensor, ...]:
@@ -57,28 +61,38 @@ STAGES = {stage.name: stage for stage in (RESTORATION_STEP, QUALITY_BRANCHES)}
 
 
 def _weights_of_checkpoints(preset: DiffV2IQAConfig, folder: Path) -> ChosenWeights:
-    """A folder with SR3's, a ViT's and a ResNet's checkpoint: `restorer`, `vit` and `resnet50`, .safetensors or .pth."""
+    """A folder with SR3's, a ViT's and a ResNet's checkpoint: restorer, vit and resnet50, .safetensors or .pth each."""
+
+    parts = ("restorer", *(_ENCODERS[branch] for branch in preset.branch_names))
+    files = {part: _checkpoint(folder, part) for part in parts}
 
     def load() -> DiffV2IQA:
         network = random_network(preset, _BRANCHES_SEED)
-        load_sr3(network.restorer, _checkpoint(folder, "restorer"))
+        load_sr3(network.restorer, files["restorer"])
         if network.vit is not None:
-            load_vit(network.vit, _checkpoint(folder, "vit"))
+            load_vit(network.vit, files["vit"])
         if network.resnet is not None:
-            load_resnet(network.resnet, _checkpoint(folder, "resnet50"))
+            load_resnet(network.resnet, files["resnet50"])
         return network
 
     return ChosenWeights(preset, False, f"{folder.name}, with random branches", load)
 
 
 def _checkpoint(folder: Path, part: str) -> Path:
-    for suffix in _SUFFIXES:
-        if (path := folder / f"{part}{suffix}").is_file():
-            return path
+    names = (f"{part}.safetensors", f"{part}.pth")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
     raise ValueError(
-        f"{folder} has no {part}{' or '.join(_SUFFIXES)}; expected the checkpoints of SR3's network, a ViT and a "
-        "ResNet-50 as restorer, vit and resnet50"
+        f"{folder} has no {' or '.join(names)}; expected the checkpoints of SR3's network, a ViT and a ResNet-50 as "
+        "restorer, vit and resnet50"
     )
+
+
+def _parity_sources(config: DiffV2IQAConfig, clip: Path) -> dict[str, SampledFrames]:
+    """A picture, and one without anything to see: a dead network gives both one score, and passes any comparison."""
+    grey = np.full((1, config.view_size, config.view_size, 3), 128, np.uint8)
+    return {clip.name: sample_frames(clip, 1), "flat grey": sample_frames(grey, 1)}
 
 
 def _activation_bytes(config: DiffV2IQAConfig) -> int:
@@ -89,7 +103,7 @@ def _activation_bytes(config: DiffV2IQAConfig) -> int:
 
 def _reference_bytes(config: DiffV2IQAConfig) -> int:
     # x, and y before and after each step.
-    return (config.sampler.steps + 2) * 3 * config.view_size**2 * _FLOAT32_BYTES
+    return _SOURCES * (config.sampler.steps + 2) * 3 * config.view_size**2 * _FLOAT32_BYTES
 
 
 EXPORT = MetricExport(
@@ -101,4 +115,5 @@ EXPORT = MetricExport(
     dynamic_sizes=lambda config: {},
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,
+    parity_sources=_parity_sources,
 )

@@ -92,6 +92,11 @@ def read_training_data(arguments: argparse.Namespace) -> TrainingData:
             train, held_out = [*train, *held_out], []
         return TrainingData(train, held_out, (0.0, 100.0))
     table = read_table(name, path)
+    if table.short_side is not None:
+        raise TrainingError(
+            f"{table.title}'s images are scored with a short side of {table.short_side} pixels, and training takes "
+            "images as they are; shrink them, and give them as csv=FILE"
+        )
     if table.mos_range[0] == table.mos_range[1]:
         raise TrainingError(f"{table.title}'s opinions are all {table.mos_range[0]:g}; there is nothing to learn")
     if arguments.split == "all":

@@ -12,9 +12,10 @@ from diffvqa_rt.evaluation.data_sets import DATA_SETS, read_table
 from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.evaluation.protocols import SPLITS, published_splits, random_splits
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_from_set
-from diffvqa_rt.training.opinions import LEAST_FOR_AGREEMENT
 
 SYNTHETIC = "synthetic"
+LEAST_FOR_AGREEMENT = 3
+"""Opinions that a correlation is made of, at least."""
 
 
 def add_data_arguments(command: argparse.ArgumentParser) -> None:
@@ -91,6 +92,11 @@ def read_training_data(arguments: argparse.Namespace) -> TrainingData:
             train, held_out = [*train, *held_out], []
         return TrainingData(train, held_out, (0.0, 100.0))
     table = read_table(name, path)
+    if table.short_side is not None:
+        raise TrainingError(
+            f"{table.title}'s images are scored with a short side of {table.short_side} pixels, and training takes "
+            "images as they are; shrink them, and give them as csv=FILE"
+        )
     if table.mos_range[0] == table.mos_range[1]:
         raise TrainingError(f"{table.title}'s opinions are all {table.mos_range[0]:g}; there is nothing to learn")
     if arguments.split == "all":

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.synthetic.labelled import LabelledVideo
+from diffvqa_rt.training.data import LEAST_FOR_AGREEMENT
 from diffvqa_rt.training.entry_cache import CropOfVideo, EntryCache
 from diffvqa_rt.training.loop import Batch, StepBatches
 
@@ -20,8 +21,6 @@ ORDER_MARGIN = 0.04
 """The cost of a step of severity where no label says it, as a share of the score's range."""
 
 _PAIR = 2
-LEAST_FOR_AGREEMENT = 3
-"""Opinions that a correlation is made of, at least."""
 
 
 class OpinionBatches(StepBatches):

@@ -3,25 +3,34 @@
 Nothing here imports torch, and no metric is known here; `diffvqa_rt.metrics` has them.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.chain import Chain
-from diffvqa_rt.checks import flag
-from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.checks import flag, whole
+from diffvqa_rt.errors import InputError, ScoreWarning
 from diffvqa_rt.specs import Arrays, EngineSpec, TensorSpec
 from diffvqa_rt.video import VideoInfo
-from diffvqa_rt.video.crops import RgbFrame, check_crops, check_seed
+from diffvqa_rt.video.crops import Region, RgbFrame, check_crops, check_seed
 from diffvqa_rt.video.plan import DecodingPlan
+
+Option = Literal["crops", "frames", "patch_maps"]
+"""What a request may ask of some metrics only."""
+
+STANDARD_RESULTS = ("score", "frame_scores", "frame_weights", "patch_scores", "patch_weights")
+"""The names in `Metric.results` that mean the same for every metric; other names are parts of the score."""
 
 ResizedBy = Literal["pillow", "dali"]
 """Which library resizes: Pillow, or DALI where DALI also decodes."""
 
+
+MAX_FRAMES = 2**12
+"""The most frames of a video that a request may have scored."""
 
 PREPARATION = ("decode", "views")
 """The stages before the chain's: from the file to frames, and from frames to what the engines take."""
@@ -46,21 +55,35 @@ class Request:
 
     Attributes:
         seed: decides where pieces of a frame are cut.
-        crops: how many such places are scored.
+        crops: how many such places are scored; the metric's own number by default.
+        frames: how many frames of a video are scored; the metric's own number by default.
+        patch_maps: whether the result has the scores and weights of every patch.
         keep_interlaced: whether interlaced frames stay combed, as they are stored.
         resized_by: which library resizes.
     """
 
     seed: int = 0
-    crops: int = 1
+    crops: int | None = None
+    frames: int | None = None
+    patch_maps: bool = False
     keep_interlaced: bool = False
     resized_by: ResizedBy = "pillow"
 
     def __post_init__(self) -> None:
         """Makes plain numbers of NumPy's. Raises ValueError where one is out of range."""
         object.__setattr__(self, "seed", check_seed(self.seed))
-        object.__setattr__(self, "crops", check_crops(self.crops))
+        if self.crops is not None:
+            object.__setattr__(self, "crops", check_crops(self.crops))
+        if self.frames is not None:
+            object.__setattr__(self, "frames", whole("frames", self.frames, 1, MAX_FRAMES, error=InputError))
+        object.__setattr__(self, "patch_maps", flag("patch_maps", self.patch_maps))
         object.__setattr__(self, "keep_interlaced", flag("keep_interlaced", self.keep_interlaced))
+
+    @property
+    def settled_crops(self) -> int:
+        """The number of crops, which `Metric.settle` settles before a metric prepares."""
+        assert self.crops is not None
+        return self.crops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,14 +110,22 @@ class Metric:
         title: the name that people know it by.
         config_from_dict: the inverse of `Config.as_dict`; raises ValueError for anything else.
         presets: the named networks.
+        is_temporal: whether it sees how a video moves. One that does not sees a video of one frame as a still.
+        options: what a request may ask for beside the seed: `crops`, `frames`, `patch_maps`.
         frames: how many frames of a source it looks at, at the centres of as many equal spans.
+        crops: config, frames → how many crops, where a request does not say.
         inputs: the tensors that `prepare` makes, whole shapes but for the leading axis, the rows.
-        prepare: those tensors of a source's frames; rows of one source are all alike to the engines.
+        prepare: those tensors of a source's frames; rows of one source are all alike to the engines. The request says
+            how many crops.
+        crop_regions: the part of the first frame that each crop shows.
         warnings: what the reader of a score should know of how this network sees such a source.
         engines: the borders of the engines by name, in the order in which a source passes them.
         chains: what runs, by name; under the metric's own name the one that gives all there is.
         choose: the name of the chain that a request takes.
-        score: the score, [rows], from the chain's outputs that are one number a row.
+        results: what `finish` gives: `score` [crops]; of a metric that scores frames `frame_scores` and `frame_weights`
+            [crops, N]; of one that scores patches `patch_scores` and `patch_weights` [crops, N, parts, g, g]; and
+            [crops] each part of the score, by its name, in the patches' order.
+        finish: config, the chain's outputs for one source, the number of its frames → its results.
         on_device: how a GPU prepares the same; None where it cannot.
     """
 
@@ -102,15 +133,50 @@ class Metric:
     title: str
     config_from_dict: Callable[[dict[str, Any]], Any]
     presets: Mapping[str, Any]
+    is_temporal: bool
+    options: frozenset[Option]
     frames: Callable[[Any], int]
+    crops: Callable[[Any, int], int]
     inputs: Callable[[Any], tuple[TensorSpec, ...]]
     prepare: Callable[[Any, Sequence[RgbFrame], Request], dict[str, NDArray]]
+    crop_regions: Callable[[Any, VideoInfo, Request], tuple[Region, ...]]
     warnings: Callable[[Any, VideoInfo], tuple[ScoreWarning, ...]]
     engines: Callable[[Any], dict[str, EngineSpec]]
     chains: Callable[[Any], Mapping[str, Chain]]
     choose: Callable[[Request], str]
-    score: Callable[[Any, Arrays], NDArray[np.float32]]
+    results: Callable[[Any], tuple[TensorSpec, ...]]
+    finish: Callable[[Any, Arrays, int], dict[str, NDArray]]
     on_device: DevicePreparation | None = None
+
+    def check(self, request: Request) -> None:
+        """Raises InputError where the request asks for what this metric does not have."""
+        for option in get_args(Option):
+            if option not in self.options and getattr(request, option):
+                raise InputError(f"{option} is {getattr(request, option)}; {self.title} does not take it, leave it out")
+
+    def settle(self, config: Any, request: Request, frames: int) -> Request:
+        """The request for a source of so many frames, with the number of crops settled."""
+        return dataclasses.replace(request, crops=request.crops or self.crops(config, frames))
+
+    def frame_count(self, config: Any, request: Request) -> int:
+        """The number of frames that are sampled of a video."""
+        return request.frames or self.frames(config)
+
+    def animation_frame_count(self, config: Any, request: Request) -> int:
+        """The same of an animated picture: an image metric takes the one at its middle."""
+        return self.frame_count(config, request) if self.is_temporal else request.frames or 1
+
+    def most_crops(self, config: Any, request: Request) -> int:
+        """The number of crops of a source, or more where that depends on the source."""
+        return request.crops or max(self.crops(config, frames) for frames in (1, self.frame_count(config, request)))
+
+    def rows_a_crop(self, config: Any) -> int:
+        """The most rows that a crop becomes: one, or one a frame where frames are scored alone."""
+        return 1 if self.is_temporal else self.frames(config)
+
+    def part_names(self, config: Any) -> tuple[str, ...]:
+        """The parts of the score that have a name."""
+        return tuple(spec.name for spec in self.results(config) if spec.name not in STANDARD_RESULTS)
 
     def chain(self, config: Any) -> Chain:
         """The chain that gives all there is."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.metric import Config, Metric, Request
 from diffvqa_rt.video import SampledFrames, VideoInfo
+from diffvqa_rt.video.crops import Region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -16,11 +17,13 @@ class PreparedSource:
 
     Attributes:
         arrays: what `Metric.prepare` made, a row per crop.
+        crop_regions: as `Metric.crop_regions`.
         timestamps_seconds, info, warnings: as in `SampledFrames`; the metric's own warnings are among them.
         decode_seconds, views_seconds: how long the decoding and the preparation took.
     """
 
     arrays: dict[str, NDArray]
+    crop_regions: tuple[Region, ...]
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
     warnings: tuple[ScoreWarning, ...]
@@ -41,9 +44,13 @@ def prepare_frames(
         TypeError, ValueError: as `Metric.prepare`.
     """
     start = time.perf_counter()
+    if not metric.is_temporal:
+        sampled = sampled.without_repeats()
+    request = metric.settle(config, request, len(sampled.frames))
     arrays = metric.prepare(config, sampled.frames, request)
     return PreparedSource(
         arrays=arrays,
+        crop_regions=metric.crop_regions(config, sampled.info, request),
         timestamps_seconds=sampled.timestamps_seconds,
         info=sampled.info,
         warnings=sampled.warnings + metric.warnings(config, sampled.info),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.video import VideoInfo
+from diffvqa_rt.video.crops import Region
 
 _NO_CURVE = np.empty((1, 0), np.float32)
 
@@ -27,6 +28,22 @@ class ModelFacts:
     backend: str
     views_by: str
     score_range: tuple[float, float]
+    metric: str
+    is_temporal: bool
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchMaps:
+    """The scores of every patch and the weights that they have in the score.
+
+    `scores` and `weights` are nested as [crops][frames][parts][rows][columns]; `parts` names those of the score that
+    look at patches. A part's weights sum to 1 over the patches of a crop and a frame.
+    """
+
+    parts: tuple[str, ...]
+    scores: Any
+    weights: Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +56,9 @@ class VideoScore:
     the engines' files, `precision` what they compute in. `stage_seconds`: wall time per stage; in a batch, the batch's
     time divided by its videos; from a server, with the wait for each stage. A video is decoded, and its views are cut,
     while the engines are at the one before: then the sum is more than the time that passed. `warnings` is empty where
-    all is well.
+    all is well. `metric` is the metric's name; `is_temporal` says whether it sees how a video moves. `parts` are the
+    named parts of the score, means over the crops. `crop_regions` are the parts of the first frame, in its pixels, that
+    the crops show: left, top, right, bottom. `patch_maps` is there where it was asked for.
     """
 
     source: str
@@ -62,6 +81,11 @@ class VideoScore:
     engines_sha256: str
     precision: str
     raw_score: float
+    metric: str
+    is_temporal: bool
+    parts: dict[str, float]
+    crop_regions: tuple[Region, ...]
+    patch_maps: PatchMaps | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -79,7 +103,7 @@ class ScoringFailure:
 
 
 def video_score(
-    outputs: Mapping[str, NDArray[np.float32]],
+    results: Mapping[str, NDArray[np.float32]],
     *,
     source: str,
     seed: int,
@@ -87,16 +111,17 @@ def video_score(
     info: VideoInfo,
     stage_seconds: dict[str, float],
     facts: ModelFacts,
+    crop_regions: tuple[Region, ...],
     warnings: tuple[ScoreWarning, ...] = (),
 ) -> VideoScore:
-    """The result of one video from its chain's outputs, a row per crop, wherever the chain ran.
+    """The result of one video from what `Metric.finish` gave, wherever that was.
 
     Args:
-        outputs: `score` [crops]; and, of a metric that scores frames, `frame_scores` and `frame_weights` [crops, N].
-        source, seed, timestamps_seconds, info, stage_seconds, warnings: as in `VideoScore`.
+        results: by name; patch maps where they were asked for.
+        source, seed, timestamps_seconds, info, stage_seconds, crop_regions, warnings: as in `VideoScore`.
         facts: of the model.
     """
-    crop_scores = outputs["score"].astype(np.float64)
+    crop_scores = results["score"].astype(np.float64)
     raw_score = float(crop_scores.mean())
     low, high = facts.score_range
     score = min(max(raw_score, low), high)
@@ -109,9 +134,9 @@ def video_score(
         score_range=facts.score_range,
         crop_scores=tuple(crop_scores.tolist()),
         crop_spread=float(crop_scores.max() - crop_scores.min()),
-        frame_scores=tuple(outputs.get("frame_scores", _NO_CURVE).astype(np.float64).mean(axis=0).tolist()),
+        frame_scores=tuple(results.get("frame_scores", _NO_CURVE).astype(np.float64).mean(axis=0).tolist()),
         # Weights are of whole frames, and so the same in every crop's row.
-        frame_weights=tuple(outputs.get("frame_weights", _NO_CURVE)[0].astype(np.float64).tolist()),
+        frame_weights=tuple(results.get("frame_weights", _NO_CURVE)[0].astype(np.float64).tolist()),
         timestamps_seconds=timestamps_seconds,
         seed=seed,
         video=info,
@@ -125,29 +150,45 @@ def video_score(
         engines_sha256=facts.engines_sha256,
         precision=facts.precision,
         raw_score=raw_score,
+        metric=facts.metric,
+        is_temporal=facts.is_temporal,
+        parts={name: float(results[name].astype(np.float64).mean()) for name in facts.parts},
+        crop_regions=crop_regions,
+        patch_maps=_patch_maps(facts.parts, results),
     )
+
+
+def _patch_maps(parts: tuple[str, ...], results: Mapping[str, NDArray[np.float32]]) -> PatchMaps | None:
+    if "patch_scores" not in results:
+        return None
+    scores, weights = results["patch_scores"], results["patch_weights"]
+    return PatchMaps(parts=parts[: scores.shape[2]], scores=scores.tolist(), weights=weights.tolist())
 
 
 def _fields(schema: type) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)]
 
 
-_NESTED = ("video", "stage_seconds")
+_NESTED = ("video", "stage_seconds", "parts", "patch_maps")
 # A column that is new goes to the end: readers count.
 _NEW = (
     *("warnings", "color_primaries", "sample_aspect_ratio", "field_order", "is_deinterlaced"),
-    *("engines_sha256", "precision", "raw_score"),
+    *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions"),
 )
 
 
-def csv_columns(stages: Iterable[str]) -> tuple[str, ...]:
-    """The whole of a `VideoScore` with these stages on one level, and what a `ScoringFailure` adds."""
+def csv_columns(stages: Iterable[str], parts: Iterable[str] = ()) -> tuple[str, ...]:
+    """The whole of a `VideoScore` with these stages and parts on one level, and what a `ScoringFailure` adds.
+
+    Patch maps have no place there.
+    """
     return (
         *(name for name in _fields(VideoScore) if name not in (*_NESTED, *_NEW)),
         *(name for name in _fields(VideoInfo) if name not in _NEW),
         *(f"{stage}_seconds" for stage in stages),
         "error",
         *_NEW,
+        *(f"part_{name}" for name in parts),
     )
 
 
@@ -155,8 +196,11 @@ def csv_row(result: VideoScore | ScoringFailure, columns: Iterable[str]) -> dict
     """A result under these columns; sequences are joined by spaces, what a result lacks is empty."""
     values = result.as_dict()
     stages = {f"{stage}_seconds": seconds for stage, seconds in values.get("stage_seconds", {}).items()}
+    parts = {f"part_{name}": score for name, score in values.get("parts", {}).items()}
     warnings = "; ".join(f"{warning['code']}: {warning['message']}" for warning in values.get("warnings", ()))
-    flat = {**values.get("video", {}), **stages, **values, "warnings": warnings}
+    regions = tuple(side for region in values.get("crop_regions", ()) for side in region)
+    nested = {"warnings": warnings, "crop_regions": regions}
+    flat = {**values.get("video", {}), **stages, **parts, **values, **nested}
     return {name: _cell(flat.get(name)) for name in columns}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +108,9 @@ class Scorer:
         source: VideoSource,
         *,
         seed: int = 0,
-        crops: int = 1,
+        crops: int | None = None,
+        frames: int | None = None,
+        patch_maps: bool = False,
         keep_interlaced: bool = False,
         isolate: bool = True,
     ) -> VideoScore:
@@ -115,8 +118,11 @@ class Scorer:
 
         Args:
             source: the video.
-            seed: where the distortion view is cropped; the same seed gives the same score.
-            crops: how many crop positions to score; the result is their mean, with their spread beside it.
+            seed: where crops are cut; the same seed gives the same score.
+            crops: how many crop positions to score; the result is their mean, with their spread beside it. The
+                metric's own number by default: one, of an image metric five of a still.
+            frames: how many frames of a video to score, for a metric that takes any number.
+            patch_maps: put the scores and weights of every patch into the result, of a metric that has them.
             keep_interlaced: leave interlaced frames combed, as they are stored.
             isolate: decode a path or bytes in a process of its own. The score is the same without it, some
                 milliseconds sooner; but a file that crashes a codec's library then ends this process, and nothing
@@ -125,9 +131,12 @@ class Scorer:
         Raises:
             VideoDecodeError: no frame of the video can be had.
             DecoderStartError: there is no process to decode in.
-            ValueError, TypeError: an array of another shape or dtype, or a number out of range.
+            ValueError, TypeError: an array of another shape or dtype, a number out of range, or an option that the
+                metric does not have.
         """
-        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = self._request(
+            seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
+        )
         pending = self._begin(source, request) if isolate else None
         return self._score_batch([self._prepare(source, pending, request)], request)[0]
 
@@ -136,7 +145,9 @@ class Scorer:
         sources: Iterable[VideoSource],
         *,
         seed: int = 0,
-        crops: int = 1,
+        crops: int | None = None,
+        frames: int | None = None,
+        patch_maps: bool = False,
         batch: int = 1,
         keep_interlaced: bool = False,
     ) -> Iterator[VideoScore | ScoringFailure]:
@@ -147,10 +158,12 @@ class Scorer:
         the engines are at this one, where `sources` is a sequence. The batch and the order change no bit of any score.
 
         Raises:
-            ValueError, TypeError: `batch`, `crops`, `seed` or `sources` itself is not what it should be.
+            ValueError, TypeError: `batch`, `sources` itself or an option is not what it should be.
         """
         batch = min(whole("batch", batch, 1), MAX_COUNT)
-        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = self._request(
+            seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
+        )
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         # Closed, so that the process does not go on with a video that nobody asks for any more.
@@ -172,6 +185,11 @@ class Scorer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _request(self, **options: Any) -> Request:
+        request = Request(**options)
+        self.manifest.metric.check(request)
+        return request
 
     def _prepare_many(
         self, sources: Iterable[VideoSource], request: Request
@@ -217,7 +235,12 @@ class Scorer:
             return _Prepared(source_name(source), pending.result())
         metric, config = self.manifest.metric, self.manifest.config
         start = time.perf_counter()
-        sampled = sample_frames(source, metric.frames(config), keep_interlaced=request.keep_interlaced)
+        sampled = sample_frames(
+            source,
+            metric.frame_count(config, request),
+            animation_count=metric.animation_frame_count(config, request),
+            keep_interlaced=request.keep_interlaced,
+        )
         decode_seconds = time.perf_counter() - start
         return _Prepared(source_name(source), prepare_frames(sampled, metric, config, request, decode_seconds))
 
@@ -232,23 +255,27 @@ class Scorer:
         sources = [video.source for video in videos]
         arrays = {name: np.concatenate([source.arrays[name] for source in sources]) for name in sources[0].arrays}
         outputs = play(metric.chains(config)[metric.choose(request)], self._engines, arrays, clock=clock)
-        outputs["score"] = metric.score(config, outputs)
         # The engines ran for all at once: a video's share is that of its rows.
         share = {stage: seconds / len(videos) for stage, seconds in clock.seconds.items()}
         scores, row = [], 0
         for video in videos:
             source = video.source
             rows = slice(row, row := row + source.rows)
+            own = {name: values[rows] for name, values in outputs.items()}
+            results = metric.finish(config, own, len(source.timestamps_seconds))
+            if not request.patch_maps:
+                results = {name: values for name, values in results.items() if not name.startswith("patch_")}
             seconds = {"decode": source.decode_seconds, "views": source.views_seconds, **share}
             scores.append(
                 video_score(
-                    {name: values[rows] for name, values in outputs.items()},
+                    results,
                     source=video.name,
                     seed=request.seed,
                     timestamps_seconds=source.timestamps_seconds,
                     info=source.info,
                     stage_seconds=seconds,
                     facts=self._facts,
+                    crop_regions=source.crop_regions,
                     warnings=source.warnings,
                 )
             )
@@ -267,6 +294,9 @@ def model_facts(manifest: Manifest, backend: BackendName, views_by: ResizedBy = 
         backend=backend,
         views_by=views_by,
         score_range=manifest.config.score_range,
+        metric=manifest.metric_name,
+        is_temporal=manifest.metric.is_temporal,
+        parts=manifest.metric.part_names(manifest.config),
     )
 
 

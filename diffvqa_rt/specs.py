@@ -83,6 +83,7 @@ class EngineSpec:
         name: the engine's.
         inputs, outputs: its tensors.
         is_per_frame: whether axis 1 holds frames that do not see each other.
+        is_cut_by_row: whether a row is work enough for a thread of its own.
         pixels: of an input that is made from pixels, their scale.
     """
 
@@ -91,6 +92,7 @@ class EngineSpec:
     outputs: tuple[TensorSpec, ...]
     is_per_frame: bool
     pixels: Mapping[str, PixelScale] = field(default_factory=dict, hash=False)
+    is_cut_by_row: bool = False
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -141,6 +141,7 @@ def settings_for(folder: Path, **changes) -> StageSettings:
         "python": "/some where/“python”",
         "traffic": "/tmp/traffic",
         "limits": RequestLimits(),
+        "max_rows": 16,
     }
     return StageSettings(**(values | changes))
 

@@ -7,18 +7,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import whole_number
-from diffvqa_rt.commands.command import Command, checked_arguments
+from diffvqa_rt.arguments import checked_arguments, whole_number
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.commands.results_writer import Result, write_results
-from diffvqa_rt.commands.scoring_arguments import add_scoring_arguments, video_sources
+from diffvqa_rt.commands.scoring_arguments import add_scoring_arguments, scoring_options, video_sources
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
-from diffvqa_rt.metrics.registry import DEFAULT, metric_named
-from diffvqa_rt.results import VideoScore
+from diffvqa_rt.metrics.registry import DEFAULT, METRICS, metric_named
+from diffvqa_rt.results import VideoScore, csv_columns
 from diffvqa_rt.serving import Client, ClientTls
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
     add_scoring_arguments(command)
+    command.add_argument(
+        "--metric",
+        choices=METRICS,
+        default=DEFAULT,
+        help="the metric, whose engines the server has (default: %(default)s)",
+    )
     command.add_argument("--url", required=True, metavar="HOST:PORT", help="the server's gRPC address, without http://")
     command.add_argument(
         "--concurrency",
@@ -42,15 +48,11 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Has a server score the videos. The exit status: 0 done, 1 where a video has no score."""
     with _client(arguments) as client:
-        results = client.score_many(
-            video_sources(arguments.videos),
-            seed=arguments.seed,
-            crops=arguments.crops,
-            keep_interlaced=arguments.keep_interlaced,
-        )
-        return write_results(
-            _noting_untrained(results), len(arguments.videos), arguments.format, metric_named(DEFAULT).stages
-        )
+        metric = metric_named(arguments.metric)
+        results = client.score_many(video_sources(arguments.videos), **scoring_options(arguments, metric))
+        # A server does not say which network it has before the first answer; all of a metric have the same parts.
+        columns = csv_columns(metric.stages, metric.part_names(next(iter(metric.presets.values()))))
+        return write_results(_noting_untrained(results), len(arguments.videos), arguments.format, columns)
 
 
 def _client(arguments: argparse.Namespace) -> Client:
@@ -58,7 +60,13 @@ def _client(arguments: argparse.Namespace) -> Client:
         tls = None
         if arguments.tls_ca or arguments.tls_cert or arguments.tls_key:
             tls = ClientTls(ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key)
-        return Client(arguments.url, concurrency=arguments.concurrency, deadline_seconds=arguments.deadline, tls=tls)
+        return Client(
+            arguments.url,
+            metric=arguments.metric,
+            concurrency=arguments.concurrency,
+            deadline_seconds=arguments.deadline,
+            tls=tls,
+        )
 
 
 def _noting_untrained(results: Iterator[Result]) -> Iterator[Result]:

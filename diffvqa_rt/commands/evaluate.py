@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES, add_engine_arguments, whole_number
-from diffvqa_rt.commands.command import Command, UsageError
+from diffvqa_rt.arguments import DEFAULT_ENGINES, UsageError, add_engine_arguments, whole_number
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.commands.evaluated_models import Predictions, open_engines
 from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.evaluation.data_sets import DATA_SETS, ProtocolName, read_table

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES
-from diffvqa_rt.commands.command import UsageError
+from diffvqa_rt.arguments import DEFAULT_ENGINES, UsageError
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.evaluation.data_sets import ProtocolName

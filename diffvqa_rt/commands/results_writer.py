@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from diffvqa_rt.errors import printable
-from diffvqa_rt.results import ScoringFailure, VideoScore, csv_columns, csv_row
+from diffvqa_rt.results import ScoringFailure, VideoScore, csv_row
 from diffvqa_rt.standard_output import print_results
 
 Result = VideoScore | ScoringFailure
 
 
-def write_results(results: Iterable[Result], count: int, format_name: str, stages: Iterable[str]) -> int:
+def write_results(results: Iterable[Result], count: int, format_name: str, columns: Sequence[str]) -> int:
     """Prints `count` results as they come; failures and warnings are sentences on stderr, too.
 
-    `stages` are the metric's, for the columns of their times.
+    `columns` are those of a CSV.
 
     Returns:
         The exit status: 0, or 1 where any is a failure.
     """
-    chosen = FORMATS[format_name](csv_columns(stages))
+    chosen = FORMATS[format_name](columns)
     if chosen.header is not None:
         print_results(chosen.header)
     status = 0

@@ -6,9 +6,10 @@ import sys
 from diffvqa_rt.arguments import add_engine_arguments, whole_number
 from diffvqa_rt.commands.command import Command
 from diffvqa_rt.commands.results_writer import write_results
-from diffvqa_rt.commands.scoring_arguments import add_scoring_arguments, video_sources
+from diffvqa_rt.commands.scoring_arguments import add_scoring_arguments, scoring_options, video_sources
 from diffvqa_rt.decoding import DecodeLimits
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
+from diffvqa_rt.results import csv_columns
 from diffvqa_rt.scoring import Scorer
 
 _LIMITS = DecodeLimits()
@@ -37,14 +38,14 @@ def _run(arguments: argparse.Namespace) -> int:
                 "machine with export/build_engines.py to compare them.",
                 file=sys.stderr,
             )
+        manifest = scorer.manifest
         results = scorer.score_many(
             video_sources(arguments.videos),
-            seed=arguments.seed,
-            crops=arguments.crops,
             batch=arguments.batch,
-            keep_interlaced=arguments.keep_interlaced,
+            **scoring_options(arguments, manifest.metric),
         )
-        return write_results(results, len(arguments.videos), arguments.format, scorer.manifest.metric.stages)
+        columns = csv_columns(manifest.metric.stages, manifest.metric.part_names(manifest.config))
+        return write_results(results, len(arguments.videos), arguments.format, columns)
 
 
 COMMAND = Command(

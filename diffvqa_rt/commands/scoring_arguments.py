@@ -3,9 +3,11 @@
 import argparse
 import os
 import sys
+from typing import Any
 
-from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.arguments import UsageError, checked_arguments, whole_number
 from diffvqa_rt.commands.results_writer import FORMATS
+from diffvqa_rt.metric import MAX_FRAMES, Metric, Request
 from diffvqa_rt.video import MAX_SEED
 from diffvqa_rt.video.container import OpenFile
 from diffvqa_rt.video.crops import MAX_CROPS
@@ -28,20 +30,41 @@ def add_scoring_arguments(command: argparse.ArgumentParser) -> None:
         type=whole_number(0, MAX_SEED),
         default=0,
         metavar="N",
-        help="where the distortion view is cropped; one seed, one score (default: %(default)s)",
+        help="where crops are cut; one seed, one score (default: %(default)s)",
     )
     command.add_argument(
         "--crops",
         type=whole_number(1, MAX_CROPS),
-        default=1,
         metavar="M",
-        help="crop positions to score a video at; gives their mean and spread (default: %(default)s)",
+        help="crop positions to score a video at; gives their mean and spread (default: 1; an image metric takes 5 of "
+        "a still)",
+    )
+    command.add_argument(
+        "--frames",
+        type=whole_number(1, MAX_FRAMES),
+        metavar="N",
+        help="frames of a video to score, for an image metric (default: 8)",
+    )
+    command.add_argument(
+        "--patch-maps",
+        action="store_true",
+        help="give the scores and weights of every patch, of a metric that has them; only with --format json",
     )
     command.add_argument(
         "--keep-interlaced",
         action="store_true",
         help="score interlaced frames combed, as they are stored (default: they are made into whole frames)",
     )
+
+
+def scoring_options(arguments: argparse.Namespace, metric: Metric) -> dict[str, Any]:
+    """The keywords of `Scorer.score_many` that say how to score. Raises UsageError where the metric lacks an option."""
+    options = {name: getattr(arguments, name) for name in ("seed", "crops", "frames", "patch_maps", "keep_interlaced")}
+    with checked_arguments():
+        metric.check(Request(**options))
+    if arguments.patch_maps and arguments.format != "json":
+        raise UsageError(f"--patch-maps is for --format json; --format {arguments.format} has no place for them")
+    return options
 
 
 def video_sources(videos: list[str]) -> list[str | OpenFile]:

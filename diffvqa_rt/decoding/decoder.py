@@ -211,7 +211,7 @@ class IsolatedDecoder:
         specs = metric.inputs(config)
         row_bytes = sum(_row_bytes(spec) for spec in specs)
         # A row per crop, and of a metric that scores frames alone per frame.
-        most = request.crops * metric.frames(config) * row_bytes
+        most = metric.most_crops(config, request) * metric.frame_count(config, request) * row_bytes
         content = np.empty(0, np.uint8)
 
         def allocate(size: int) -> memoryview:
@@ -230,6 +230,7 @@ class IsolatedDecoder:
                 start = end
             return PreparedSource(
                 arrays=arrays,
+                crop_regions=tuple(tuple(region) for region in values["crop_regions"]),
                 timestamps_seconds=tuple(values["timestamps_seconds"]),
                 info=VideoInfo(**values["info"]),
                 warnings=_warnings(values),

@@ -121,9 +121,16 @@ def _ended_with_its_parent(connection: socket.socket) -> Iterator[None]:
 def _prepare(source: OpenFile, request: dict[str, Any]) -> Answer:
     metric = metric_named(request["metric"])
     config, asked = metric.config_from_dict(request["config"]), Request(**request["request"])
-    sampled, decode_seconds = _sample(source, request, metric.frames(config), asked.keep_interlaced)
+    sampled, decode_seconds = _sample(
+        source,
+        request,
+        metric.frame_count(config, asked),
+        metric.animation_frame_count(config, asked),
+        asked.keep_interlaced,
+    )
     prepared = prepare_frames(sampled, metric, config, asked, decode_seconds)
     answer = _facts(prepared) | {
+        "crop_regions": prepared.crop_regions,
         "decode_seconds": prepared.decode_seconds,
         "views_seconds": prepared.views_seconds,
     }
@@ -133,7 +140,7 @@ def _prepare(source: OpenFile, request: dict[str, Any]) -> Answer:
 
 def _frames(source: OpenFile, request: dict[str, Any]) -> Answer:
     """All frames, those that are one in memory once."""
-    sampled, _ = _sample(source, request, request["frames"], request["keep_interlaced"])
+    sampled, _ = _sample(source, request, request["frames"], request["frames"], request["keep_interlaced"])
     distinct = {id(frame): frame for frame in sampled.frames}
     order = list(distinct)
     answer = _facts(sampled) | {
@@ -144,12 +151,12 @@ def _frames(source: OpenFile, request: dict[str, Any]) -> Answer:
 
 
 def _sample(
-    source: OpenFile, request: dict[str, Any], count: int, keep_interlaced: bool
+    source: OpenFile, request: dict[str, Any], count: int, animation_count: int, keep_interlaced: bool
 ) -> tuple[SampledFrames, float]:
     start = time.perf_counter()
     with _blamed_on_the_video(source.name):
         _refuse_by_header(source, request)
-        sampled = sample_frames(source, count, keep_interlaced=keep_interlaced)
+        sampled = sample_frames(source, count, animation_count=animation_count, keep_interlaced=keep_interlaced)
     seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
     _refuse_beyond(request, largest, sampled.info.frame_count)

@@ -53,4 +53,7 @@ def _describe_backend(name: str, record: BackendRecord, file_bytes: Mapping[str,
         f"    score {parity.score:.6f}, torch {parity.reference_score:.6f}: "
         f"difference {parity.score_difference:.1e} (tolerance {parity.score_tolerance:.0e})"
     )
+    if parity.reference_scores:
+        scores = ", ".join(f"{score:.3f} for {source}" for source, score in parity.reference_scores.items())
+        lines.append(f"    torch's scores: {scores}")
     return lines

@@ -53,9 +53,16 @@ class OutputParity:
 class ParityReport:
     """The engines on a real clip: each output from the reference's own inputs, and the score of the whole chain.
 
-    `frames`: on how many of the clip's frames, every view counted, the per-frame engines were compared alone; the chain
-    ran on all. `row_differences`: by engine that takes several videos, max|Δ| between the same video in the two slots
-    of a batch, and on a CPU alone.
+    Where a metric is compared on several sources, `clip` names them all, and each number is that of the worst.
+
+    Attributes:
+        clip: a name for the sources.
+        frames: how many frames, every view counted, the per-frame engines were compared on alone; the chain ran on all.
+        outputs: of each engine.
+        row_differences: by engine that takes several videos, max|Δ| between the same video in the two slots of a batch,
+            and on a CPU alone.
+        score, reference_score, score_tolerance: of the chain.
+        reference_scores: by source, where there are several.
     """
 
     clip: str
@@ -65,6 +72,7 @@ class ParityReport:
     score: float
     reference_score: float
     score_tolerance: float
+    reference_scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def score_difference(self) -> float:

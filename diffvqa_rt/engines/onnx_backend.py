@@ -20,10 +20,11 @@ from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 class OnnxEngine:
     """An ONNX model on the CPU behind the engine protocol.
 
-    A per-frame engine runs its frames in up to `threads` shares, one single-threaded run each: without a barrier after
-    every node two cores finish a tiny step 1.2 times sooner, and the shares stay in their core's cache. Frames don't
-    see each other, so no bit depends on the cut (a test holds that). The head is one single-threaded run: its scan
-    steps through tiny nodes, where a second thread gains 7 % on free cores and costs up to 2.5 times on busy ones.
+    An engine whose frames or rows are worth it runs them in up to `threads` shares, one single-threaded run each:
+    without a barrier after every node two cores finish a tiny step 1.2 times sooner, and the shares stay in their
+    core's cache. Neither frames nor rows see each other, so no bit depends on the cut (a test holds that). The rest is
+    one single-threaded run: DiffVQA's scan steps through tiny nodes, where a second thread gains 7 % on free cores and
+    costs up to 2.5 times on busy ones.
     """
 
     max_videos = None
@@ -38,22 +39,23 @@ class OnnxEngine:
 
     def renew_after_fork(self) -> None:
         """Makes the pool, whose threads a forked child would wait for in vain."""
-        self._pool = ThreadPoolExecutor(self._threads) if self.spec.is_per_frame and self._threads > 1 else None
+        is_cut = self.spec.is_per_frame or self.spec.is_cut_by_row
+        self._pool = ThreadPoolExecutor(self._threads) if is_cut and self._threads > 1 else None
 
     def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
         self.spec.check_inputs(inputs)
         names = list(outputs) if outputs is not None else [output.name for output in self.spec.outputs]
-        cut = {spec.name for spec in self.spec.inputs if len(spec.shape) > 1}
-        # Only an engine that runs frame by frame has a pool, and an axis of frames.
-        frames = 1 if self._pool is None else inputs[self.spec.inputs[0].name].shape[1]
-        if self._pool is None or frames < 2:
+        axis = 1 if self.spec.is_per_frame else 0
+        items = 1 if self._pool is None else inputs[self.spec.inputs[0].name].shape[axis]
+        if self._pool is None or items < 2:
             return dict(zip(names, self._session.run(names, inputs), strict=True))
+        cut = {spec.name for spec in self.spec.inputs if "videos" in spec.shape}
         shares = [
-            {name: array[:, part] if name in cut else array for name, array in inputs.items()}
-            for part in equal_shares(frames, min(frames, self._threads))
+            {name: array[(slice(None),) * axis + (part,)] if name in cut else array for name, array in inputs.items()}
+            for part in equal_shares(items, min(items, self._threads))
         ]
         results = list(self._pool.map(lambda share: self._session.run(names, share), shares))
-        return {name: np.concatenate(parts, axis=1) for name, *parts in zip(names, *results, strict=True)}
+        return {name: np.concatenate(parts, axis=axis) for name, *parts in zip(names, *results, strict=True)}
 
 
 class OnnxCudaEngine:

@@ -1,14 +1,17 @@
 """Weights as safetensors, for every network: read, written, put into modules, hashed."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Weights = dict[str, Tensor]
 
@@ -40,6 +43,45 @@ def network_from_state(make_network: Callable[[Any], Network], config: Any, weig
     return network.eval()
 
 
+def save_weights(network: Any, path: Path, *, is_trained: bool, dtype: torch.dtype = torch.float32) -> None:
+    """One safetensors file with every weight, in `dtype`, and, in its metadata, the description `network.config`."""
+    metadata = {"config": json.dumps(network.config.as_dict()), "is_trained": json.dumps(is_trained)}
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    write_safetensors(weights, path, metadata)
+
+
+Config = TypeVar("Config")
+
+
+def description_of(path: Path, title: str, config_from_dict: Callable[[dict[str, Any]], Config]) -> tuple[Config, bool]:
+    """The description of the network whose weights `save_weights` wrote, and whether it was trained.
+
+    Args:
+        title: the metric's, for the error.
+        config_from_dict: the inverse of the config's `as_dict`.
+
+    Raises:
+        ValueError: the file is no safetensors file, or not of such a network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such weights file") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); weights are never read from pickles") from error
+    if "config" not in metadata:
+        raise ValueError(f"{path} does not describe a {title} network; expected a file that diffvqa_rt saved")
+    try:
+        is_trained = bool(json.loads(metadata.get("is_trained", "false")))
+        return config_from_dict(json.loads(metadata["config"])), is_trained
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not describe a {title} network ({error}); save it again") from error
+
+
 def fill_module(module: nn.Module, weights: Weights, path: Path, *, assign: bool = False) -> None:
     """Raises ValueError, naming `path`, where the tensors are not the module's."""
     try:
@@ -53,6 +95,40 @@ def read_safetensors(path: Path) -> Weights:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
+
+
+def read_checkpoint(path: Path, kind: str, wrappers: Sequence[str] = ()) -> Weights:
+    """The tensors of a foreign checkpoint: a safetensors file, or a pickle of tensors alone (`weights_only`).
+
+    Args:
+        kind: an article and what the file ought to be, for the error.
+        wrappers: the names under which the tensors may be, the first that is there; else they are the file.
+
+    Raises:
+        ValueError: the file can't be read, or holds something else.
+    """
+    try:
+        weights: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load documents no exception type for a file that is not its own
+        raise ValueError(f"{path} is not {kind}: {one_line(error)}") from error
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path} is not {kind}: it holds a {type(weights).__name__}")
+    weights = next((weights[name] for name in wrappers if name in weights), weights)
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(f"{path} is not {kind}: it holds something else than tensors by name")
+    return {str(name): tensor for name, tensor in weights.items()}
+
+
+def resize_position_grid(embedding: Tensor, tokens: int) -> Tensor:
+    """Position embeddings [1, 1 + side², C] to [1, tokens, C]: bicubic over the grid, the class token's own kept."""
+    if embedding.ndim != 3 or embedding.shape[1] < 2:
+        return embedding  # what is no line of tokens, the shape check refuses
+    old, new = (math.isqrt(count - 1) for count in (embedding.shape[1], tokens))
+    if embedding.shape[1] == tokens or old * old + 1 != embedding.shape[1]:
+        return embedding  # what is no square grid, the shape check refuses
+    grid = embedding[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

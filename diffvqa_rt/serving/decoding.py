@@ -11,10 +11,13 @@ from diffvqa_rt.video.plan import DecodingPlan
 class Decoder:
     """Decodes the videos of requests; where one ends the decoder's process, the next finds a new one."""
 
-    def __init__(self, metric: Metric, config: Config, limits: RequestLimits, python: str) -> None:
-        """A decoder for a network, in a process of the interpreter `python`; `limits` are of each video."""
+    def __init__(self, metric: Metric, config: Config, limits: RequestLimits, python: str, *, max_rows: int) -> None:
+        """A decoder for a network, in a process of the interpreter `python`.
+
+        `limits` are of each video, and `max_rows` is how many rows the engines take.
+        """
         self._metric, self._config = metric, config
-        self._limits = limits
+        self._limits, self._max_rows = limits, max_rows
         self._decoder = IsolatedDecoder(limits, python)
         self._decoder.warm_up()
 
@@ -23,11 +26,13 @@ class Decoder:
 
         Raises:
             VideoDecodeError: no frame of it can be had, or not within the limits.
-            InputError: the seed or the crops are out of range.
+            InputError: an option of the request is out of range, or the metric does not have it.
             DecoderStartError, DecoderFaultError: the decoder's process cannot be had, or is at fault.
         """
         self._check(video, request)
-        return self._decoder.prepare(bytes(video), self._metric, self._config, request)
+        prepared = self._decoder.prepare(bytes(video), self._metric, self._config, request)
+        self._check_rows(prepared.rows)
+        return prepared
 
     def plan(self, video: bytes | memoryview, request: Request) -> DecodingPlan | None:
         """Returns the plan by which a GPU decodes the video; None if it is not for a GPU.
@@ -36,7 +41,7 @@ class Decoder:
             VideoDecodeError, InputError, DecoderStartError, DecoderFaultError: as `decode`.
         """
         self._check(video, request)
-        return self._decoder.plan(bytes(video), self._metric.frames(self._config))
+        return self._decoder.plan(bytes(video), self._metric.frame_count(self._config, request))
 
     def close(self) -> None:
         self._decoder.close()
@@ -47,5 +52,13 @@ class Decoder:
             raise VideoDecodeError(
                 f"<bytes> is {len(video):,} bytes long, and this server takes at most {limits.max_request_bytes:,}"
             )
-        if request.crops > limits.max_crops:
+        self._metric.check(request)
+        if request.crops is not None and request.crops > limits.max_crops:
             raise InputError(f"crops is {request.crops}; this server takes at most {limits.max_crops}")
+        self._check_rows((request.frames or 1) * (request.crops or 1))
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self._max_rows:
+            raise InputError(
+                f"crops × frames is {rows}; this server takes at most {self._max_rows}: ask for fewer crops or frames"
+            )

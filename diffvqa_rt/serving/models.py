@@ -1,10 +1,10 @@
 """The served models and the ensemble of a metric, from its chain.
 
-A request passes `preprocess`, then the chain, then `finish`, which times it and counts its score. An engine's served
-model has its engine's tensors. In the embedded form our Python plays the engines: pixels stay uint8 until an engine's
-process normalises them, since they cross between processes several times, and a loop's model plays all turns. In the
-production form Triton server plays the engines: a loop's model asks for all turns but the last, and that one is a step
-of the ensemble, so that what the loop keeps of it stays on the GPU.
+A request passes `preprocess`, then the chain, then `finish`, which makes the results, times them and counts the score.
+An engine's served model has its engine's tensors. In the embedded form our Python plays the engines: pixels stay uint8
+until an engine's process normalises them, since they cross between processes several times, and a loop's model plays
+all turns. In the production form Triton server plays the engines: a loop's model asks for all turns but the last, and
+that one is a step of the ensemble, so that what the loop keeps of it stays on the GPU.
 """
 
 import json
@@ -27,14 +27,14 @@ Program = Literal["prepare", "engine", "loop", "finish"]
 MARKS = "preprocess_marks"
 """What the monotonic clock showed when a request was received, decoded and prepared, [3] float64."""
 
-_REQUEST = (
-    TensorSpec("video", "uint8", ("bytes",)),
+_VIDEO = TensorSpec("video", "uint8", ("bytes",))
+_OPTIONS = (
     TensorSpec("seed", "int64", (1,)),
     TensorSpec("crops", "int32", (1,)),
     TensorSpec("keep_interlaced", "bool", (1,)),
+    TensorSpec("frames", "int32", (1,)),
 )
-_OPTIONAL = frozenset({"seed", "crops", "keep_interlaced"})
-_SCORE = TensorSpec("score", "float32", ("videos",))
+_FOR_ALL = frozenset({"seed", "keep_interlaced"})
 _LAST_STEP = "last_step"
 
 
@@ -115,6 +115,11 @@ def marks_of(loop: Loop) -> str:
     return f"{loop.stage}_marks"
 
 
+def request_options(metric: Metric) -> tuple[TensorSpec, ...]:
+    """The tensors that a request to a metric's ensemble may have beside the video."""
+    return tuple(spec for spec in _OPTIONS if spec.name in _FOR_ALL | metric.options)
+
+
 class _Chain:
     """One chain's served models."""
 
@@ -127,9 +132,11 @@ class _Chain:
         self._loops = [item for item in chain if isinstance(item, Loop)]
         # Clients and dashboards know those of the first metric by these names.
         self._prefix = "" if metric.name == DEFAULT else f"{metric.name}-"
+        self._request = (_VIDEO, *request_options(metric))
+        self._optional = frozenset(spec.name for spec in request_options(metric))
+        self._results = metric.results(config)
         read = {name for item in chain for name in item.reads}
         self._outputs = [self._tensors[name] for item in chain for name in item.writes if name not in read]
-        self._numbers = [spec for spec in self._outputs if len(spec.shape) == 1]
 
     def models(self) -> list[ServedModel]:
         models = [*self._dali(), self._preprocess()]
@@ -143,11 +150,18 @@ class _Chain:
     @property
     def _facts(self) -> tuple[TensorSpec, ...]:
         return (
-            TensorSpec("timestamps_seconds", "float64", (self._metric.frames(self._config),)),
+            self._timestamps,
             # JSON in UTF-8: `VideoInfo` with the warnings, and `ModelFacts` with the stages' names. Bytes, since text
             # needs NumPy's objects on the server's side.
             TensorSpec("video_info", "uint8", ("video_info_bytes",)),
             TensorSpec("model", "uint8", ("model_bytes",)),
+        )
+
+    @property
+    def _timestamps(self) -> TensorSpec:
+        is_fixed = self._metric.is_temporal and "frames" not in self._metric.options
+        return TensorSpec(
+            "timestamps_seconds", "float64", (self._metric.frames(self._config) if is_fixed else "frames",)
         )
 
     @property
@@ -182,9 +196,9 @@ class _Chain:
         dali = self._dali()
         return ServedModel(
             name=f"{self._prefix}preprocess",
-            inputs=_REQUEST,
+            inputs=self._request,
             outputs=(*(self._crossing(spec.name) for spec in self._made), *self._facts, self._preprocess_marks),
-            optional=_OPTIONAL,
+            optional=self._optional,
             program="prepare",
             instances=2,  # a video that takes long to decode holds up no other
             stage="preprocess",
@@ -252,35 +266,31 @@ class _Chain:
         )
 
     def _finish(self) -> ServedModel:
-        numbers = tuple(TensorSpec(self._inside(spec.name), spec.dtype, spec.shape) for spec in self._numbers)
+        given = tuple(TensorSpec(self._inside(spec.name), spec.dtype, spec.shape) for spec in self._outputs)
         marks = (self._preprocess_marks, *(TensorSpec(marks_of(loop), "float64", (2,)) for loop in self._loops))
         return ServedModel(
             name=f"{self._prefix}finish" if self._name == self._metric.name else f"{self._name}-finish",
-            inputs=(*numbers, *marks),
-            outputs=(_SCORE, self._stage_seconds),
+            inputs=(*given, self._timestamps, *marks),
+            outputs=(*self._results, self._stage_seconds),
             program="finish",
             parameters={
                 "chain": self._name,
-                "numbers": json.dumps({self._inside(spec.name): spec.name for spec in self._numbers}),
+                "given": json.dumps({self._inside(spec.name): spec.name for spec in self._outputs}),
             },
         )
 
     def _inside(self, name: str) -> str:
-        """A tensor's name in the ensemble.
-
-        The score goes through `finish`: Triton server leaves out a step whose outputs nobody asks for.
-        """
-        if name != _SCORE.name:
+        """A tensor's name in the ensemble. What `finish` gives has its own name there."""
+        if name not in {spec.name for spec in self._results}:
             return name
         return f"{next(item.stage for item in self._chain if name in item.writes)}_{name}"
 
     def _ensemble(self) -> ServedModel:
-        rest = (spec for spec in self._outputs if spec.name != _SCORE.name)
         return ServedModel(
             name=self._name,
-            inputs=_REQUEST,
-            outputs=(_SCORE, *rest, *self._facts, self._stage_seconds),
-            optional=_OPTIONAL,
+            inputs=self._request,
+            outputs=(*self._results, *self._facts, self._stage_seconds),
+            optional=self._optional,
             steps=tuple(self._steps()),
         )
 

@@ -110,12 +110,12 @@ class Responder:
         return self._traffic.is_stopped
 
     def check_rows(self, arrays: Arrays) -> None:
-        """Raises InputError unless all arrays have the same number of rows, and no more than a video may have crops."""
+        """Raises InputError unless all arrays have the same number of rows, and no more than the engines take."""
         rows = {len(array) for array in arrays.values()}
         if len(rows) > 1:
             raise InputError(f"all tensors have a row per crop; got {', '.join(map(str, sorted(rows)))} rows")
-        if not 1 <= min(rows) <= self.settings.limits.max_crops:
-            raise InputError(f"1 to {self.settings.limits.max_crops} rows at a time; got {min(rows)}")
+        if not 1 <= min(rows) <= self.settings.max_rows:
+            raise InputError(f"1 to {self.settings.max_rows} rows at a time; got {min(rows)}")
 
     def wait_until_free(self, model: str) -> None:
         """Returns when another model is not at work.

@@ -127,9 +127,10 @@ class Server:
         self._environment = {**os.environ, **environment(), **installed.environment}
 
     def _settings(self, folder: Path, form: Form, record: BackendRecord) -> StageSettings:
-        config = self.config
-        # Only so many crops of a video as the engines take rows: nobody cuts a request in the production form.
-        max_crops = min(config.limits.max_crops, record.max_videos or config.limits.max_crops)
+        config, manifest = self.config, Manifest.read(folder)
+        # Only so many rows as the engines take: nobody cuts a request in the production form.
+        max_rows = config.limits.max_crops * manifest.metric.rows_a_crop(manifest.config)
+        max_rows = min(max_rows, record.max_videos or max_rows)
         return StageSettings(
             form=form,
             engines=str(folder),
@@ -138,7 +139,8 @@ class Server:
             threads=config.threads,
             python=sys.executable,
             traffic=str(self._traffic.folder),
-            limits=dataclasses.replace(config.limits, max_crops=max_crops),
+            limits=dataclasses.replace(config.limits, max_crops=min(config.limits.max_crops, max_rows)),
+            max_rows=max_rows,
         )
 
     @property

@@ -23,7 +23,7 @@ class RequestLimits(DecodeLimits):
         max_decode_seconds, max_decode_memory_bytes, max_frames, max_frame_pixels: as in `DecodeLimits`, and narrower;
             8K pictures by default.
         max_request_bytes: of the encoded video. Triton server itself reads messages of up to 2 GiB before that.
-        max_crops: crop positions; each is a row of the batch V.
+        max_crops: crop positions.
     """
 
     TAKER: ClassVar[str] = "this server"
@@ -48,6 +48,7 @@ class StageSettings:
         python: the interpreter for the decoder's process.
         traffic: the folder of the server's `Traffic`.
         limits: what a request may ask for.
+        max_rows: how many rows the engines take at a time, crops or crops of frames.
     """
 
     form: Form
@@ -58,6 +59,7 @@ class StageSettings:
     python: str
     traffic: str
     limits: RequestLimits
+    max_rows: int
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -4,9 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.errors import InputError
+from diffvqa_rt.errors import InputError, ScoreWarning
 
 RgbFrame = NDArray[np.uint8]
+
+Region = tuple[float, float, float, float]
+"""A part of a frame: left, top, right, bottom in the frame's pixels."""
 
 MAX_SEED = 2**63 - 1
 """Any seed fits an int64, which is what crosses a gRPC border."""
@@ -25,6 +28,14 @@ def check_crops(crops: int) -> int:
     return whole("crops", crops, 1, MAX_CROPS, error=InputError)
 
 
+def scaling_warnings(width: int, height: int, size: int) -> tuple[ScoreWarning, ...]:
+    """A warning where pictures of this size are smaller than a view, which then shows what they do not have."""
+    if min(width, height) >= size:
+        return ()
+    sentence = f"its pictures of {width}×{height} pixels are scaled up for views of {size}×{size}"
+    return (ScoreWarning("views-scaled-up", sentence),)
+
+
 def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
     """The place of each crop in the room that it has, [crops, 2] float64 as fractions (x, y) in [0, 1).
 
@@ -37,8 +48,13 @@ def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
     return ((uniform + 0.5) % 1).reshape(crops, 2)
 
 
-def crop_region(width: int, height: int, size: int, place: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """The part of a frame that a crop shows: left, top, right, bottom in the frame's pixels.
+def crop_regions(width: int, height: int, size: int, seed: int, crops: int) -> tuple[Region, ...]:
+    """The part of a frame that each crop shows."""
+    return tuple(crop_region(width, height, size, place) for place in crop_places(seed, crops))
+
+
+def crop_region(width: int, height: int, size: int, place: NDArray[np.float64]) -> Region:
+    """The part of a frame that a crop shows.
 
     Whole numbers, `size` apart, where no side is under `size`; else a smaller region, which is to be scaled up. Only
     that: a sliver of a picture scaled whole could fill the memory.

@@ -33,7 +33,11 @@ class _Sample:
 
 
 def sample_frames(
-    source: str | os.PathLike[str] | bytes | NDArray[np.uint8], count: int, *, keep_interlaced: bool = False
+    source: str | os.PathLike[str] | bytes | NDArray[np.uint8],
+    count: int,
+    *,
+    animation_count: int | None = None,
+    keep_interlaced: bool = False,
 ) -> SampledFrames:
     """The `count` frames on screen at the centres of as many equal spans of the video's duration (SPEC §1).
 
@@ -43,6 +47,7 @@ def sample_frames(
     Args:
         source: a path, the bytes of a video or image file, or RGB frames, uint8 [T, H, W, 3] or [H, W, 3].
         count: at least 1; a video of fewer frames repeats the nearest.
+        animation_count: the same of an animated picture: GIF, PNG, WebP or AVIF; `count` by default.
         keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
 
     Raises:
@@ -56,7 +61,7 @@ def sample_frames(
     if not isinstance(source, (str, os.PathLike, bytes)):
         raise TypeError(f"source is a {type(source).__name__}; expected a path, bytes or a uint8 array")
     with open_source(source) as (name, file):
-        still = sample_still(name, file, count)
+        still = sample_still(name, file, count, animation_count or count)
         return _sample_video(name, file, count, keep_interlaced) if still is None else still
 
 

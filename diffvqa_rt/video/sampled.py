@@ -1,5 +1,6 @@
 """Sampled frames, and what is known of the video that they are from."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,12 @@ class SampledFrames:
     timestamps_seconds: tuple[float, ...]
     info: VideoInfo
     warnings: tuple[ScoreWarning, ...] = ()
+
+    def without_repeats(self) -> "SampledFrames":
+        """The single frame, where all are the same one, as of a still; else these."""
+        if any(frame is not self.frames[0] for frame in self.frames):
+            return self
+        return dataclasses.replace(self, frames=self.frames[:1], timestamps_seconds=self.timestamps_seconds[:1])
 
 
 def hdr_warnings(transfer: str) -> tuple[ScoreWarning, ...]:

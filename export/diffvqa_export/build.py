@@ -18,12 +18,11 @@ import onnx
 import onnxruntime
 import onnxscript
 import torch
-from numpy.typing import NDArray
 
 import diffvqa_rt
 from diffvqa_export.backends.table import builder_of
 from diffvqa_export.context import BuildContext, BuildRequest
-from diffvqa_export.parity import measure_parity
+from diffvqa_export.parity import measure_parity, refuse_dead_network, worst_of
 from diffvqa_export.reference import Reference, record_reference
 from diffvqa_export.work import Progress, WorkFolder, peak_memory_bytes
 from diffvqa_rt.engines import BackendName, available_cpus, open_backend
@@ -43,6 +42,7 @@ from diffvqa_rt.metric import Metric, Request
 from diffvqa_rt.metrics.registry import metric_named
 from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.preparation import PreparedSource, prepare_frames
 from diffvqa_rt.specs import MANIFEST_NAME
 from diffvqa_rt.video import DECODING_VERSION, sample_frames
 
@@ -59,7 +59,8 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     `progress` is called with the name of each step as it begins.
 
     Raises:
-        ParityError: an engine is further from torch than its tolerance; `out` is left as it was.
+        ParityError: an engine is further from torch than its tolerance, or the network gives different sources one
+            score; `out` is left as it was.
         EngineBuildError: a step failed, another build is at work, or `out` holds something else than engines.
         VideoDecodeError: the parity clip cannot be read.
         ValueError: the weights don't fit the network.
@@ -70,7 +71,10 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     builders = {name: builder_of(name, request) for name in backends}
     config = request.config
     metric = metric_named(request.metric)
-    given = metric.prepare(config, sample_frames(request.clip, metric.frames(config)).frames, Request())
+    sources = {
+        name: prepare_frames(sampled, metric, config, Request(crops=1), 0)
+        for name, sampled in request.export.parity_sources(config, request.clip).items()
+    }
     with WorkFolder(out, progress) as work:
         progress(f"load the weights: {request.weights.source}")
         network = request.weights.load()
@@ -86,17 +90,17 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         context = BuildContext(request, work, network, manifest.provenance)
         del network
         clip = {
-            "clip": request.clip.name,
+            "clip": ", ".join(sources),
             "clip_sha256": sha256_of(request.clip),
             "decoding": DECODING_VERSION,
         }
         if set(request.backends) != {"torch"}:  # which would be compared with itself
-            _record_reference(context, metric, given, clip)
+            _record_reference(context, metric, sources, clip)
         built = {name: build(context) for name, build in builders.items()}
         context.release()
         records: dict[str, BackendRecord] = {}
         for name in request.backends:
-            records[name] = _with_parity(context, name, built[name], manifest, clip)
+            records[name] = _with_parity(context, name, built[name], manifest, tuple(sources), clip)
         files = {file for record in records.values() for file in record.files}
         took = dataclasses.replace(
             manifest.build,
@@ -135,12 +139,17 @@ def refuse_to_replace_other_files(out: Path) -> None:
 
 
 def _record_reference(
-    context: BuildContext, metric: Metric, given: dict[str, NDArray], clip: Mapping[str, Any]
+    context: BuildContext, metric: Metric, sources: Mapping[str, PreparedSource], clip: Mapping[str, Any]
 ) -> None:
     def make(folder: Path) -> dict[str, Any]:
         config, network = context.request.config, context.network
         engines = torch_engines(metric.engines(config), models_of(metric.name).stages(network))
-        record_reference(metric, config, engines, given, folder)
+        scores = {}
+        for name, source in sources.items():
+            path = _reference_path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            scores[name] = record_reference(metric, config, engines, source, path)
+        refuse_dead_network(scores, config)
         return {}
 
     # Of the weights as they are, whatever the engines' precision.
@@ -148,7 +157,12 @@ def _record_reference(
 
 
 def _with_parity(
-    context: BuildContext, name: BackendName, record: BackendRecord, manifest: Manifest, clip: Mapping[str, Any]
+    context: BuildContext,
+    name: BackendName,
+    record: BackendRecord,
+    manifest: Manifest,
+    sources: Sequence[str],
+    clip: Mapping[str, Any],
 ) -> BackendRecord:
     """The record with its comparison, or with the reason why there is none."""
     if name == "torch":
@@ -157,16 +171,19 @@ def _with_parity(
     def make(folder: Path) -> dict[str, Any]:
         engines = open_backend(name, context.work.path, manifest, record, available_cpus())
         is_on_cpu = record.device == "cpu"
-        report = measure_parity(
-            engines,
-            Reference(context.work.path),
-            manifest.metric,
-            manifest.config,
-            context.export.stages,
-            record.precision,
-            clip["clip"],
-            frames=_FEW_FRAMES if is_on_cpu and context.parameter_count > _LARGE_NETWORK else None,
-            is_same_alone=is_on_cpu,
+        report = worst_of(
+            measure_parity(
+                engines,
+                Reference(_reference_path(context.work.path, source)),
+                manifest.metric,
+                manifest.config,
+                context.export.stages,
+                record.precision,
+                source,
+                frames=_FEW_FRAMES if is_on_cpu and context.parameter_count > _LARGE_NETWORK else None,
+                is_same_alone=is_on_cpu,
+            )
+            for source in sources
         )
         if report.failures:
             raise ParityError(
@@ -183,6 +200,10 @@ def _with_parity(
     except DeviceUnavailableError as error:
         return dataclasses.replace(record, without_parity=str(error))
     return dataclasses.replace(record, parity=parity_from_dict(step.facts))
+
+
+def _reference_path(folder: Path, source: str) -> Path:
+    return folder / "reference" / f"{source}.npz"
 
 
 def _build_record() -> BuildRecord:

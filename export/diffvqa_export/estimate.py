@@ -37,7 +37,8 @@ class Estimate:
         export, config = request.export, request.config
         with torch.device("meta"):
             models = models_of(request.metric)
-            modules = models.stages(models.network(config))
+            # Small constants are made on the CPU all the same.
+            modules = models.stages(models.network(config).to("meta"))
         float32, stages = (
             {name: _stage_bytes(export.stages[name], module, precision) for name, module in modules.items()}
             for precision in ("fp32", request.precision)
@@ -47,7 +48,7 @@ class Estimate:
         files: dict[str, int] = {}
         memory = {"load": weights, "export": weights + max(stages.values())}
         if set(request.backends) != {"torch"}:
-            files["reference.npz"] = export.reference_bytes(config)
+            files["reference"] = export.reference_bytes(config)
             memory["reference"] = weights + activations
             # ONNX Runtime on a CPU holds the file's weights, and float32 ones beside them, some of them packed once
             # more. Measured for sd21 in fp16: 17.1 GB.
@@ -94,6 +95,7 @@ def _stage_bytes(stage: ExportStage, module: nn.Module, precision: Precision) ->
         if stage.folds is None or not stage.folds.has_replaced(path):
             is_kept = stage.keeps_float32(path.rpartition(".")[0])
             total += parameter.numel() * (_FLOAT32_BYTES if is_kept else half)
+    total += sum(buffer.nbytes for buffer in module.buffers())
     if stage.folds is not None:
         total += half * sum(table.numel() for table in stage.folds.tables(module))
     return total

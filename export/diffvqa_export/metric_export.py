@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from diffvqa_export.export_stage import ExportStage
+from diffvqa_rt.video import SampledFrames
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class MetricExport:
         dynamic_sizes: config → the sizes that a plan fixes, of the dynamic dimensions other than the batch's.
         activation_bytes: config → the memory that the widest point of the network takes on one item.
         reference_bytes: config → the size of the recorded reference.
+        parity_sources: config, the build's clip → what its engines are compared with torch on, by a name for the
+            report. A network that gives two of them one score is refused.
     """
 
     stages: Mapping[str, ExportStage]
@@ -43,3 +46,4 @@ class MetricExport:
     dynamic_sizes: Callable[[Any], Mapping[str, int]]
     activation_bytes: Callable[[Any], int]
     reference_bytes: Callable[[Any], int]
+    parity_sources: Callable[[Any, Path], Mapping[str, SampledFrames]]

@@ -1,6 +1,9 @@
-"""Engines against the float32 torch reference, on a real clip (DESIGN: the parity report)."""
+"""Engines against the float32 torch reference, on real sources (DESIGN: the parity report)."""
 
-from collections.abc import Mapping
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,7 @@ def measure_parity(
 
     Args:
         engines: what is measured.
-        reference: of the same network and weights, on the real video that the report calls `clip`.
+        reference: of the same network and weights, on the source that the report calls `clip`.
         metric, config: the network's.
         stages: the tolerances.
         precision: what the engines compute in.
@@ -55,6 +58,7 @@ def measure_parity(
             worst[name, output] = max(worst.get((name, output), found), found, key=lambda parity: parity.relative_error)
         last_calls[name] = (inputs, actual)
     low, high = config.score_range
+    outputs = play(metric.chain(config), engines, reference.given)
     return ParityReport(
         clip=clip,
         frames=reference.frames(engines) if frames is None else frames,
@@ -64,10 +68,49 @@ def measure_parity(
             for name, (inputs, actual) in last_calls.items()
             if engines[name].max_videos != 1
         },
-        score=float(metric.score(config, play(metric.chain(config), engines, reference.given))[0]),
+        score=float(metric.finish(config, outputs, reference.frame_count)["score"].mean()),
         reference_score=reference.score,
         score_tolerance=SCORE_TOLERANCE[precision] * (high - low),
     )
+
+
+def worst_of(reports: Iterable[ParityReport]) -> ParityReport:
+    """One report for several sources: of each number the worst, and the frames of all."""
+    first, *others = reports = list(reports)
+    if not others:
+        return first
+    outputs = zip(*(report.outputs for report in reports), strict=True)
+    by_score = max(reports, key=lambda report: _nan_is_worst(report.score_difference))
+    return dataclasses.replace(
+        by_score,
+        clip=", ".join(report.clip for report in reports),
+        frames=sum(report.frames for report in reports),
+        outputs=tuple(max(same, key=lambda output: output.relative_error) for same in outputs),
+        row_differences={
+            engine: max((report.row_differences[engine] for report in reports), key=_nan_is_worst)
+            for engine in first.row_differences
+        },
+        reference_scores={report.clip: report.reference_score for report in reports},
+    )
+
+
+def refuse_dead_network(scores: Mapping[str, float], config: Config) -> None:
+    """Raises ParityError where two sources have one score, as far as two runtimes can tell: nothing could be compared.
+
+    Args:
+        scores: of the reference, by source.
+    """
+    low, high = config.score_range
+    for (one, score), (other, other_score) in itertools.combinations(scores.items(), 2):
+        if not abs(score - other_score) > SCORE_TOLERANCE["fp32"] * (high - low):
+            raise ParityError(
+                f"{config.name} gives {one} and {other} one score ({score:.4f} and {other_score:.4f}), so its engines "
+                "cannot be judged: look at its weights"
+            )
+
+
+def _nan_is_worst(difference: float) -> float:
+    return math.inf if math.isnan(difference) else difference
 
 
 def _compare(engine: str, output: str, actual: NDArray, expected: NDArray, tolerance: float) -> OutputParity:

@@ -1,4 +1,4 @@
-"""What float32 torch computes on a real clip: every engine's inputs and outputs, kept on disk for the comparisons."""
+"""What float32 torch computes on a source: every engine's inputs and outputs, kept on disk for the comparisons."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,27 +10,29 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.chain import play
 from diffvqa_rt.metric import Config, Metric
+from diffvqa_rt.preparation import PreparedSource
 from diffvqa_rt.specs import Engine
 
 Arrays = dict[str, NDArray]
-FILE = "reference.npz"
 _CALLS = "calls"
 
 
 def record_reference(
-    metric: Metric, config: Config, engines: Mapping[str, Engine], given: Arrays, folder: Path
-) -> None:
-    """Plays the metric's chain on what `Metric.prepare` gave, and writes what passes the engines' borders.
+    metric: Metric, config: Config, engines: Mapping[str, Engine], source: PreparedSource, path: Path
+) -> float:
+    """Plays the metric's chain on a prepared source, and writes what passes the engines' borders. Returns its score.
 
     Of each turn of a loop only what is carried or kept: the feature maps of all steps are 2 GB at full size.
     """
     recording = _Recording()
-    recorded_given = recording.names_of(given)
-    outputs = play(metric.chain(config), engines, given, observe=recording.observe)
-    score = float(metric.score(config, outputs)[0])
-    described = {"given": recorded_given, "calls": recording.calls, "score": score}
+    recorded_given = recording.names_of(source.arrays)
+    outputs = play(metric.chain(config), engines, source.arrays, observe=recording.observe)
+    frames = len(source.timestamps_seconds)
+    score = float(metric.finish(config, outputs, frames)["score"].mean())
+    described = {"given": recorded_given, "calls": recording.calls, "score": score, "frames": frames}
     recording.arrays[_CALLS] = np.array(json.dumps(described))
-    np.savez(folder / FILE, **recording.arrays)
+    np.savez(path, **recording.arrays)
+    return score
 
 
 class _Recording:
@@ -60,16 +62,18 @@ class Reference:
 
     Attributes:
         given: what the chain starts from.
-        score: of the clip.
+        score: of the source.
+        frame_count: how many frames of it the metric was given.
     """
 
-    def __init__(self, folder: Path) -> None:
-        with np.load(folder / FILE, allow_pickle=False) as file:
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as file:
             self._arrays = {name: file[name] for name in file.files if name != _CALLS}
             described = json.loads(str(file[_CALLS]))
         self._calls: list[tuple[str, dict[str, str], dict[str, str]]] = described["calls"]
         self.given = self._named(described["given"])
         self.score: float = described["score"]
+        self.frame_count: int = described["frames"]
 
     def frames(self, engines: Mapping[str, Engine]) -> int:
         """The number of frames that the per-frame engines see, every view counted; of rows, where there are none."""

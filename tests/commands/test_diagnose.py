@@ -12,8 +12,8 @@ from training_runs import write_events
 
 from diffvqa_rt import cli
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.models.diffvqa.checkpoints import save_weights
 from diffvqa_rt.models.diffvqa.network import random_network
+from diffvqa_rt.models.weights import save_weights
 from diffvqa_rt.synthetic.clip_table import write_manifest
 from diffvqa_rt.training.diffvqa.decoder import VaeDecoder, save_decoder
 

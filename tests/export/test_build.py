@@ -26,9 +26,9 @@ from diffvqa_rt.errors import EngineBuildError, EngineMismatchError, ParityError
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
-from diffvqa_rt.models.diffvqa.checkpoints import save_weights
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.models.weights import save_weights
 
 
 def torch_request(out, clip) -> BuildRequest:

@@ -16,6 +16,7 @@ from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.preparation import prepare_frames
 from diffvqa_rt.video import sample_frames
 
 
@@ -31,7 +32,7 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip,
             return {name: np.full_like(values, np.nan) for name, values in results.items()}
 
     _, engines = open_engines(built_engines, "onnx")
-    given = METRIC.prepare(TINY, sample_frames(clip, TINY.frames).frames, Request())
+    given = prepare_frames(sample_frames(clip, TINY.frames), METRIC, TINY, Request(), 0)
     reference = torch_engines(engine_specs(TINY), stage_modules(choose_weights(TINY, None).load()))
     record_reference(METRIC, TINY, reference, given, tmp_path)
     broken = {**engines, "head": Broken(engines["head"])}
@@ -57,7 +58,7 @@ def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tm
             return {n: np.concatenate([v[:1], change(v[1:])]) for n, v in results.items()}
 
     _, engines = open_engines(built_engines, "onnx")
-    given = METRIC.prepare(TINY, sample_frames(clip, TINY.frames).frames, Request())
+    given = prepare_frames(sample_frames(clip, TINY.frames), METRIC, TINY, Request(), 0)
     reference = torch_engines(engine_specs(TINY), stage_modules(choose_weights(TINY, None).load()))
     record_reference(METRIC, TINY, reference, given, tmp_path)
     broken = {**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}

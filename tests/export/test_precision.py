@@ -19,7 +19,7 @@ IDS = [f"{metric}-{preset.name}-{stage.name}" for metric, preset, stage in STAGE
 def module_of(metric, preset, stage):
     models = models_of(metric)
     with torch.device("meta"):
-        return models.stages(models.network(preset))[stage.name]
+        return models.stages(models.network(preset).to("meta"))[stage.name]
 
 
 @pytest.mark.parametrize(("metric", "preset", "stage"), STAGES, ids=IDS)

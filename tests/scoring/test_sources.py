@@ -216,7 +216,10 @@ def outputs_of(score: float) -> dict[str, np.ndarray]:
 
 def test_a_score_outside_of_the_range_is_its_end_and_says_so(scorer, clip):
     info = scorer.score(clip).video
-    about = {"source": "x", "seed": 0, "timestamps_seconds": (0.0,) * 8, "info": info, "stage_seconds": {}}
+    about = {
+        **{"source": "x", "seed": 0, "timestamps_seconds": (0.0,) * 8, "info": info, "stage_seconds": {}},
+        "crop_regions": (),
+    }
     facts = model_facts(scorer.manifest, "onnx")
     told = ScoreWarning("frames-passed-over", "two frames")
     high = video_score(outputs_of(104.25), facts=facts, warnings=(told,), **about)
@@ -236,4 +239,7 @@ def test_a_result_names_the_engines_that_made_it(scorer, clip):
     record = scorer.manifest.backends["onnx"]
     assert (result.engines_sha256, result.precision) == (engines_sha256(record.files), "fp32")
     assert result.engines_sha256 != engines_sha256(dict.fromkeys(record.files, "0" * 64))
-    assert csv_columns(scorer.manifest.metric.stages)[-3:] == ("engines_sha256", "precision", "raw_score")
+    # Readers count: what is new comes last.
+    assert csv_columns(scorer.manifest.metric.stages, ["vcg"])[-7:] == (
+        *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions", "part_vcg"),
+    )

@@ -22,6 +22,9 @@ FACTS = dataclasses.asdict(
         backend="onnx",
         views_by="pillow",
         score_range=(0.0, 100.0),
+        metric="diffvqa",
+        is_temporal=True,
+        parts=(),
     )
 )
 INFO = dataclasses.asdict(sample_frames(np.zeros((1, 8, 8, 3), np.uint8), 1).info)
@@ -53,9 +56,24 @@ def test_an_answer_is_a_score_with_its_warnings():
 
 def test_an_older_server_is_understood():
     older = {name: value for name, value in INFO.items() if name not in NEW}
-    score = score_from_answer(answer(older), source="clip.mp4", seed=0)
+    facts = {name: value for name, value in FACTS.items() if name not in ("metric", "is_temporal", "parts")}
+    score = score_from_answer(answer(older, facts), source="clip.mp4", seed=0)
+    assert (score.metric, score.is_temporal, score.parts, score.crop_regions) == ("diffvqa", True, {}, ())
     assert score.warnings == () and not score.video.is_deinterlaced
     assert (score.video.color_primaries, score.video.field_order) == ("unspecified", "unknown")
+
+
+def test_parts_regions_and_patch_maps_are_taken_where_they_are():
+    facts = {**FACTS, "metric": "diffv2iqa", "is_temporal": False, "parts": ["vcg", "vda"]}
+    parts = {"vcg": np.array([1, 3], np.float32), "vda": np.array([5, 6], np.float32)}
+    maps = {name: np.ones((2, 3, 2, 4, 4), np.float32) for name in ("patch_scores", "patch_weights")}
+    tensors = answer({**INFO, "crop_regions": [[0, 1, 8, 9], [2, 3, 10.5, 11]]}, facts, **parts, **maps)
+    score = score_from_answer(tensors, source="a.png", seed=0)
+    assert (score.metric, score.is_temporal, score.parts) == ("diffv2iqa", False, {"vcg": 2, "vda": 5.5})
+    assert score.crop_regions == ((0, 1, 8, 9), (2, 3, 10.5, 11)) and score.patch_maps is None
+    asked = score_from_answer(tensors, source="a.png", seed=0, patch_maps=True)
+    assert asked.patch_maps is not None and asked.patch_maps.parts == ("vcg", "vda")
+    assert np.shape(asked.patch_maps.scores) == (2, 3, 2, 4, 4)
 
 
 def test_a_metric_may_score_no_frames_or_weigh_none():
@@ -81,7 +99,10 @@ def test_a_metric_may_score_no_frames_or_weigh_none():
         ({"info": {**INFO, "width": "8"}}, "video_info has width '8'"),
         ({"info": {**INFO, "warnings": "none"}}, "no list"),
         ({"info": {**INFO, "warnings": [{"code": 1}]}}, "without a code and a message"),
+        ({"info": {**INFO, "crop_regions": [[0, 1, 8]]}}, "a crop region that is not four numbers"),
         ({"facts": {**FACTS, "score_range": [0]}}, "model has score_range"),
+        ({"facts": {**FACTS, "parts": ["vcg"]}}, "it has no vcg"),
+        ({"facts": {**FACTS, "parts": "vcg"}}, "model has parts"),
     ],
 )
 def test_an_answer_that_is_none_is_refused_in_a_sentence(change, sentence):

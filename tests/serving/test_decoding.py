@@ -16,6 +16,8 @@ from PIL import Image
 from diffvqa_rt.decoding.limits import LEAST_DECODE_MEMORY_BYTES
 from diffvqa_rt.errors import InputError, VideoDecodeError
 from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.diffv2iqa.metric import METRIC as IMAGE_METRIC
+from diffvqa_rt.metrics.diffv2iqa.presets import TINY as IMAGE_TINY
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.diffvqa.views import cut_views
@@ -38,7 +40,7 @@ def import_path():
 
 @pytest.fixture(scope="module")
 def decoder():
-    decoder = Decoder(METRIC, TINY, LIMITS, sys.executable)
+    decoder = Decoder(METRIC, TINY, LIMITS, sys.executable, max_rows=3)
     yield decoder
     decoder.close()
 
@@ -63,7 +65,7 @@ def test_views_are_those_of_this_process(decoder):
 
 def test_views_may_be_cut_by_dali(import_path):
     dali = pytest.importorskip("diffvqa_rt.metrics.diffvqa.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
-    decoder = Decoder(METRIC, TINY, LIMITS, sys.executable)
+    decoder = Decoder(METRIC, TINY, LIMITS, sys.executable, max_rows=3)
     try:
         clip = make_clip()
         decoded, sampled = (
@@ -130,7 +132,7 @@ def test_a_process_that_was_killed_is_replaced(decoder):
 
 
 def test_a_video_that_takes_too_long_ends_with_its_process():
-    decoder = Decoder(METRIC, TINY, RequestLimits(max_decode_seconds=1.5), sys.executable)
+    decoder = Decoder(METRIC, TINY, RequestLimits(max_decode_seconds=1.5), sys.executable, max_rows=16)
     try:
         assert_works(decoder)
         os.kill(pid_of(decoder), signal.SIGSTOP)
@@ -149,7 +151,7 @@ def test_a_video_that_takes_too_much_memory_is_refused(decoder):
         (peak_kib,) = (int(line.split()[1]) for line in status if line.startswith("VmPeak"))
     # Enough for a small clip, and no less than may be; a picture of 16 million pixels is 50 MB in RGB, more than once.
     most = max((peak_kib << 10) + (24 << 20), LEAST_DECODE_MEMORY_BYTES)
-    narrow = Decoder(METRIC, TINY, RequestLimits(max_decode_memory_bytes=most), sys.executable)
+    narrow = Decoder(METRIC, TINY, RequestLimits(max_decode_memory_bytes=most), sys.executable, max_rows=16)
     still = io.BytesIO()
     Image.new("RGB", (4096, 4096), (200, 30, 60)).save(still, "PNG", compress_level=1)
     try:
@@ -173,3 +175,16 @@ def test_traffic_is_idle_once_nobody_is_at_work(tmp_path):
     assert not theirs.is_stopped
     ours.stop()
     assert theirs.is_stopped
+
+
+def test_frames_that_are_scored_alone_are_rows_of_a_limited_number(import_path):
+    narrow = Decoder(IMAGE_METRIC, IMAGE_TINY, LIMITS, sys.executable, max_rows=8)
+    clip = make_clip()
+    try:
+        assert narrow.decode(clip, Request()).rows == 8
+        assert narrow.decode(clip, Request(frames=4, crops=2)).rows == 8
+        for request in (Request(frames=9), Request(crops=2), Request(frames=4, crops=3)):
+            with pytest.raises(InputError, match=r"crops × frames is \d+; this server takes at most 8: ask for fewer"):
+                narrow.decode(clip, request)
+    finally:
+        narrow.close()

@@ -18,6 +18,7 @@ pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[d
 import diffvqa_rt.serving.server as server_module
 from diffvqa_rt.chain import play
 from diffvqa_rt.engines import open_engines
+from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.dali import DaliViews, EncodedViews
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
@@ -139,6 +140,7 @@ def engines(cuda_engines):
 
 def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore:
     manifest, opened = engines
+    request = Request(seed=seed, crops=len(views))
     return video_score(
         play(METRIC.chain(TINY), opened, {"frames": views}),
         source="<bytes>",
@@ -147,6 +149,7 @@ def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore
         info=sampled.info,
         stage_seconds=dict.fromkeys(METRIC.stages, 1.0),
         facts=model_facts(manifest, "onnx-cuda", "dali"),
+        crop_regions=METRIC.crop_regions(TINY, sampled.info, request),
         warnings=sampled.warnings + METRIC.warnings(TINY, sampled.info),
     )
 

@@ -115,6 +115,7 @@ class Backend:
             python=sys.executable,
             traffic=str(folder / "traffic"),
             limits=RequestLimits(max_crops=3),
+            max_rows=3,
         )
 
     def arguments(self, *inputs):

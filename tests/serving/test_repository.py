@@ -76,7 +76,7 @@ def test_engines_that_follow_each_other_are_timed_as_one():
 
 @pytest.mark.parametrize("kind", ["embedded-onnx", "production-onnx-cuda", "production-tensorrt"])
 def test_a_printed_config_is_the_one_that_was_written_by_hand(kind):
-    """`golden/` has the configs of before a chain printed them, but for the name of the last model."""
+    """`golden/` has the configs of before a chain printed them, but for the last model, which takes all results."""
     form, _, backend = kind.partition("-")
     golden = GOLDEN / kind
     models = SPECS[form]

@@ -19,7 +19,7 @@ from torch import nn
 from training_runs import CONFIG, Curve, Points, Unreadable
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.models.diffvqa.blocks import ResnetBlock
+from diffvqa_rt.models.blocks import ResnetBlock
 from diffvqa_rt.training.loop import WARM_UP_STEPS, FitConfig, checkpoint_activations, fit
 
 
@@ -242,7 +242,7 @@ def test_a_checkpoint_holds_no_code_and_no_more_than_weights_and_moments(tmp_pat
 
 def test_running_blocks_again_changes_no_gradient():
     torch.manual_seed(0)
-    block, x = ResnetBlock(4, 8, norm_groups=2, norm_eps=1e-5, time_width=6), torch.randn(2, 4, 5, 5)
+    block, x = ResnetBlock(4, 8, norm=lambda width: nn.GroupNorm(2, width), time_width=6), torch.randn(2, 4, 5, 5)
     block.time_emb_proj.requires_grad_(False)
     block(x, torch.ones(1, 8)).square().mean().backward()
     plain = {name: p.grad.clone() for name, p in block.named_parameters() if p.grad is not None}

@@ -26,6 +26,7 @@ def engine_specs(config: DiffV2IQAConfig) -> dict[str, EngineSpec]:
             inputs=(picture("y"), picture("x"), TensorSpec("step", "int64", (1,))),  # Triton server knows no scalars
             outputs=(picture("y_next"),),
             is_per_frame=False,
+            is_cut_by_row=True,
             pixels={"x": PIXELS, "y": PIXELS},  # y of turn 0 is x, and is not read
         ),
         EngineSpec(
@@ -38,6 +39,7 @@ def engine_specs(config: DiffV2IQAConfig) -> dict[str, EngineSpec]:
                 views("patch_weights", branches, grid, grid),
             ),
             is_per_frame=False,
+            is_cut_by_row=True,
             pixels={"x": PIXELS},
         ),
     )

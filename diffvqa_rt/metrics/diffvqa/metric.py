@@ -15,10 +15,10 @@ from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.device import device_inputs, device_tensors
 from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
 from diffvqa_rt.metrics.diffvqa.presets import PRESETS
-from diffvqa_rt.metrics.diffvqa.views import cut_views, scaling_warnings
+from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.specs import Arrays, TensorSpec
 from diffvqa_rt.video import VideoInfo
-from diffvqa_rt.video.crops import RgbFrame
+from diffvqa_rt.video.crops import Region, RgbFrame, crop_regions, scaling_warnings
 from diffvqa_rt.video.plan import DecodingPlan
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def _inputs(config: DiffVQAConfig) -> tuple[TensorSpec, ...]:
 
 def _prepare(config: DiffVQAConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
     if request.resized_by == "dali":
-        return {"frames": _dali_views(config.view_size).cut(frames, request.seed, request.crops)}
-    return {"frames": cut_views(frames, config.view_size, request.seed, request.crops)}
+        return {"frames": _dali_views(config.view_size).cut(frames, request.seed, request.settled_crops)}
+    return {"frames": cut_views(frames, config.view_size, request.seed, request.settled_crops)}
 
 
 @cache
@@ -44,6 +44,10 @@ def _dali_views(size: int) -> "DaliViews":
     from diffvqa_rt.metrics.diffvqa.dali import DaliViews  # DALI, which only the production form needs
 
     return DaliViews(size, threads=_DALI_THREADS)
+
+
+def _crop_regions(config: DiffVQAConfig, info: VideoInfo, request: Request) -> tuple[Region, ...]:
+    return crop_regions(info.width, info.height, config.view_size, request.seed, request.settled_crops)
 
 
 def _warnings(config: DiffVQAConfig, info: VideoInfo) -> tuple[ScoreWarning, ...]:
@@ -71,12 +75,16 @@ def _chain(config: DiffVQAConfig) -> Chain:
     )
 
 
-def _score(config: DiffVQAConfig, numbers: Arrays) -> NDArray[np.float32]:
-    return np.asarray(numbers["score"])
+def _results(config: DiffVQAConfig) -> tuple[TensorSpec, ...]:
+    return engine_specs(config)["head"].outputs
+
+
+def _finish(config: DiffVQAConfig, outputs: Arrays, frames: int) -> dict[str, NDArray]:
+    return {spec.name: np.asarray(outputs[spec.name]) for spec in _results(config)}
 
 
 def _device_rows(config: DiffVQAConfig, plan: DecodingPlan, request: Request) -> list[dict[str, NDArray]]:
-    return device_inputs(plan, config.view_size, request.seed, request.crops)
+    return device_inputs(plan, config.view_size, request.seed, request.settled_crops)
 
 
 def _write_device_model(config: DiffVQAConfig, path: Path) -> None:
@@ -90,13 +98,18 @@ METRIC = Metric(
     title="DiffVQA",
     config_from_dict=DiffVQAConfig.from_dict,
     presets=PRESETS,
+    is_temporal=True,
+    options=frozenset({"crops"}),
     frames=lambda config: config.frames,
+    crops=lambda config, frames: 1,
     inputs=_inputs,
     prepare=_prepare,
+    crop_regions=_crop_regions,
     warnings=_warnings,
     engines=engine_specs,
     chains=lambda config: {"diffvqa": _chain(config)},
     choose=lambda request: "diffvqa",
-    score=_score,
+    results=_results,
+    finish=_finish,
     on_device=DevicePreparation(inputs=device_tensors, rows=_device_rows, write_model=_write_device_model),
 )

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffvqa_rt.checks import whole
-from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.metrics.diffvqa.engines import PIXELS
 from diffvqa_rt.video.crops import RgbFrame, check_crops, check_seed, crop_places, crop_region
 
@@ -15,14 +14,6 @@ from diffvqa_rt.video.crops import RgbFrame, check_crops, check_seed, crop_place
 def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
     """The views of a video's frames as the network takes them, float32 in [-1, 1]: `cut_views`, normalised."""
     return PIXELS.normalize(cut_views(frames, size, seed, crops))
-
-
-def scaling_warnings(width: int, height: int, size: int) -> tuple[ScoreWarning, ...]:
-    """A warning where pictures of this size are smaller than a view, which then shows what they do not have."""
-    if min(width, height) >= size:
-        return ()
-    sentence = f"its pictures of {width}×{height} pixels are scaled up for views of {size}×{size}"
-    return (ScoreWarning("views-scaled-up", sentence),)
 
 
 def cut_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.uint8]:

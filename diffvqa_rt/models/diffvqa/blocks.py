@@ -1,4 +1,4 @@
-"""The blocks that Stable Diffusion's VAE and UNet are made of, under diffusers' state-dict names.
+"""The attention blocks of Stable Diffusion's VAE and UNet, under diffusers' state-dict names.
 
 Two constants reach the UNet's blocks from outside: the time shift of each residual block and the text weights of each
 cross-attention. They arrive as tensors, so the same code runs from a live timestep and from a folded table.
@@ -9,33 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-class ResnetBlock(nn.Module):
-    """Two 3×3 convolutions with GroupNorm and SiLU, and a shortcut; diffusers' `ResnetBlock2D`.
-
-    Args of `forward`: x [B, in_channels, h, w]; time_shift [B or 1, out_channels] from `time_emb_proj`, or None where
-    the block was made without `time_width`. Returns [B, out_channels, h, w].
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, norm_groups: int, norm_eps: float, time_width: int | None = None
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=norm_eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        if time_width is not None:
-            self.time_emb_proj = nn.Linear(time_width, out_channels)
-        self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=norm_eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-
-    def forward(self, x: Tensor, time_shift: Tensor | None = None) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        if time_shift is not None:
-            hidden = hidden + time_shift[:, :, None, None]
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
-        return self.conv_shortcut(x) + hidden
 
 
 class SelfAttention(nn.Module):
@@ -168,29 +141,6 @@ class SpatialTransformer(nn.Module):
         tokens = self.proj_in(tokens_from_image(self.norm(x)))
         tokens = self.transformer_blocks[0](tokens, x.shape[2] * x.shape[3], text)
         return x + image_from_tokens(self.proj_out(tokens), like=x)
-
-
-class Downsample(nn.Module):
-    """3×3 convolution of stride 2. The VAE pads below and on the right only (`is_asymmetric`), as it was trained."""
-
-    def __init__(self, channels: int, *, is_asymmetric: bool = False) -> None:
-        super().__init__()
-        self.is_asymmetric = is_asymmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if is_asymmetric else 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.is_asymmetric else x)
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3×3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def sinusoidal_embedding(timesteps: Tensor, width: int) -> Tensor:

@@ -1,13 +1,8 @@
 """Weights in and out: our own safetensors files, a Stable Diffusion 2.1-base folder, a VideoMamba checkpoint."""
 
-import json
-import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,11 +12,13 @@ from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
 from diffvqa_rt.models.weights import (
     Weights,
+    description_of,
     fill_module,
     network_from_state,
     one_line,
+    read_checkpoint,
     read_safetensors,
-    write_safetensors,
+    resize_position_grid,
 )
 
 # The names that diffusers gave the VAE's attention before 0.18, as Stable Diffusion 2.1-base was published.
@@ -31,16 +28,6 @@ _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_a
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Under these VideoMamba's code looks for a checkpoint's weights, in this order.
 _VIDEOMAMBA_WRAPPERS = ("model", "module")
-
-
-def save_weights(network: DiffVQA, path: Path, *, is_trained: bool, dtype: torch.dtype = torch.float32) -> None:
-    """One safetensors file with every weight, in `dtype`, and, in its metadata, the network's description."""
-    metadata = {"config": json.dumps(network.config.as_dict()), "is_trained": json.dumps(is_trained)}
-    weights = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in network.state_dict().items()
-    }
-    write_safetensors(weights, path, metadata)
 
 
 def load_weights(path: Path) -> tuple[DiffVQA, bool]:
@@ -55,20 +42,7 @@ def load_weights(path: Path) -> tuple[DiffVQA, bool]:
 
 def read_description(path: Path) -> tuple[DiffVQAConfig, bool]:
     """The description of `load_weights`' network, and whether it was trained. Raises ValueError as that does."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such weights file") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); weights are never read from pickles") from error
-    if "config" not in metadata:
-        raise ValueError(f"{path} does not describe a DiffVQA network; expected a file that diffvqa_rt saved")
-    try:
-        is_trained = bool(json.loads(metadata.get("is_trained", "false")))
-        return DiffVQAConfig.from_dict(json.loads(metadata["config"])), is_trained
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not describe a DiffVQA network ({error}); save it again") from error
+    return description_of(path, "DiffVQA", DiffVQAConfig.from_dict)
 
 
 def load_stable_diffusion(extractor: DiffusionFeatureExtractor, folder: Path) -> None:
@@ -138,27 +112,19 @@ def load_videomamba(block: TemporalCoherenceBlock, path: Path) -> None:
     Raises:
         ValueError: the file can't be read, or is of another width or depth.
     """
-    try:
-        weights: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except Exception as error:  # torch.load documents no exception type for a file that is not its own
-        raise ValueError(f"{path} is not a VideoMamba checkpoint: {one_line(error)}") from error
-    if not isinstance(weights, dict):
-        raise ValueError(f"{path} is not a VideoMamba checkpoint: it holds a {type(weights).__name__}")
-    weights = next((weights[name] for name in _VIDEOMAMBA_WRAPPERS if name in weights), weights)
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise ValueError(f"{path} is not a VideoMamba checkpoint: it holds something else than tensors by name")
+    weights = read_checkpoint(path, "a VideoMamba checkpoint", _VIDEOMAMBA_WRAPPERS)
     # At least single precision: half of it cannot be interpolated everywhere.
     kept = {
         name: tensor if tensor.dtype == torch.float64 else tensor.float()
         for name, tensor in weights.items()
-        if not str(name).startswith("head.")
+        if not name.startswith("head.")
     }
     if missing := {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"} - kept.keys():
         raise ValueError(f"{path} does not fit this network: it has no {', no '.join(sorted(missing))}")
     if kept["patch_embed.proj.weight"].ndim == 4:
         kept["patch_embed.proj.weight"] = kept["patch_embed.proj.weight"].unsqueeze(2)
         kept.setdefault("temporal_pos_embedding", torch.zeros_like(block.temporal_pos_embedding))
-    kept["pos_embed"] = _resize_grid(kept["pos_embed"], block.pos_embed.shape[1])
+    kept["pos_embed"] = resize_position_grid(kept["pos_embed"], block.pos_embed.shape[1])
     if "temporal_pos_embedding" in kept:
         kept["temporal_pos_embedding"] = _resize_line(
             kept["temporal_pos_embedding"], block.temporal_pos_embedding.shape[1]
@@ -195,18 +161,6 @@ def _with_normalization(weight: Tensor, bias: Tensor) -> Weights:
     shift = torch.einsum("oi...,i->o", weight.double(), (0.5 - mean) / std)
     scaled = weight.double() * (0.5 / std)[:, None, None, None]
     return {"patch_embed.proj.weight": scaled, "patch_embed.proj.bias": bias.double() + shift}
-
-
-def _resize_grid(embedding: Tensor, tokens: int) -> Tensor:
-    """[1, 1 + side², C] to [1, tokens, C]: bicubic over the grid, the class token's own embedding kept."""
-    if embedding.ndim != 3 or embedding.shape[1] < 2:
-        return embedding  # what is no line of tokens, the shape check refuses
-    old, new = (math.isqrt(count - 1) for count in (embedding.shape[1], tokens))
-    if embedding.shape[1] == tokens or old * old + 1 != embedding.shape[1]:
-        return embedding  # what is no square grid, the shape check refuses
-    grid = embedding[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _resize_line(embedding: Tensor, frames: int) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.unet import Controller, UNet
 from diffvqa_rt.models.diffvqa.vae import VaeEncoder
-from diffvqa_rt.sampler import coefficient_table, initial_coefficients, noise_table, timesteps
+from diffvqa_rt.models.sampling import SamplerStep
+from diffvqa_rt.sampler import initial_coefficients, timesteps
 
 
 class DiffusionFeatureExtractor(nn.Module):
@@ -30,7 +31,7 @@ class DiffusionFeatureExtractor(nn.Module):
         return self.unet(z, self.unet.conditioning(timestep, self.null_prompt), control)[0]
 
 
-class DenoisingStep(nn.Module):
+class DenoisingStep(SamplerStep):
     """One of the K steps, with all that depends on the step alone folded into tables. The `unet_controller` engine.
 
     Args of `forward`: z, z0 [V, 2N, C, h, w] float32; step [1] int64, 0 … K−1. Step 0 makes its z from z0 and the
@@ -38,27 +39,17 @@ class DenoisingStep(nn.Module):
     decoder blocks' outputs [V, 2N, C_i, h_i, w_i], coarse to fine.
     """
 
-    coefficients: Tensor
-    initial_noise: Tensor
-    step_noise: Tensor
-
     @torch.no_grad()
     def __init__(self, extractor: DiffusionFeatureExtractor) -> None:
-        super().__init__()
         config = extractor.config
+        device = extractor.null_prompt.device
+        super().__init__(config.sampler, config.latent_shape, device)
         self.unet = extractor.unet
         self.controller = extractor.controller
-        self.latent_clamp = config.sampler.latent_clamp
         self.z0_scale, self.noise_scale = initial_coefficients(config.sampler)
-        device = extractor.null_prompt.device
         steps = torch.from_numpy(timesteps(config.sampler)).to(device)
         self._unet_tables = self.unet.conditioning(steps, extractor.null_prompt)
         self._controller_tables = self.controller.conditioning(steps, extractor.null_prompt)
-        noise = torch.from_numpy(noise_table(config.sampler, config.latent_shape))
-        self.register_buffer("coefficients", torch.from_numpy(coefficient_table(config.sampler)).to(device))
-        self.register_buffer("initial_noise", noise[0].to(device))
-        # Row k is what step k adds: the noise table's next row, and nothing after the last step.
-        self.register_buffer("step_noise", torch.cat([noise[1:], torch.zeros_like(noise[:1])]).to(device))
 
     def tables(self) -> list[Tensor]:
         """The tables that the timesteps and the text give to all blocks."""
@@ -83,13 +74,6 @@ class DenoisingStep(nn.Module):
         next_latents = self.advance(latents, epsilon.float(), step)
         # The borders are float32 whatever runs between them.
         return tuple(x.float().unflatten(0, z.shape[:2]) for x in (next_latents, *features))
-
-    def advance(self, z: Tensor, epsilon: Tensor, step: Tensor) -> Tensor:
-        """z_t and ε [B, C, h, w] → z_{t−1}; `diffvqa_rt.sampler` has the equation."""
-        row = self.coefficients.index_select(0, step)[0]
-        z_to_z0, eps_to_z0, z0_to_next, z_to_next, noise_to_next = row.unbind()
-        z0_hat = (z_to_z0 * z + eps_to_z0 * epsilon).clamp(-self.latent_clamp, self.latent_clamp)
-        return z0_to_next * z0_hat + z_to_next * z + noise_to_next * self.step_noise.index_select(0, step)
 
 
 def reconstruct(step: DenoisingStep, z0: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:

@@ -4,6 +4,7 @@ What depends on the timestep and on the text alone is a `Conditioning`: computed
 once for all K steps and then indexed (an exact fold) where the network is played.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,13 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffvqa_rt.metrics.diffvqa.config import UNetConfig
+from diffvqa_rt.models.blocks import Downsample, ResnetBlock, Upsample
 from diffvqa_rt.models.diffvqa.blocks import (
     BasicTransformerBlock,
-    Downsample,
-    ResnetBlock,
     SpatialTransformer,
     TextWeights,
-    Upsample,
     sinusoidal_embedding,
 )
 
@@ -73,12 +72,7 @@ class Level(nn.Module):
         has_upsampler: bool = False,
     ) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(
-                width, out_channels, norm_groups=config.norm_groups, norm_eps=NORM_EPS, time_width=config.time_width
-            )
-            for width in in_channels
-        )
+        self.resnets = nn.ModuleList(_residual_block(width, out_channels, config) for width in in_channels)
         self.attentions = nn.ModuleList(
             SpatialTransformer(out_channels, heads, text_width=config.text_width, norm_groups=config.norm_groups)
             for _ in in_channels
@@ -114,12 +108,7 @@ class Level(nn.Module):
 class MidBlock(nn.Module):
     def __init__(self, channels: int, config: UNetConfig, heads: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(
-                channels, channels, norm_groups=config.norm_groups, norm_eps=NORM_EPS, time_width=config.time_width
-            )
-            for _ in range(2)
-        )
+        self.resnets = nn.ModuleList(_residual_block(channels, channels, config) for _ in range(2))
         self.attentions = nn.ModuleList(
             [SpatialTransformer(channels, heads, text_width=config.text_width, norm_groups=config.norm_groups)]
         )
@@ -251,6 +240,11 @@ class UNet(UNetEncoder):
             x = block.up(x, skips, shifts, texts)
             features.append(x)
         return self.conv_out(F.silu(self.conv_norm_out(x.to(self.conv_out.weight.dtype)))), features
+
+
+def _residual_block(in_channels: int, out_channels: int, config: UNetConfig) -> ResnetBlock:
+    norm = functools.partial(nn.GroupNorm, config.norm_groups, eps=NORM_EPS)
+    return ResnetBlock(in_channels, out_channels, norm=norm, time_width=config.time_width)
 
 
 def _zero_convolution(channels: int) -> nn.Conv2d:

@@ -1,16 +1,13 @@
 """Stable Diffusion's VAE encoder, under diffusers' `AutoencoderKL` state-dict names."""
 
+import functools
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffvqa_rt.metrics.diffvqa.config import VaeConfig
-from diffvqa_rt.models.diffvqa.blocks import (
-    Downsample,
-    ResnetBlock,
-    SelfAttention,
-    image_from_tokens,
-    tokens_from_image,
-)
+from diffvqa_rt.models.blocks import Downsample, ResnetBlock
+from diffvqa_rt.models.diffvqa.blocks import SelfAttention, image_from_tokens, tokens_from_image
 
 NORM_EPS = 1e-6
 
@@ -22,8 +19,7 @@ class DownBlock(nn.Module):
             ResnetBlock(
                 in_channels if layer == 0 else out_channels,
                 out_channels,
-                norm_groups=config.norm_groups,
-                norm_eps=NORM_EPS,
+                norm=functools.partial(nn.GroupNorm, config.norm_groups, eps=NORM_EPS),
             )
             for layer in range(config.layers_per_block)
         )
@@ -51,7 +47,8 @@ class MidBlock(nn.Module):
     def __init__(self, channels: int, norm_groups: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            ResnetBlock(channels, channels, norm_groups=norm_groups, norm_eps=NORM_EPS) for _ in range(2)
+            ResnetBlock(channels, channels, norm=functools.partial(nn.GroupNorm, norm_groups, eps=NORM_EPS))
+            for _ in range(2)
         )
         self.attentions = nn.ModuleList([SpatialAttention(channels, norm_groups)])
 

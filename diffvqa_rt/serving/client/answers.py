@@ -16,6 +16,7 @@ from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.results import ModelFacts, VideoScore, video_score
 from diffvqa_rt.video import VideoInfo
+from diffvqa_rt.video.crops import Region
 
 # Fields that servers before them do not send. Such a server deinterlaces nothing and reads no field order.
 _DEFAULTS: Mapping[str, object] = {
@@ -25,6 +26,9 @@ _DEFAULTS: Mapping[str, object] = {
     "is_deinterlaced": False,
     "engines_sha256": "unspecified",
     "precision": "unspecified",
+    "metric": DEFAULT,
+    "is_temporal": True,
+    "parts": (),
 }
 
 
@@ -32,8 +36,10 @@ class AnswerError(ValueError):
     """An answer is not that of a server of ours; the message says what is wrong with it."""
 
 
-def score_from_answer(tensors: Mapping[str, NDArray | None], *, source: str, seed: int) -> VideoScore:
-    """The result in the ensemble's outputs by name.
+def score_from_answer(
+    tensors: Mapping[str, NDArray | None], *, source: str, seed: int, patch_maps: bool = False
+) -> VideoScore:
+    """The result in the ensemble's outputs by name, with patch maps where they are wanted.
 
     Raises AnswerError where they hold none.
     """
@@ -50,14 +56,25 @@ def score_from_answer(tensors: Mapping[str, NDArray | None], *, source: str, see
     match facts.get("score_range"):
         case [int() | float() as low, int() | float() as high]:
             facts["score_range"] = (float(low), float(high))
+    match facts.get("parts"):
+        case [*names] if all(isinstance(name, str) for name in names):
+            facts["parts"] = tuple(names)
+    model_facts = ModelFacts(**_fields(ModelFacts, "model", facts))
+    parts = {name: _numbers(tensors, name, 1) for name in model_facts.parts}
+    if any(part.shape != score.shape for part in parts.values()):
+        raise AnswerError(f"{' and '.join(parts)} are not of as many crops as the rest")
+    maps = {name: _numbers(tensors, name, 5) for name in ("patch_scores", "patch_weights") if patch_maps}
+    if any(values.shape[:2] != (len(score), len(timestamps)) for values in maps.values()):
+        raise AnswerError("the patch maps are not of as many crops and frames as the rest")
     return video_score(
-        {"score": score, **curves},
+        {"score": score, **curves, **parts, **maps},
         source=source,
         seed=seed,
         timestamps_seconds=tuple(timestamps.tolist()),
         info=VideoInfo(**_fields(VideoInfo, "video_info", info)),
         stage_seconds=dict(zip(stages, stage_seconds.tolist(), strict=False)),
-        facts=ModelFacts(**_fields(ModelFacts, "model", facts)),
+        facts=model_facts,
+        crop_regions=_regions(info.get("crop_regions", [])),
         warnings=_warnings(info.get("warnings", [])),
     )
 
@@ -113,6 +130,19 @@ def _fits(value: object, expected: Any) -> bool:
     if get_origin(expected) is tuple:
         return isinstance(value, tuple)
     return isinstance(value, expected | int if expected in (float, float | None) else expected)
+
+
+def _regions(values: object) -> tuple[Region, ...]:
+    if not isinstance(values, list):
+        raise AnswerError("video_info has crop_regions that are no list")
+    regions = []
+    for value in values:
+        match value:
+            case [int() | float() as left, int() | float() as top, int() | float() as right, int() | float() as bottom]:
+                regions.append((left, top, right, bottom))
+            case _:
+                raise AnswerError(f"video_info has a crop region that is not four numbers: {value!r}")
+    return tuple(regions)
 
 
 def _warnings(values: object) -> tuple[ScoreWarning, ...]:

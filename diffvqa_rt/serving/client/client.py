@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, InputError, VideoDecodeError
 from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.scoring import VideoSource, source_name
 from diffvqa_rt.serving.client.address import ServerAddress
@@ -35,8 +36,7 @@ from diffvqa_rt.serving.settings import require_pem
 
 Result = VideoScore | ScoringFailure
 
-_MODEL = "diffvqa"
-_IN_ENSEMBLE = f"in ensemble '{_MODEL}', "
+_IN_ENSEMBLE = re.compile("in ensemble '[^']*', ")
 _STUB_ENDED, _MOST_DEATHS = "Stub process", 3
 _NO_VERSIONS = "has no available versions"
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
@@ -103,21 +103,29 @@ class Client:
     """
 
     def __init__(
-        self, url: str, *, concurrency: int = 4, deadline_seconds: float = 300.0, tls: ClientTls | None = None
+        self,
+        url: str,
+        *,
+        metric: str = DEFAULT,
+        concurrency: int = 4,
+        deadline_seconds: float = 300.0,
+        tls: ClientTls | None = None,
     ) -> None:
         """Connects with the first request.
 
         Args:
             url: HOST:PORT of its gRPC. An environment's proxy is for other machines: this one is reached directly.
+            metric: the name of the metric that the server is to score by.
             concurrency: how many videos `score_many` has under way.
             deadline_seconds: for each video, attempts and pauses included.
             tls: certificates; in the clear without.
 
         Raises:
-            ValueError, TypeError: `url` is no address, or a number is none or out of range.
+            ValueError, TypeError: `url` is no address, there is no such metric, or a number is none or out of range.
             RequestError: tritonclient is not installed.
         """
         self._address = ServerAddress.parse(url)
+        self._metric = metric_named(metric)
         self._concurrency = whole("concurrency", concurrency, 1)
         self._deadline_seconds = _deadline(deadline_seconds)
         try:
@@ -136,27 +144,44 @@ class Client:
         self._idle_connections: deque[Any] = deque()
         self._is_closed = False
 
-    def score(self, source: VideoSource, *, seed: int = 0, crops: int = 1, keep_interlaced: bool = False) -> VideoScore:
+    def score(
+        self,
+        source: VideoSource,
+        *,
+        seed: int = 0,
+        crops: int | None = None,
+        frames: int | None = None,
+        patch_maps: bool = False,
+        keep_interlaced: bool = False,
+    ) -> VideoScore:
         """The score of one video: a path on this machine, or an encoded video's bytes.
 
         Args:
             source: the video.
-            seed: where the distortion view is cropped; the same seed gives the same score.
-            crops: how many crop positions to score; the result is their mean, with their spread beside it.
+            seed, crops, frames, patch_maps: as of `Scorer.score`.
             keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
 
         Raises:
             VideoDecodeError: no frame of the video can be had, or it is beyond the server's limits.
             RequestError: no answer within the deadline, the server failed, or `close` was called meanwhile.
-            InputError: the seed or the crops are out of range, here or for the server.
+            InputError: an option is out of range, here or for the server, or the metric does not have it.
             TypeError: the source is of another kind.
         """
-        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = self._request(
+            seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
+        )
         with self._waiter() as waiter:
             return self._ask(waiter, source_name(source), encoded_video(source), request)
 
     def score_many(
-        self, sources: Iterable[VideoSource], *, seed: int = 0, crops: int = 1, keep_interlaced: bool = False
+        self,
+        sources: Iterable[VideoSource],
+        *,
+        seed: int = 0,
+        crops: int | None = None,
+        frames: int | None = None,
+        patch_maps: bool = False,
+        keep_interlaced: bool = False,
     ) -> Iterator[VideoScore | ScoringFailure]:
         """The scores of many videos in their order, `concurrency` of them at a time.
 
@@ -164,10 +189,12 @@ class Client:
         iterator cancels those that are under way.
 
         Raises:
-            InputError: the seed or the crops are out of range, here or for the server.
+            InputError: an option is out of range, here or for the server, or the metric does not have it.
             TypeError: `sources` is a single video.
         """
-        request = Request(seed=seed, crops=crops, keep_interlaced=keep_interlaced)
+        request = self._request(
+            seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
+        )
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         under_way: deque[Future[Result]] = deque()
@@ -205,6 +232,11 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _request(self, **options: Any) -> Request:
+        request = Request(**options)
+        self._metric.check(request)
+        return request
 
     @contextmanager
     def _waiter(self) -> Iterator[Waiter]:
@@ -281,7 +313,7 @@ class Client:
         while True:
             try:
                 tensors = self._infer(waiter, inputs, max(deadline - time.monotonic(), 0.001))
-                return score_from_answer(tensors, source=name, seed=request.seed)
+                return score_from_answer(tensors, source=name, seed=request.seed, patch_maps=request.patch_maps)
             except AnswerError as error:
                 raise RequestError(
                     f"{name}: {self.url} answered, but not as a server of diffvqa does ({error}); see that it is one, "
@@ -319,7 +351,7 @@ class Client:
         answers: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
         with self._connection() as connection:
             call = connection.async_infer(
-                _MODEL,
+                self._metric.name,
                 inputs,
                 lambda result, error: answers.put((result, error)),
                 client_timeout=seconds,
@@ -352,8 +384,8 @@ class Client:
             ) from None
         if status == "NOT_FOUND":
             raise RequestError(
-                f"{name}: {self.url} is a Triton server without the model {_MODEL} ({message}); start it by diffvqa "
-                "serve"
+                f"{name}: {self.url} is a Triton server without the model {self._metric.name} ({message}); start it "
+                "by diffvqa serve"
             ) from None
         raise RequestError(f"{name}: {self.url} failed ({status}: {message})") from None
 
@@ -384,13 +416,13 @@ def _deadline(value: Any) -> float:
 
 def _is_from_server(message: str) -> bool:
     """True where an UNAVAILABLE is a server's own word, and not gRPC's about the way to it."""
-    return _IN_ENSEMBLE in message or _STUB_ENDED in message or _NO_VERSIONS in message
+    return _IN_ENSEMBLE.search(message) is not None or _STUB_ENDED in message or _NO_VERSIONS in message
 
 
 def _reason(error: Any) -> tuple[str, str]:
     """The gRPC status' name and the message of one of tritonclient's exceptions."""
     status = str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
-    message = str(error.message()).removeprefix(_IN_ENSEMBLE)
+    message = _IN_ENSEMBLE.sub("", str(error.message()), count=1)
     # A model's process was killed with the request in it, or the server is about to end: it will be started again, and
     # scoring can be repeated.
     if _STUB_ENDED in message or _NO_VERSIONS in message:

@@ -33,8 +33,10 @@ def request_tensors(grpc: Any, video: NDArray[np.uint8], request: Request) -> li
     tensors: list[tuple[str, NDArray, str]] = [
         ("video", video, "UINT8"),
         ("seed", np.array([request.seed], np.int64), "INT64"),
-        ("crops", np.array([request.crops], np.int32), "INT32"),
     ]
+    for name in ("crops", "frames"):
+        if (number := getattr(request, name)) is not None:
+            tensors.append((name, np.array([number], np.int32), "INT32"))
     if request.keep_interlaced:  # which servers before it do not know
         tensors.append(("keep_interlaced", np.array([True]), "BOOL"))
     return [

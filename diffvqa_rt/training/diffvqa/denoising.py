@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffvqa_rt.models.diffvqa.blocks import ResnetBlock, SpatialTransformer
+from diffvqa_rt.models.blocks import ResnetBlock
+from diffvqa_rt.models.diffvqa.blocks import SpatialTransformer
 from diffvqa_rt.models.diffvqa.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.sampler import alphas_cumprod, noise_strengths, timesteps
 from diffvqa_rt.training.loop import Objective

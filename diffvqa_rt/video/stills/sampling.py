@@ -63,8 +63,8 @@ _BMP_PIXEL_FORMATS = {"RGB": ("bgr24", 8), "RGBA": ("bgra", 8)}
 _BMP_PALETTE = ("pal8", 8)
 
 
-def sample_still(name: str, file: BinaryIO, count: int) -> SampledFrames | None:
-    """The `count` frames that `sample_frames` promises of a picture or an animation; None where PyAV is to decode it.
+def sample_still(name: str, file: BinaryIO, count: int, animation_count: int) -> SampledFrames | None:
+    """The frames that `sample_frames` promises of a picture or an animation; None where PyAV is to decode it.
 
     A file's first picture is its frame: further pages, previews, depth and gain maps are none. Animated GIF, PNG, WebP
     and AVIF are videos, whose pictures are decoded in their order and only the sampled ones kept.
@@ -82,7 +82,7 @@ def sample_still(name: str, file: BinaryIO, count: int) -> SampledFrames | None:
         if header.size is not None:
             check_size(header.size)
         if len(header.delays) > 1:
-            return _sample_animation(file, header, picture_format.pillow, count)
+            return _sample_animation(file, header, picture_format.pillow, animation_count)
         return _sample_picture(file, header, picture_format, count)
 
 

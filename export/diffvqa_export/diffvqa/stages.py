@@ -12,6 +12,7 @@ from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_stable_diffusion, load_weights, read_description
 from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
+from diffvqa_rt.video import sample_frames
 
 _FLOAT32_BYTES = 4
 # Of the network that a Stable Diffusion folder does not hold: the head.
@@ -135,4 +136,5 @@ EXPORT = MetricExport(
     dynamic_sizes=_dynamic_sizes,
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,
+    parity_sources=lambda config, clip: {clip.name: sample_frames(clip, config.frames)},
 )

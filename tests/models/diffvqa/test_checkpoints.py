@@ -17,12 +17,11 @@ from diffvqa_rt.models.diffvqa.checkpoints import (
     load_videomamba,
     load_weights,
     null_prompt_states,
-    save_weights,
 )
 from diffvqa_rt.models.diffvqa.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
-from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.models.weights import save_weights, weights_sha256
 
 SMALL = dataclasses.replace(TINY, frames=2, view_size=64)
 

@@ -1,4 +1,4 @@
-"""The last step in Triton server: the score, and what each stage took, for the result and for Prometheus."""
+"""The last step in Triton server: the results, and what each stage took, for the client and for Prometheus."""
 
 import json
 import time
@@ -16,7 +16,7 @@ class TritonPythonModel:
         self._responder = Responder(args)
         manifest = self._responder.settings.manifest()
         self._metric, self._config = manifest.metric, manifest.config
-        self._numbers = json.loads(self._responder.parameters["numbers"])
+        self._given = json.loads(self._responder.parameters["given"])
         chain = self._metric.chains(self._config)[self._responder.parameters["chain"]]
         self._timed, self._names = timed_stages(chain), served_stages(chain)
         self._metrics = ScoreMetrics(self._metric.name, self._names, self._config.score_range)
@@ -29,13 +29,13 @@ class TritonPythonModel:
         if not (seconds >= 0).all():
             marks = [MARKS, *(marks_of(loop) for _, loop in self._timed if loop is not None)]
             raise InputError(f"{' and '.join(marks)} say that the stages took {seconds} s")
-        score = self._metric.score(
-            self._config, {name: request.inputs[tensor] for tensor, name in self._numbers.items()}
-        )
+        outputs = {name: request.inputs[tensor] for tensor, name in self._given.items()}
+        results = self._metric.finish(self._config, outputs, len(request.inputs["timestamps_seconds"]))
+        score = results["score"]
         if not np.isfinite(score).all():
             raise ArithmeticError(f"the network's score is {score}; check the engines with diffvqa info")
         self._metrics.observe(dict(zip(self._names, seconds.tolist(), strict=True)), float(score.mean()))
-        return {"score": score, "stage_seconds": seconds}
+        return {**results, "stage_seconds": seconds}
 
     def _seconds(self, inputs, now):
         """The seconds of each stage.

@@ -10,12 +10,10 @@ import numpy as np
 from diffvqa_rt.metric import Request
 from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving.decoding import Decoder
-from diffvqa_rt.serving.models import served_stages
+from diffvqa_rt.serving.models import request_options, served_stages
 from diffvqa_rt.serving.python_backend import CalledModelError, Responder, UnavailableError, call_model
 
 logger = logging.getLogger(__name__)
-
-DEFAULTS = {"seed": 0, "crops": 1, "keep_interlaced": False}
 
 
 class TritonPythonModel:
@@ -24,11 +22,14 @@ class TritonPythonModel:
         settings = self._responder.settings
         manifest = settings.manifest()
         self._metric, self._config = manifest.metric, manifest.config
+        self._options = request_options(self._metric)
         self._is_production = settings.form == "production"
         self._dali = self._responder.parameters.get("dali")
         # DALI where its decoders make other videos' input: a score must not depend on the codec's luck.
         self._resized_by = "dali" if self._dali else "pillow"
-        self._decoder = Decoder(self._metric, self._config, settings.limits, settings.python)
+        self._decoder = Decoder(
+            self._metric, self._config, settings.limits, settings.python, max_rows=settings.max_rows
+        )
         facts = dataclasses.asdict(model_facts(manifest, settings.backend, self._resized_by))
         self._facts = as_json({**facts, "stages": served_stages(self._metric.chain(self._config))})
         self._scales = pixel_scales(self._metric, self._config) if self._is_production else {}
@@ -40,15 +41,15 @@ class TritonPythonModel:
         inputs, received = request.inputs, time.monotonic()
         if self._responder.is_stopped:
             raise UnavailableError("the server is stopping; ask again later, or another one")
-        asked = {name: inputs[name][0].item() if name in inputs else default for name, default in DEFAULTS.items()}
+        asked = {spec.name: inputs[spec.name][0].item() for spec in self._options if spec.name in inputs}
         asked = Request(**asked, resized_by=self._resized_by)
         video = inputs["video"].data
         prepared = self._prepare_on_device(video, asked) if self._dali else None
-        arrays, decoded, decode_seconds = prepared or self._prepare_on_host(video, asked)
+        arrays, decoded, regions, decode_seconds = prepared or self._prepare_on_host(video, asked)
         return {
             **arrays,
             "timestamps_seconds": np.array(decoded.timestamps_seconds),
-            "video_info": as_json(video_facts(decoded)),
+            "video_info": as_json(video_facts(decoded) | {"crop_regions": regions}),
             "model": self._facts,
             "preprocess_marks": np.array([received, received + decode_seconds, time.monotonic()]),
         }
@@ -60,7 +61,7 @@ class TritonPythonModel:
             name: self._scales[name].normalize(array) if name in self._scales else array
             for name, array in decoded.arrays.items()
         }
-        return arrays, decoded, decoded.decode_seconds
+        return arrays, decoded, decoded.crop_regions, decoded.decode_seconds
 
     def _prepare_on_device(self, video, asked):
         """The same by the model `dali`, on its GPU; None where the video is for the host, or DALI fails at it.
@@ -72,6 +73,8 @@ class TritonPythonModel:
         plan_seconds = time.monotonic() - start
         if plan is None:
             return None
+        asked = self._metric.settle(self._config, asked, len(plan.timestamps_seconds))
+        regions = self._metric.crop_regions(self._config, plan.info, asked)
         plan = dataclasses.replace(plan, warnings=plan.warnings + self._metric.warnings(self._config, plan.info))
         names = [spec.name for spec in self._metric.inputs(self._config)]
         try:
@@ -80,7 +83,8 @@ class TritonPythonModel:
                 call_model(self._dali, {name: array[None] for name, array in row.items()}, names)
                 for row in self._metric.on_device.rows(self._config, plan, asked)
             ]
-            return {name: np.concatenate([row[name] for row in rows]) for name in names}, plan, plan_seconds
+            arrays = {name: np.concatenate([row[name] for row in rows]) for name in names}
+            return arrays, plan, regions, plan_seconds
         except (UnavailableError, CalledModelError) as error:
             logger.warning("%s; decoding on the host", error)
             return None

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffvqa_rt.models.weights import network_from_state, read_safetensors, write_safetensors
+from diffvqa_rt.video import sample_frames
 
 _SUMS = Tolerance(relative=1e-5, reason="sums of 4096 pixels in another order")
 
@@ -61,4 +62,5 @@ EXPORT = MetricExport(
     dynamic_sizes=lambda config: {},
     activation_bytes=lambda config: 4 * 3 * SIZE**2 * config.frames,
     reference_bytes=lambda config: 4 * 3 * SIZE**2 * config.frames,
+    parity_sources=lambda config, clip: {clip.name: sample_frames(clip, config.frames)},
 )

@@ -12,7 +12,7 @@ from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.metric import Metric, Request
 from diffvqa_rt.specs import Arrays, EngineSpec, PixelScale, TensorSpec
 from diffvqa_rt.video import VideoInfo
-from diffvqa_rt.video.crops import RgbFrame, crop_places, crop_region
+from diffvqa_rt.video.crops import Region, RgbFrame, crop_places, crop_region, crop_regions
 
 PIXELS = PixelScale(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -22,7 +22,9 @@ def _inputs(config: ToyLumaConfig) -> tuple[TensorSpec, ...]:
 
 
 def _prepare(config: ToyLumaConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
-    pictures = [[_picture(frame, place) for frame in frames] for place in crop_places(request.seed, request.crops)]
+    pictures = [
+        [_picture(frame, place) for frame in frames] for place in crop_places(request.seed, request.settled_crops)
+    ]
     return {"pictures": np.array(pictures).transpose(0, 1, 4, 2, 3)}
 
 
@@ -80,8 +82,22 @@ def _chain(config: ToyLumaConfig) -> Chain:
     )
 
 
-def _score(config: ToyLumaConfig, numbers: Arrays) -> NDArray[np.float32]:
-    return np.asarray((numbers["glance"] + 3 * numbers["score"]) / 4)
+def _results(config: ToyLumaConfig) -> tuple[TensorSpec, ...]:
+    numbers, curve = ("videos",), ("videos", config.frames)
+    return (
+        TensorSpec("score", "float32", numbers),
+        TensorSpec("frame_scores", "float32", curve),
+        TensorSpec("glance", "float32", numbers),
+    )
+
+
+def _finish(config: ToyLumaConfig, outputs: Arrays, frames: int) -> dict[str, NDArray]:
+    assert np.shape(outputs["frame_scores"])[1] == frames == config.frames
+    return {**outputs, "score": np.asarray((outputs["glance"] + 3 * outputs["score"]) / 4)}
+
+
+def _crop_regions(config: ToyLumaConfig, info: VideoInfo, request: Request) -> tuple[Region, ...]:
+    return crop_regions(info.width, info.height, SIZE, request.seed, request.settled_crops)
 
 
 METRIC = Metric(
@@ -89,12 +105,17 @@ METRIC = Metric(
     title="Toy luma",
     config_from_dict=ToyLumaConfig.from_dict,
     presets={FIVE.name: FIVE},
+    is_temporal=True,
+    options=frozenset({"crops"}),
     frames=lambda config: config.frames,
+    crops=lambda config, frames: 1,
     inputs=_inputs,
     prepare=_prepare,
+    crop_regions=_crop_regions,
     warnings=_warnings,
     engines=_engines,
     chains=lambda config: {"toy_luma": _chain(config)},
     choose=lambda request: "toy_luma",
-    score=_score,
+    results=_results,
+    finish=_finish,
 )

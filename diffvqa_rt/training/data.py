@@ -35,8 +35,8 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
         default="published",
         metavar="SPLIT",
         help=f"what to train on: published (the published training split), 1 … {SPLITS} (that one of the random 8:2 "
-        f"splits), {BY_IMAGE}1 … {BY_IMAGE}{SPLITS} (that one of the splits by image, where versions of one content are "
-        "on both sides), or all (default: %(default)s)",
+        f"splits), {BY_IMAGE}1 … {BY_IMAGE}{SPLITS} (that one of the splits by image, where versions of one content "
+        "are on both sides), or all (default: %(default)s)",
     )
     command.add_argument(
         "--split-seed", type=whole_number(0), default=0, metavar="N", help="of the random splits (default: %(default)s)"

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from clips import make_clip
-from image_sets import write_spaq
 from safetensors import safe_open
 from safetensors.torch import load_file
 from training_network import SMALLEST
@@ -289,16 +288,3 @@ def test_a_run_in_a_folder_of_another_run_is_refused(data, tmp_path, capsys):
     capsys.readouterr()
     assert train(data, tmp_path / "run", "--seed", "1") == 1
     assert "is of a run whose" in capsys.readouterr().err
-
-
-def test_images_that_would_be_learned_from_at_another_size_than_scored_are_refused(data, tmp_path, capsys):
-    write_spaq(tmp_path / "spaq", {"1.jpg": 50.0})
-    arguments = [
-        f"spaq={tmp_path / 'spaq'}",
-        "--weights",
-        str(data / "start.safetensors"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert main(["train", *arguments, "--cache", str(tmp_path / "cache"), "--split", "all", *FEW]) == 1
-    assert "SPAQ's images are scored with a short side of 512 pixels" in capsys.readouterr().err

@@ -116,7 +116,9 @@ def fifths(samples: Sequence[Sample], seconds: float) -> dict[str, list[float]]:
     return {name: [statistics.fmean(sizes.get(name, 0) for sizes in part) for part in parts] for name in names}
 
 
-def time_in_process(scorer: Scorer, requests: Mapping[str, Request], seconds: float) -> list[dict[str, float]]:
+def time_in_process(
+    scorers: Mapping[str, Scorer], requests: Mapping[str, Request], seconds: float
+) -> list[dict[str, float]]:
     """Each request's seconds in this process, in whole rounds. What only a server refuses takes none: a harder bar."""
     rounds, end = [], time.monotonic() + seconds
     while not rounds or time.monotonic() < end:
@@ -124,16 +126,17 @@ def time_in_process(scorer: Scorer, requests: Mapping[str, Request], seconds: fl
         for name, request in requests.items():
             start = time.perf_counter()
             if not request.refusal:
-                answer_of(scorer.score, request)
+                answer_of(scorers, request)
             rounds[-1][name] = time.perf_counter() - start
     return rounds
 
 
 @contextlib.contextmanager
-def served(engines: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def served(folders: Sequence[Path], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`diffvqa serve`, ready. Stopped at the end of the block, which leaves its exit status in `returncode`."""
     flags = [str(word) for flag in {**PORTS, **LIMITS}.items() for word in flag]
-    command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", "--engines", str(engines), *flags]
+    engines = [word for folder in folders for word in ("--engines", str(folder))]
+    command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", *engines, *flags]
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
             while "metrics at" not in log.read_text():
@@ -175,31 +178,38 @@ def scored_by_server() -> int:
     time.sleep(3)  # it publishes its counts every two
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{PORTS['--metrics-port']}/metrics") as answer:
-            (count,) = re.findall(r"^diffvqa_score_count (\d+)", answer.read().decode(), re.MULTILINE)
+            counts = re.findall(r"^diffvqa_score_count(?:{[^}]*})? (\d+)", answer.read().decode(), re.MULTILINE)
     except OSError:  # it is gone, which the bars say
         return 0
-    return int(count)
+    return sum(map(int, counts))
 
 
-def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, dict[str, Any]]:
+def run(folders: Sequence[Path], seconds: float, clients: int, log: Path) -> tuple[Soak, dict[str, Any]]:
     """The quantities that the bars are set on, and what else there is to know."""
-    scorer, requests = Scorer.open(engines), make_requests()
-    expected = {name: request.refusal or answer_of(scorer.score, request) for name, request in requests.items()}
-    rounds = time_in_process(scorer, requests, seconds / 10)
+    opened = [Scorer.open(folder) for folder in folders]
+    scorers = {scorer.manifest.metric_name: scorer for scorer in opened}
+    requests = make_requests(scorers)
+    expected = {name: request.refusal or answer_of(scorers, request) for name, request in requests.items()}
+    rounds = time_in_process(scorers, requests, seconds / 10)
 
     def ask(seed: int) -> list[tuple[str, Outcome, Answer]]:
         draw, names, answers = random.Random(seed), list(requests), []
-        with Client(f"127.0.0.1:{PORTS['--port']}", deadline_seconds=DEADLINE_SECONDS) as client:
+        with contextlib.ExitStack() as stack:
+            url = f"127.0.0.1:{PORTS['--port']}"
+            asked = {
+                metric: stack.enter_context(Client(url, metric=metric, deadline_seconds=DEADLINE_SECONDS))
+                for metric in scorers
+            }
             while time.monotonic() - start < seconds:
                 # One of each kind to begin with: what the first of a kind takes to load is not growth.
                 name = draw.choice(names) if answers else names[seed % len(names)]
-                answer = answer_of(client.score, requests[name])
+                answer = answer_of(asked, requests[name])
                 answers.append((name, outcome_of(name, answer, expected), answer))
         return answers
 
     samples: list[Sample] = []
     decoders: set[int] = set()
-    with served(engines, log) as serve:
+    with served(folders, log) as serve:
         at_start = processes(serve.pid)
         with ThreadPoolExecutor(clients) as pool:
             start = time.monotonic()
@@ -212,7 +222,7 @@ def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, d
             served_seconds = time.monotonic() - start
         answers = [answer for future in futures for answer in future.result()]
         at_end, scored_there = processes(serve.pid), scored_by_server()
-    rounds += time_in_process(scorer, requests, seconds / 10)
+    rounds += time_in_process(scorers, requests, seconds / 10)
 
     asked = Counter(name for name, _, _ in answers)
     in_process = {name: statistics.fmean(each[name] for each in rounds) for name in asked}
@@ -245,7 +255,7 @@ def run(engines: Path, seconds: float, clients: int, log: Path) -> tuple[Soak, d
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--engines", type=Path, default=ROOT / "build" / "tiny", help="the engine folder (build/tiny)")
+    parser.add_argument("--engines", type=Path, action="append", required=True, help="an engine folder; one a metric")
     parser.add_argument("--seconds", type=float, default=300, help="how long clients ask (300)")
     parser.add_argument("--clients", type=int, default=16, help="how many ask at a time (16)")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "soak.json", help="the result (build/soak.json)")

@@ -3,15 +3,17 @@
 import random
 import struct
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from clips import make_clip
 
-from diffvqa_rt import VideoScore
+from diffvqa_rt import Scorer
 from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
+from diffvqa_rt.serving import Client
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"--max-request-mib": 2, "--max-frames": 400, "--max-frame-pixels": 10**6, "--max-crops": 3}
@@ -26,13 +28,29 @@ class Request:
     """A client's request. `refusal`: what a server of these limits answers to what this process would score."""
 
     video: bytes
+    metric: str = DEFAULT
     seed: int = 0
-    crops: int = 1
+    crops: int | None = None
+    frames: int | None = None
     refusal: str = ""
 
 
-def make_requests() -> dict[str, Request]:
-    """Everything that clients ask, by name: ten videos that can be scored, and seven things that can't."""
+def make_requests(metrics: Collection[str] = (DEFAULT,)) -> dict[str, Request]:
+    """Everything that clients ask of these metrics, by name.
+
+    Each gets ten videos that can be scored and seven things that can't; where frames are scored alone, a part of the
+    frames too.
+    """
+    requests: dict[str, Request] = {}
+    for metric in metrics:
+        options = metric_named(metric).options
+        for name, request in _requests().items():
+            if request.frames is None or "frames" in options:
+                requests[f"{metric}: {name}"] = replace(request, metric=metric)
+    return requests
+
+
+def _requests() -> dict[str, Request]:
     mp4 = make_clip(size=(320, 240), b_frames=2)
     png = make_clip("png", "image2pipe", pixel_format="rgb24", size=(90, 60), frames=1)
     huge = b"IHDR" + struct.pack(">II", 8000, 8000) + png[24:29]
@@ -57,11 +75,15 @@ def make_requests() -> dict[str, Request]:
         "bytes": (bytes((2 << 20) + 1), "is 2,097,153 bytes long", "2,097,152"),
         "bomb": (bomb, "has 64,000,000 pixels a picture", "1,000,000"),
         # MPEG-TS does not say how many there are: they are decoded, and then too many.
-        "frames": (make_clip(container="mpegts", frames=420, size=(16, 16)), "has 420 frames", "400"),
+        "long": (make_clip(container="mpegts", frames=420, size=(16, 16)), "has 420 frames", "400"),
     }
     return {
         **{name: Request(video=video) for name, video in good.items()},
         "two crops": Request(video=mp4, seed=7, crops=2),
+        "three frames": Request(video=mp4, frames=3),
+        "frames": Request(
+            video=mp4, frames=25, refusal="InputError: crops × frames is 25; this server takes at most 24"
+        ),
         **{name: Request(video=video) for name, video in bad.items()},
         **{
             name: Request(
@@ -73,9 +95,12 @@ def make_requests() -> dict[str, Request]:
     }
 
 
-def answer_of(score: Callable[..., VideoScore], request: Request) -> Answer:
+def answer_of(scorers: Mapping[str, Scorer | Client], request: Request) -> Answer:
+    """The answer of whoever scores by the request's metric."""
+    options = {"frames": request.frames} if request.frames else {}
     try:
-        answer = score(request.video, seed=request.seed, crops=request.crops).as_dict()
+        scorer = scorers[request.metric]
+        answer = scorer.score(request.video, seed=request.seed, crops=request.crops, **options).as_dict()
     except DiffVQAError as error:
         return f"{type(error).__name__}: {error}"
     del answer["stage_seconds"]

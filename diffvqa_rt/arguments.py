@@ -1,14 +1,29 @@
-"""Arguments that several subcommands of `diffvqa` have, and the kinds of numbers that arguments are."""
+"""Arguments that several subcommands of `diffvqa` have, the kinds of numbers that they are, and bad ones."""
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffvqa_rt.checks import MAX_COUNT
 from diffvqa_rt.engines import BACKENDS, MAX_THREADS
+from diffvqa_rt.errors import DiffVQAError
 
 DEFAULT_ENGINES = Path("build/tiny")
+
+
+class UsageError(DiffVQAError):
+    """Arguments do not fit together, or one is wrong in a way that the parser cannot see; ends with status 2."""
+
+
+@contextmanager
+def checked_arguments() -> Iterator[None]:
+    """Turns a ValueError, of what is made from arguments, into a UsageError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def add_engine_arguments(

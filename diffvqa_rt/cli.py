@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The arguments of the command line. Raises SystemExit as argparse does."""
     from diffvqa_rt.commands import COMMANDS
 
-    return _parse(COMMANDS, argv)
+    return _parse(_of_the_metric(COMMANDS, argv), argv)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +44,18 @@ class _Parser(argparse.ArgumentParser):
             print_results(message, end="")
         else:
             super()._print_message(message, file)
+
+
+def _of_the_metric(commands: "Sequence[Command]", argv: list[str] | None) -> "Sequence[Command]":
+    """The commands with the arguments of the metric that `--metric` names, which decides what else may be given."""
+    from diffvqa_rt.metrics.registry import DEFAULT, METRICS
+
+    first_look = argparse.ArgumentParser(add_help=False)
+    first_look.add_argument("--metric", nargs="?")
+    metric = first_look.parse_known_args(argv)[0].metric
+    # What is no metric is for the command's own parser to refuse.
+    name = metric if metric in METRICS else DEFAULT
+    return [command.for_metric(name) if command.for_metric else command for command in commands]
 
 
 def _parse(commands: "Sequence[Command]", argv: list[str] | None) -> argparse.Namespace:
@@ -67,12 +79,13 @@ def _parse(commands: "Sequence[Command]", argv: list[str] | None) -> argparse.Na
 
 
 def _run(commands: "Sequence[Command]", argv: list[str] | None) -> int:
-    from diffvqa_rt.commands.command import UsageError
+    from diffvqa_rt.arguments import UsageError
     from diffvqa_rt.errors import DiffVQAError, InputError
     from diffvqa_rt.standard_output import prepare_streams
 
     try:
         prepare_streams()
+        commands = _of_the_metric(commands, argv)
         arguments = _parse(commands, argv)
         return next(command for command in commands if command.name == arguments.command).perform(arguments)
     except BrokenPipeError:  # the reader of the results, or of the sentences, has gone

@@ -152,7 +152,7 @@ class Metric:
         """Raises InputError where the request asks for what this metric does not have."""
         for option in get_args(Option):
             if option not in self.options and getattr(request, option):
-                raise InputError(f"{option} is {getattr(request, option)}, and {self.title} has no choice of it")
+                raise InputError(f"{option} is {getattr(request, option)}; {self.title} does not take it, leave it out")
 
     def settle(self, config: Any, request: Request, frames: int) -> Request:
         """The request for a source of so many frames, with the number of crops settled."""

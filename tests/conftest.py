@@ -25,7 +25,7 @@ CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs built engines."""
     for item in items:
-        if "built_engines" in getattr(item, "fixturenames", ()):
+        if {"built_engines", "diffv2iqa_engines"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.engines)
 
 
@@ -37,11 +37,20 @@ def clip() -> Path:
 @pytest.fixture(scope="session")
 def built_engines(tmp_path_factory) -> Path:
     """The `tiny` engines for what is installed, built once by the command that users run. Not to be changed."""
+    return build_installed("diffvqa", tmp_path_factory.mktemp("engines") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def diffv2iqa_engines(tmp_path_factory) -> Path:
+    """DiffV²IQA's `tiny` engines in the same way. Not to be changed."""
+    return build_installed("diffv2iqa", tmp_path_factory.mktemp("engines") / "diffv2iqa-tiny")
+
+
+def build_installed(metric: str, folder: Path) -> Path:
     import build_engines
 
-    folder = tmp_path_factory.mktemp("engines") / "tiny"
     installed = ["onnx", "torch", *(["tensorrt-rtx"] if importlib.util.find_spec("tensorrt_rtx") else [])]
-    assert build_engines.main(["--backend", ",".join(installed), "--out", str(folder)]) == 0
+    assert build_engines.main(["--metric", metric, "--backend", ",".join(installed), "--out", str(folder)]) == 0
     return folder
 
 

@@ -1,6 +1,6 @@
 """The subcommands of `diffvqa`, one module each. Packages that only some need are imported once those run."""
 
-from diffvqa_rt.commands import adapt, client, diagnose, evaluate, info, plan, score, serve, train
+from diffvqa_rt.commands import client, diagnose, evaluate, info, plan, score, serve, training
 from diffvqa_rt.commands.command import Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -9,8 +9,8 @@ COMMANDS: tuple[Command, ...] = (
     serve.COMMAND,
     client.COMMAND,
     plan.COMMAND,
-    adapt.COMMAND,
-    train.COMMAND,
+    training.ADAPT,
+    training.TRAIN,
     evaluate.COMMAND,
     diagnose.COMMAND,
 )

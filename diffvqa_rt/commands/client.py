@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import whole_number
-from diffvqa_rt.commands.command import Command, checked_arguments
+from diffvqa_rt.arguments import checked_arguments, whole_number
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.commands.results_writer import Result, write_results
 from diffvqa_rt.commands.scoring_arguments import add_scoring_arguments, scoring_options, video_sources
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE

@@ -1,8 +1,7 @@
-"""A subcommand of `diffvqa`: its registration, and the error that ends it with status 2."""
+"""A subcommand of `diffvqa`: its registration."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from diffvqa_rt.errors import DiffVQAError
@@ -20,6 +19,8 @@ class Command:
         add_arguments: adds the arguments to the subcommand's parser.
         run: does the work. Returns the exit status.
         memory_advice: the arguments that make it take less memory, as the end of a sentence; None without such.
+        for_metric: the same subcommand with another metric's arguments, where each metric has its own; this one is then
+            the default metric's.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     memory_advice: str | None = None
+    for_metric: "Callable[[str], Command] | None" = None
 
     def perform(self, arguments: argparse.Namespace) -> int:
         """Runs the subcommand. Returns the exit status.
@@ -48,16 +50,3 @@ class Command:
         except MemoryError as error:
             advice = f"; {self.memory_advice}" if self.memory_advice else ""
             raise DiffVQAError(f"not enough memory ({error}){advice}") from error
-
-
-class UsageError(DiffVQAError):
-    """Arguments do not fit together, or one is wrong in a way that the parser cannot see."""
-
-
-@contextmanager
-def checked_arguments() -> Iterator[None]:
-    """Turns a ValueError, of what is made from arguments, into a UsageError."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import whole_number
-from diffvqa_rt.commands.command import Command, UsageError
+from diffvqa_rt.arguments import UsageError, whole_number
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.engines import MAX_THREADS
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import DiagnosisError

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES, add_engine_arguments, whole_number
-from diffvqa_rt.commands.command import Command, UsageError
+from diffvqa_rt.arguments import DEFAULT_ENGINES, UsageError, add_engine_arguments, whole_number
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.commands.evaluated_models import Predictions, open_engines
 from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.evaluation.data_sets import DATA_SETS, ProtocolName, read_table
-from diffvqa_rt.evaluation.mos_table import MosTable
-from diffvqa_rt.evaluation.protocols import SPLITS, default_protocol
+from diffvqa_rt.evaluation.mos_table import Kind, MosTable
+from diffvqa_rt.evaluation.protocols import SPLITS, default_protocols
+from diffvqa_rt.evaluation.published import PUBLISHED, published_results
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.video import MAX_SEED
 from diffvqa_rt.video.crops import MAX_CROPS
@@ -33,7 +34,8 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="MODEL[@TRAINED_ON]=FILE",
         help="predictions to evaluate as a row of the table, CSV (.csv) with columns video,score or JSON Lines; repeat "
         "for more models. {data} in FILE stands for each data set's name; {split} for 1 … "
-        f"{SPLITS}, where a model was trained for each random split. TRAINED_ON: the NAME of the training data set",
+        f"{SPLITS}, where a model was trained for each random split; {{by}} for the kind of these splits, content or "
+        "image. TRAINED_ON: the NAME of the training data set",
     )
     add_engine_arguments(command, None, f"{DEFAULT_ENGINES}, or no engines where --scores is given")
     command.add_argument("--model", metavar="NAME", help="what to call the engines' row (default: as the folder says)")
@@ -47,9 +49,16 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=("auto", *get_args(ProtocolName)),
         default="auto",
-        help=f"splits: the mean over {SPLITS} random 8:2 splits; published: the published test splits; whole: all "
-        "videos. auto: published where there are any, whole for a model that was trained on another data set, else as "
-        "is usual for the data set (default: %(default)s)",
+        help=f"splits: the mean over {SPLITS} random 8:2 splits, with all versions of one content on one side; "
+        "splits-by-image: with versions of one content on both, as much published code does; published: the published "
+        "test splits; whole: all videos. auto: published where there are any, whole for a model that was trained on "
+        "another data set, else as is usual for the data set, both kinds of random splits where contents have versions "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--published",
+        choices=PUBLISHED,
+        help="published numbers to put beside these (default: those of the engines' metric, where there are any)",
     )
     command.add_argument(
         "--split-seed",
@@ -127,39 +136,46 @@ def _run(arguments: argparse.Namespace) -> int:
     for model in [*engines, *arguments.scores]:
         for table in tables:
             chosen = arguments.protocol
-            protocol = default_protocol(table, model.trained_on) if chosen == "auto" else chosen
+            protocols = default_protocols(table, model.trained_on) if chosen == "auto" else (chosen,)
             kept = out / f"scores-{_slug(table.name)}.jsonl"
             with _writing(kept):
-                by_split = model.scores(table, protocol, kept)
-            scores = evaluate.ModelScores(model=model.name, trained_on=model.trained_on, by_split=by_split)
-            scored.append((table, scores, protocol))
-    failures = [sentence for _, scores, _ in scored for part in scores.by_split for sentence in part.failures]
+                by_protocol = model.scores(table, protocols, kept)
+            for protocol, by_split in by_protocol.items():
+                scores = evaluate.ModelScores(
+                    model=model.name, trained_on=model.trained_on, by_split=by_split, crops=model.crops
+                )
+                scored.append((table, scores, protocol))
+    failures = {sentence: None for _, scores, _ in scored for part in scores.by_split for sentence in part.failures}
     for sentence in failures:
         print(f"diffvqa: {sentence}", file=sys.stderr)
     evaluations = [
         one for table, scores, protocol in scored for one in evaluate.evaluate(table, scores, protocol, config)
     ]
-    incomplete = [one for one in evaluations if one.excluded]
+    distinct = evaluate.distinct_scores(evaluations)
+    incomplete = [one for one in distinct if one.excluded]
     for one in incomplete:
         print(
-            f"diffvqa: {one.model} on {one.test_set}: {len(one.excluded)} videos have no score and are EXCLUDED "
+            f"diffvqa: {one.model} on {one.test_set}: {len(one.excluded)} {one.kind}s have no score and are EXCLUDED "
             "(excluded.csv lists them)",
             file=sys.stderr,
         )
+    paper = arguments.published or next((model.metric for model in engines if model.metric in PUBLISHED), None)
+    published = published_results(paper) if paper else ()
     files = {
-        "evaluation.md": report.report_markdown(evaluations, arguments.resamples),
-        "table.csv": report.paper_csv(evaluations),
+        "evaluation.md": report.report_markdown(evaluations, arguments.resamples, published),
+        "table.csv": report.paper_csv(evaluations, published),
         "metrics.csv": report.metrics_csv(evaluations),
+        "distortions.csv": report.distortions_csv(evaluations),
         "excluded.csv": report.excluded_csv(evaluations),
     }
     for name, text in files.items():
         with _writing(out / name):
             (out / name).write_text(text, encoding="utf-8")
-    for number, one in enumerate(evaluations, 1):
+    for number, one in enumerate(distinct, 1):
         picture = out / f"scatter-{number:02}-{_slug(f'{one.model}-{one.test_set}')}.png"
         with _writing(picture):
             scatter.draw_scatter(one, picture)
-    print(f"diffvqa: wrote {', '.join(files)} and {len(evaluations)} scatter plots to {out}", file=sys.stderr)
+    print(f"diffvqa: wrote {', '.join(files)} and {len(distinct)} scatter plots to {out}", file=sys.stderr)
     printed: dict[str, Callable[[], str]] = {
         "markdown": lambda: files["evaluation.md"],
         "csv": lambda: files["table.csv"],
@@ -214,19 +230,23 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")
 
 
-_LAYOUTS = "\n".join(f"  {name:12} {data_set.layout}" for name, data_set in DATA_SETS.items())
+def _layouts(kind: Kind) -> str:
+    return "\n".join(f"  {name:12} {each.layout}" for name, each in DATA_SETS.items() if each.kind == kind)
+
 
 COMMAND = Command(
     name="evaluate",
     help="compare scores with human opinions on a data set",
-    description="Score the videos of data sets with an engine folder, or read predictions, and compare them with\n"
-    "the opinions: SRCC, PLCC (raw and after a 4-parameter logistic), KRCC and RMSE with bootstrap 95 %\n"
+    description="Score the videos or images of data sets with an engine folder, or read predictions, and compare them\n"
+    "with the opinions: SRCC, PLCC (raw and after a 4-parameter logistic), KRCC and RMSE with bootstrap 95 %\n"
     "intervals, by the protocols of the paper. Scores are kept as they are made: the same command goes on\n"
     "where an interrupted one stopped. A video without a score is reported and excluded, the others still\n"
     "count, and the exit status is 1.\n\n"
-    f"NAME and what PATH, the data set's folder, holds (for csv, PATH is the file):\n{_LAYOUTS}",
+    f"NAME and what PATH, the data set's folder, holds.\nVideos (for csv, PATH is the file):\n{_layouts('video')}\n"
+    f"Images:\n{_layouts('image')}",
     epilog="OUT gets evaluation.md, table.csv (laid out like the paper's tables), metrics.csv (every number),\n"
-    "scatter-*.png, scores-*.jsonl (what was scored here) and excluded.csv (videos without a score).",
+    "distortions.csv (SRCC within each type of distortion), scatter-*.png, scores-*.jsonl (what was scored here) and\n"
+    "excluded.csv (videos without a score).",
     formatter=argparse.RawDescriptionHelpFormatter,
     add_arguments=_add_arguments,
     run=_run,

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES
+from diffvqa_rt.arguments import DEFAULT_ENGINES, UsageError
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.evaluation.data_sets import ProtocolName
@@ -25,11 +26,32 @@ class Predictions:
     trained_on: str | None
     pattern: str
 
-    def scores(self, table: MosTable, protocol: ProtocolName, path: Path) -> tuple[Scores, ...]:
-        """The scores read, one set for all splits or one for each."""
-        file = self.pattern.replace("{data}", table.name)
+    def scores(
+        self, table: MosTable, protocols: Sequence[ProtocolName], path: Path
+    ) -> dict[ProtocolName, tuple[Scores, ...]]:
+        """The scores read, for each protocol one set for all splits or one for each.
+
+        Raises:
+            UsageError: the models of one kind of random splits would be tested on another kind's.
+        """
+        if len(protocols) > 1 and "{split}" in self.pattern and "{by}" not in self.pattern:
+            raise UsageError(
+                f"{table.title} is split by content and by image, and {self.pattern} does not say by which its models "
+                "were trained: put {by} into it, which stands for content and for image, or give --protocol splits or "
+                "--protocol splits-by-image"
+            )
+        return {protocol: self._read(table, protocol) for protocol in protocols}
+
+    def _read(self, table: MosTable, protocol: ProtocolName) -> tuple[Scores, ...]:
+        by = "image" if protocol == "splits-by-image" else "content"
+        file = self.pattern.replace("{data}", table.name).replace("{by}", by)
         numbers = range(1, SPLITS + 1) if "{split}" in file else range(1)
         return tuple(read_scores(Path(file.replace("{split}", str(number))), table) for number in numbers)
+
+    @property
+    def crops(self) -> None:
+        """Not known: files have scores alone."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +59,42 @@ class Engines:
     """A model that is there to score: the scorer, and all that a score depends on."""
 
     name: str
+    metric: str
     trained_on: str | None
     scorer: VideoScorer
     stamp: ScoreStamp
     batch: int
 
-    def scores(self, table: MosTable, protocol: ProtocolName, path: Path) -> tuple[Scores, ...]:
-        """The scores made, of the videos that the protocol tests; those that `path` keeps are not made again."""
+    @property
+    def crops(self) -> int:
+        return self.stamp.crops
+
+    def scores(
+        self, table: MosTable, protocols: Sequence[ProtocolName], path: Path
+    ) -> dict[ProtocolName, tuple[Scores, ...]]:
+        """The scores made, of the videos that the protocols test; those that `path` keeps are not made again."""
         from diffvqa_rt.evaluation.evaluate import rows_to_score
 
-        rows = rows_to_score(table, protocol)
+        # Several protocols are kinds of random splits, and all of those test all rows.
+        rows = rows_to_score(table, protocols[0])
         with tqdm(
             total=len(rows),
-            unit="video",
+            unit=table.kind,
             desc=table.title,
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
             leave=False,
         ) as bar:
-            return (score_rows(self.scorer, rows, path, self.stamp, batch=self.batch, on_video=lambda: bar.update()),)
+            scores = score_rows(
+                self.scorer,
+                rows,
+                path,
+                self.stamp,
+                short_side=table.short_side,
+                batch=self.batch,
+                on_video=lambda: bar.update(),
+            )
+        return dict.fromkeys(protocols, (scores,))
 
 
 def open_engines(arguments: argparse.Namespace) -> Engines:
@@ -73,4 +112,4 @@ def open_engines(arguments: argparse.Namespace) -> Engines:
         crops=arguments.crops,
     )
     name = arguments.model or manifest.model_label
-    return Engines(name, arguments.trained_on, scorer, stamp, arguments.batch)
+    return Engines(name, manifest.metric.name, arguments.trained_on, scorer, stamp, arguments.batch)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from diffvqa_rt.arguments import number, whole_number
+from diffvqa_rt.arguments import UsageError, checked_arguments, number, whole_number
 from diffvqa_rt.capacity.measurements import Measurement, Wanted, known_measurement, measurement_from
 from diffvqa_rt.capacity.planning import SIMULATED_VIDEOS, Check, Device, Plan, Target, checks, plan_fleet
-from diffvqa_rt.commands.command import Command, UsageError, checked_arguments
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.engines import BACKENDS, available_cpus
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.video import MAX_SEED

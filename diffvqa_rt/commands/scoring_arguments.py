@@ -5,8 +5,7 @@ import os
 import sys
 from typing import Any
 
-from diffvqa_rt.arguments import whole_number
-from diffvqa_rt.commands.command import UsageError, checked_arguments
+from diffvqa_rt.arguments import UsageError, checked_arguments, whole_number
 from diffvqa_rt.commands.results_writer import FORMATS
 from diffvqa_rt.metric import MAX_FRAMES, Metric, Request
 from diffvqa_rt.video import MAX_SEED

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES, add_runtime_arguments, whole_number
+from diffvqa_rt.arguments import DEFAULT_ENGINES, add_runtime_arguments, checked_arguments, whole_number
 from diffvqa_rt.checks import MAX_COUNT
-from diffvqa_rt.commands.command import Command, checked_arguments
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.serving.server import serve
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT

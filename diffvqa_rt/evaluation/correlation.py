@@ -111,7 +111,7 @@ def measure_agreement(
     if x.shape != y.shape:
         raise ValueError(f"scores has {len(x)} values, and mos {len(y)}; expected one of each for a video")
     if len(x) < MIN_VIDEOS:
-        raise EvaluationError(f"{len(x)} videos are too few to evaluate; expected at least {MIN_VIDEOS}")
+        raise EvaluationError(f"{len(x)} scores are too few to evaluate; expected at least {MIN_VIDEOS}")
     for what, constant in (("scores", x), ("opinions", y)):
         if _is_constant(constant):
             note = f"All {what} are {constant[0]:g}: no metric is defined."
@@ -143,6 +143,14 @@ def measure_agreement(
         for name, value, least, most in zip(METRICS, values, low, high, strict=True)
     }
     return Agreement(videos=len(x), metrics=estimates, curve=curve, notes=tuple(notes))
+
+
+def rank_correlation(scores: ArrayLike, mos: ArrayLike) -> float:
+    """The SRCC of scores [n] against opinions [n]; NaN under `MIN_VIDEOS` of them, or where either are constant."""
+    x, y = _check("scores", scores), _check("mos", mos)
+    if len(x) < MIN_VIDEOS or _is_constant(x) or _is_constant(y):
+        return math.nan
+    return float(scipy.stats.spearmanr(x, y).statistic)
 
 
 def fit_curve(scores: _Floats, mos: _Floats, start: OpinionCurve | None = None) -> OpinionCurve:

@@ -2,13 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from diffvqa_rt.errors import EvaluationError
-from diffvqa_rt.evaluation.correlation import Agreement, Estimate, MetricName, measure_agreement
+from diffvqa_rt.evaluation.correlation import Agreement, Estimate, MetricName, measure_agreement, rank_correlation
 from diffvqa_rt.evaluation.data_sets import ProtocolName
-from diffvqa_rt.evaluation.mos_table import MosRow, MosTable
+from diffvqa_rt.evaluation.mos_table import Kind, MosRow, MosTable
 from diffvqa_rt.evaluation.protocols import published_splits, random_splits
 from diffvqa_rt.evaluation.scores import Scores
 
@@ -30,11 +31,13 @@ class ModelScores:
         model: its name.
         trained_on: the `MosTable.name` of what it was trained on; None where that is not known.
         by_split: one set of scores for all, or, where a model was trained for each random split, one for each.
+        crops: the crop positions that a score is the mean of; None where that is not known.
     """
 
     model: str
     trained_on: str | None
     by_split: tuple[Scores, ...]
+    crops: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,18 +45,22 @@ class Evaluation:
     """A model on one test set.
 
     Attributes:
-        model, trained_on: as in `ModelScores`.
-        data, test_set: the data set's name, and the test set's title, such as `LSVQ test`.
+        model, trained_on, crops: as in `ModelScores`.
+        data, kind, test_set: the data set's name, what is in it, and the test set's title, such as `LSVQ test`.
         protocol: how.
         whole: over all tested videos, with intervals; None where each random split has scores of its own.
         splits: over each random split's test videos; empty under other protocols.
         scores, mos: what `whole`, or else the first split, was measured on.
         excluded: the tested videos that have no score, and so are in no number here.
+        distortions: SRCC within each type of distortion: the mean over the random splits, else over all. NaN where one
+            of them has too few of a type.
     """
 
     model: str
     trained_on: str | None
+    crops: int | None
     data: str
+    kind: Kind
     test_set: str
     protocol: ProtocolName
     whole: Agreement | None
@@ -61,6 +68,7 @@ class Evaluation:
     scores: tuple[float, ...]
     mos: tuple[float, ...]
     excluded: tuple[str, ...]
+    distortions: Mapping[str, float]
 
     @property
     def is_retrained(self) -> bool:
@@ -103,6 +111,19 @@ class Evaluation:
         return statistics.median(values) if values and not any(map(math.isnan, values)) else math.nan
 
 
+def distinct_scores(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """The evaluations whose scores no earlier one has: both kinds of random splits may look at the same."""
+    first: dict[tuple[object, ...], Evaluation] = {}
+    for one in evaluations:
+        first.setdefault((one.model, one.trained_on, one.data, one.scores), one)
+    return list(first.values())
+
+
+def is_on_random_splits(protocol: ProtocolName) -> bool:
+    """True for the protocols that test on random splits."""
+    return protocol in ("splits", "splits-by-image")
+
+
 def rows_to_score(table: MosTable, protocol: ProtocolName) -> tuple[MosRow, ...]:
     """The rows that need a score under a protocol. Raises EvaluationError where the table has no such split."""
     if protocol == "published":
@@ -119,43 +140,54 @@ def evaluate(table: MosTable, model: ModelScores, protocol: ProtocolName, config
     Raises:
         EvaluationError: a test set has too few videos with scores, or there are scores for another number of splits.
     """
-    if len(model.by_split) > 1 and protocol != "splits":
+    if is_on_random_splits(protocol):
+        return [_on_random_splits(table, model, protocol, config)]
+    if len(model.by_split) > 1:
         raise EvaluationError(
             f"{model.model} has scores for each random split of {table.title}, but its protocol is {protocol}"
         )
-    if protocol == "splits":
-        return [_on_random_splits(table, model, config)]
     test_sets = (
         [(f"{table.title} {split.name}", split.test) for split in published_splits(table)]
         if protocol == "published"
         else [(table.title, table.rows)]
     )
+    (scores,) = model.by_split
     evaluations = []
     for title, rows in test_sets:
-        scored, excluded = _divide(rows, model.by_split[0])
-        whole = _measure(title, scored, model.by_split[0], config)
-        evaluations.append(_evaluation(table, model, protocol, title, whole, (), scored, excluded))
+        scored, excluded = _divide(rows, scores)
+        whole = _measure(title, scored, scores, config)
+        evaluations.append(_evaluation(table, model, protocol, title, whole, (), [(scored, scores)], scored, excluded))
     return evaluations
 
 
-def _on_random_splits(table: MosTable, model: ModelScores, config: EvaluationConfig) -> Evaluation:
-    splits = random_splits(table, seed=config.split_seed)
+def _on_random_splits(
+    table: MosTable, model: ModelScores, protocol: ProtocolName, config: EvaluationConfig
+) -> Evaluation:
+    by_image = protocol == "splits-by-image"
+    title = f"{table.title} by image" if by_image else table.title
+    splits = random_splits(table, by_image=by_image, seed=config.split_seed)
     is_retrained = len(model.by_split) > 1
     if is_retrained and len(model.by_split) != len(splits):
         raise EvaluationError(f"{model.model} has scores for {len(model.by_split)} splits; expected {len(splits)}")
     agreements: list[Agreement] = []
+    tested: list[_Scored] = []
     excluded: list[str] = []
     without_intervals = EvaluationConfig(resamples=0)
     for split, scores in zip(splits, model.by_split if is_retrained else model.by_split * len(splits), strict=True):
         scored, lost = _divide(split.test, scores)
         excluded += [f"{name} ({split.name})" for name in lost]
-        agreements.append(_measure(f"{table.title}, {split.name}", scored, scores, without_intervals))
+        agreements.append(_measure(f"{title}, {split.name}", scored, scores, without_intervals))
+        tested.append((scored, scores))
     if is_retrained:
-        first, _ = _divide(splits[0].test, model.by_split[0])
-        return _evaluation(table, model, "splits", table.title, None, agreements, first, excluded)
+        first, _ = tested[0]
+        return _evaluation(table, model, protocol, title, None, agreements, tested, first, excluded)
     scored, lost = _divide(table.rows, model.by_split[0])
-    whole = _measure(table.title, scored, model.by_split[0], config)
-    return _evaluation(table, model, "splits", table.title, whole, agreements, scored, lost)
+    whole = _measure(title, scored, model.by_split[0], config)
+    return _evaluation(table, model, protocol, title, whole, agreements, tested, scored, lost)
+
+
+_Scored = tuple[Sequence[MosRow], Scores]
+"""Rows that all have a score, and the scores."""
 
 
 def _evaluation(
@@ -165,13 +197,16 @@ def _evaluation(
     test_set: str,
     whole: Agreement | None,
     splits: Sequence[Agreement],
+    tested: Sequence[_Scored],
     scored: Sequence[MosRow],
     excluded: Sequence[str],
 ) -> Evaluation:
     return Evaluation(
         model=model.model,
         trained_on=model.trained_on,
+        crops=model.crops,
         data=table.name,
+        kind=table.kind,
         test_set=test_set,
         protocol=protocol,
         whole=whole,
@@ -179,7 +214,20 @@ def _evaluation(
         scores=tuple(model.by_split[0].by_name[row.name] for row in scored),
         mos=tuple(row.mos for row in scored),
         excluded=tuple(excluded),
+        distortions=_within_distortions(table, tested),
     )
+
+
+def _within_distortions(table: MosTable, tested: Sequence[_Scored]) -> dict[str, float]:
+    """The SRCC within each type of distortion, in the table's order, and the mean over what was tested."""
+    result = {}
+    for distortion in dict.fromkeys(row.distortion for row in table.rows if row.distortion):
+        values = []
+        for rows, scores in tested:
+            of_type = [row for row in rows if row.distortion == distortion]
+            values.append(rank_correlation([scores.by_name[row.name] for row in of_type], [row.mos for row in of_type]))
+        result[distortion] = statistics.fmean(values)
+    return result
 
 
 def _divide(rows: Sequence[MosRow], scores: Scores) -> tuple[list[MosRow], list[str]]:
@@ -191,12 +239,19 @@ def _divide(rows: Sequence[MosRow], scores: Scores) -> tuple[list[MosRow], list[
 def _measure(title: str, rows: Sequence[MosRow], scores: Scores, config: EvaluationConfig) -> Agreement:
     has_contents = any(row.content for row in rows)
     try:
-        return measure_agreement(
-            [scores.by_name[row.name] for row in rows],
-            [row.mos for row in rows],
-            contents=[row.content or row.name for row in rows] if has_contents else None,
-            resamples=config.resamples,
-            seed=config.bootstrap_seed,
+        return _agreement(
+            tuple(scores.by_name[row.name] for row in rows),
+            tuple(row.mos for row in rows),
+            tuple(row.content or row.name for row in rows) if has_contents else None,
+            config,
         )
     except EvaluationError as error:
         raise EvaluationError(f"{title}: {error}") from error
+
+
+# Both kinds of random splits of a data set have the same whole, and intervals of ten thousand images take a minute.
+@lru_cache(maxsize=32)
+def _agreement(
+    scores: tuple[float, ...], mos: tuple[float, ...], contents: tuple[str, ...] | None, config: EvaluationConfig
+) -> Agreement:
+    return measure_agreement(scores, mos, contents=contents, resamples=config.resamples, seed=config.bootstrap_seed)

@@ -1,4 +1,4 @@
-"""The videos that a model is tested on (SPEC §5): random 8:2 splits, published splits, or all of a data set."""
+"""The videos that a model is tested on (SPEC §5): random splits, published splits, or all of a data set."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,35 +14,49 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """A division of a data set: no video, and no content, is on both sides."""
+    """A division of a data set: no video is on two sides, nor a content, unless it was divided by image."""
 
     name: str
     train: tuple[MosRow, ...]
     test: tuple[MosRow, ...]
 
 
-def default_protocol(table: MosTable, trained_on: str | None) -> ProtocolName:
-    """The protocol of SPEC §5, on this data set, for a model that was trained on `trained_on` (None where not known).
+def default_protocols(table: MosTable, trained_on: str | None) -> tuple[ProtocolName, ...]:
+    """The protocols of SPEC §5, on this data set, for a model that was trained on `trained_on` (None where not known).
 
     On another data set than its own a model has seen nothing, so that all of it is the test; but where test splits are
-    published, their numbers are what others report.
+    published, their numbers are what others report. Where videos share contents, two kinds of random splits are usual
+    (SPEC-diffv2iqa, D32).
     """
     if any(is_test_split(row.split) for row in table.rows):
-        return "published"
+        return ("published",)
     if trained_on not in (None, table.name):
-        return "whole"
-    data_set = DATA_SETS.get(table.name)
-    return data_set.protocol if data_set else "whole"
+        return ("whole",)
+    protocol = DATA_SETS[table.name].protocol if table.name in DATA_SETS else "whole"
+    if protocol == "splits" and any(row.content for row in table.rows):
+        return ("splits", "splits-by-image")
+    return (protocol,)
 
 
 def random_splits(
-    table: MosTable, *, splits: int = SPLITS, test_share: float = TEST_SHARE, seed: int = 0
+    table: MosTable,
+    *,
+    splits: int = SPLITS,
+    test_share: float = TEST_SHARE,
+    by_image: bool = False,
+    seed: int = 0,
 ) -> tuple[Split, ...]:
     """Divisions of a data set into train and test, the same wherever and whenever they are made.
 
     For split number i of 1 … `splits`, the contents are put in the order of SHA-256(`seed/i/content`), where the
     content of a video without one is its name, and taken for the test until it holds `test_share` of the videos. A hash
     and not a generator, so that neither the table's order nor NumPy's version changes who trains on what.
+
+    8:2, 7:1:2 and 6:2:2 are the same splits: their validation is taken from `train`.
+
+    Args:
+        by_image: take each video as a content of its own, so that versions of one are trained and tested on. That
+            raises a model's numbers; much published code does it.
 
     Raises:
         ValueError: `splits` or `test_share` is out of range.
@@ -54,7 +68,7 @@ def random_splits(
         raise ValueError(f"test_share is {test_share}; expected a number between 0 and 1")
     by_content: dict[str, list[str]] = {}
     for row in table.rows:
-        by_content.setdefault(row.content or row.name, []).append(row.name)
+        by_content.setdefault(row.name if by_image else row.content or row.name, []).append(row.name)
     wanted = round(test_share * len(table.rows))
     result = []
     for number in range(1, splits + 1):
@@ -66,7 +80,7 @@ def random_splits(
         split = _divide(f"split {number}", table.rows, test)
         if not split.train or not split.test:
             raise EvaluationError(
-                f"{table.title}'s {len(table.rows)} videos of {len(by_content)} contents cannot be split "
+                f"{table.title}'s {len(table.rows)} {table.kind}s of {len(by_content)} contents cannot be split "
                 f"into train and test"
             )
         result.append(split)

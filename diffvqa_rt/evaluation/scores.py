@@ -8,13 +8,18 @@ scores beyond the range's ends, in the place of `score`).
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from diffvqa_rt.errors import EvaluationError, MosTableError
+import numpy as np
+from numpy.typing import NDArray
+
+from diffvqa_rt.errors import DiffVQAError, EvaluationError, MosTableError
 from diffvqa_rt.evaluation.mos_table import MosRow, MosTable, SourceRow, parse_number, read_csv
+from diffvqa_rt.evaluation.shrinking import read_shrunk
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.video import DECODING_VERSION
 
@@ -25,7 +30,7 @@ class VideoScorer(Protocol):
     """Scores videos: `diffvqa_rt.Scorer`, or a stand-in."""
 
     def score_many(
-        self, sources: Iterable[Path], *, seed: int, crops: int, batch: int
+        self, sources: Iterable[Path | NDArray[np.uint8]], *, seed: int, crops: int, batch: int
     ) -> Iterator[VideoScore | ScoringFailure]: ...
 
 
@@ -80,7 +85,7 @@ def read_scores(path: Path, table: MosTable) -> Scores:
         by_name[name] = parse_number(row.where, "score", row.cells.get("raw_score") or row.cells["score"])
     if not by_name:
         example = table.rows[0].name
-        raise MosTableError(f"{path} has no score for any video of {table.title} (one of them is {example})")
+        raise MosTableError(f"{path} has no score for any {table.kind} of {table.title} (one of them is {example})")
     return Scores(by_name, tuple(failures))
 
 
@@ -125,6 +130,7 @@ def score_rows(
     path: Path,
     stamp: ScoreStamp,
     *,
+    short_side: int | None = None,
     batch: int = 1,
     on_video: Callable[[], None] = lambda: None,
 ) -> Scores:
@@ -136,6 +142,7 @@ def score_rows(
         path: JSON Lines, made if need be, appended to otherwise. A last line without an end, as a killed run may leave
             it, is dropped.
         stamp: what the scores depend on.
+        short_side: as in `MosTable`; pictures are then shrunk here, and the scorer gets their pixels.
         batch: how many videos go through the engines together; changes no score.
         on_video: called after each video, those that were kept before included.
 
@@ -149,14 +156,18 @@ def score_rows(
         if row.name in kept:
             on_video()
     remaining = [row for row in rows if row.name not in kept]
-    failures = []
+    failures: list[str] = []
+    scoring = deque(remaining)
+    sources: Iterable[Path | NDArray[np.uint8]] = [row.video for row in remaining]
+    if short_side is not None:
+        scoring.clear()
+        sources = _shrink(remaining, short_side, scoring, failures, on_video)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        sources = [row.video for row in remaining]
-        results = scorer.score_many(sources, seed=stamp.seed, crops=stamp.crops, batch=batch)
-        for row, result in zip(remaining, results, strict=True):
+        for result in scorer.score_many(sources, seed=stamp.seed, crops=stamp.crops, batch=batch):
+            row = scoring.popleft()
             if isinstance(result, ScoringFailure):
-                failures.append(result.error)
+                failures.append(result.error if short_side is None else f"{row.video}: {result.error}")
             elif not math.isfinite(score := result.raw_score):  # clamped to the range, the order would be lost
                 failures.append(f"{row.name}: its score is {score}")
             else:
@@ -166,6 +177,25 @@ def score_rows(
                 kept[row.name] = score
             on_video()
     return Scores({row.name: kept[row.name] for row in rows if row.name in kept}, tuple(failures))
+
+
+def _shrink(
+    rows: Sequence[MosRow],
+    short_side: int,
+    scoring: deque[MosRow],
+    failures: list[str],
+    on_video: Callable[[], None],
+) -> Iterator[NDArray[np.uint8]]:
+    """The shrunk pictures one by one: the row of each goes to `scoring`, and what cannot be read to `failures`."""
+    for row in rows:
+        try:
+            picture = read_shrunk(row.video, short_side)
+        except DiffVQAError as error:
+            failures.append(str(error))
+            on_video()
+            continue
+        scoring.append(row)
+        yield picture
 
 
 def _file_bytes(path: Path) -> int | None:

@@ -6,6 +6,7 @@ stays in order. Whatever else is drawn (noise, angles, which frames) is the same
 """
 
 import hashlib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,7 +84,7 @@ def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted
     """The clip at one rung of a ladder; the same for the same `key`, which names the scene and the set's seed."""
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity!r}; expected one of {', '.join(map(str, SEVERITIES))}")
-    slide = _SLIDE * float(_generator(f"{key}/{ladder.name}").random())
+    slide = slide_of(ladder, key)
     frames, codec, crf, record = clip, None, 0.0, []
     for index, step in enumerate(ladder.steps):
         value = step.value(severity, slide)
@@ -96,6 +97,11 @@ def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted
             frames, drawn = EFFECTS[step.effect](frames, value, generator)
         record.append({"effect": step.effect, step.parameter: value} | drawn)
     return Distorted(frames=frames, codec=codec, crf=crf, steps=tuple(record))
+
+
+def slide_of(ladder: Ladder, key: str) -> float:
+    """The distance of all rungs of a ladder from their knots to the next, 0 … 0.7 of the way, for one scene."""
+    return _SLIDE * float(_generator(f"{key}/{ladder.name}").random())
 
 
 def _generator(key: str) -> np.random.Generator:
@@ -193,6 +199,17 @@ def banding(clip: RgbClip, levels: float, generator: np.random.Generator) -> tup
     return _each(clip, lambda frame: np.rint(frame * (steps / 255)) * (255 / steps)), {}
 
 
+def jpeg(clip: RgbClip, quality: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """Each frame through a JPEG file of `quality`, 100 the best, chroma at half the side."""
+
+    def compress(image: Image.Image) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=round(quality), subsampling="4:2:0")
+        return Image.open(file)
+
+    return _each_image(clip, compress), {}
+
+
 def frame_drops(clip: RgbClip, share: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
     """A `share` of the frames lost at random, the one before in the place of each; a higher share loses those too."""
     count = len(clip)
@@ -234,6 +251,7 @@ EFFECTS: dict[str, Effect] = {
         shot_noise,
         low_light,
         banding,
+        jpeg,
         frame_drops,
         freeze,
         judder,
@@ -302,3 +320,12 @@ LADDERS: dict[str, Ladder] = {
     )
 }
 """Every type of distortion in the set, by name."""
+
+STILL_LADDERS: dict[str, Ladder] = {
+    ladder.name: ladder
+    for ladder in (
+        *(ladder for ladder in LADDERS.values() if not ladder.needs_motion and ladder.steps[-1].effect not in CODECS),
+        _ladder("jpeg", "vmaf", _step("jpeg", "quality", 75, 45, 25, 15, 9, 4)),
+    )
+}
+"""The types of distortion of a still, by name: those of one frame that need no video codec, and JPEG."""

@@ -14,6 +14,7 @@ class LabelledVideo:
     """A video to learn from. `label` is on the network's score range, None where only the order in its ladder is known.
 
     `ladder` names the versions of one scene under one distortion, `severity` is its place among them, 0 the pristine.
+    `content` is the source that it shares with its other versions, None where it is one of its own.
     """
 
     name: str
@@ -21,6 +22,7 @@ class LabelledVideo:
     label: float | None
     ladder: str | None = None
     severity: int = 0
+    content: str | None = None
 
 
 def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
@@ -46,6 +48,7 @@ def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
             label=clip.label,
             ladder=f"{scene}/{distortion}",
             severity=clip.severity,
+            content=clip.content,
         )
         for clip, scene, distortion in members
     ]

@@ -18,14 +18,19 @@ from diffvqa_rt.errors import TrainingError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from diffvqa_rt.training.loop import FitConfig, OnProgress, OnStep
+    from diffvqa_rt.training.loop import FitConfig, OnProgress, OnStep, Schedule
 
 PRECISIONS = ("no", "fp16", "bf16")
 _PACKAGES = ("torch", "accelerate", "safetensors", "scipy", "tensorboard")
 
 
 def add_fit_arguments(
-    command: argparse.ArgumentParser, *, learning_rate: float, weight_decay: float, batch: int
+    command: argparse.ArgumentParser,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    batch: int,
+    schedule: "Schedule" = "constant",
 ) -> None:
     """Adds all that decides how a run trains, and where it is kept; the defaults given are the paper's."""
     command.add_argument(
@@ -47,7 +52,7 @@ def add_fit_arguments(
     command.add_argument(
         "--schedule",
         choices=("constant", "cosine"),
-        default="constant",
+        default=schedule,
         help="of the learning rate; cosine falls to 0 at the last step (default: %(default)s)",
     )
     command.add_argument(
@@ -78,6 +83,24 @@ def add_fit_arguments(
         default=2,
         metavar="N",
         help="processes that decode and read ahead; change no result (default: %(default)s)",
+    )
+
+
+def add_cache_arguments(command: argparse.ArgumentParser, folder: Path, what: str) -> None:
+    """Adds `--cache` and `--cache-gigabytes`; `what`, a plural, is kept there."""
+    command.add_argument(
+        "--cache",
+        type=Path,
+        default=folder,
+        metavar="DIR",
+        help=f"where {what} are kept, for every run on the same frozen network (default: %(default)s)",
+    )
+    command.add_argument(
+        "--cache-gigabytes",
+        type=whole_number(1),
+        default=100,
+        metavar="GB",
+        help="the most that DIR may take; a run that needs more says so before it starts (default: %(default)s)",
     )
 
 
@@ -137,9 +160,9 @@ def step_bar(label: str, steps: int) -> "Iterator[OnStep]":
 
 
 @contextmanager
-def item_bar(label: str) -> "Iterator[OnProgress]":
-    """A bar on a terminal's stderr that counts videos."""
-    with tqdm(desc=label, unit="video", file=sys.stderr, disable=None) as bar:
+def item_bar(label: str, unit: str = "video") -> "Iterator[OnProgress]":
+    """A bar on a terminal's stderr that counts videos, or what `unit` says."""
+    with tqdm(desc=label, unit=unit, file=sys.stderr, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

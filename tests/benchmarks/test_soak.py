@@ -110,6 +110,11 @@ def test_the_clients_requests_are_good_and_bad_and_of_many_kinds():
     requests = make_requests()
     assert len(requests) == 17 and len({(r.video, r.crops) for r in requests.values()}) == 17
     assert sum(bool(request.refusal) for request in requests.values()) == 4
+    both = make_requests(["diffvqa", "diffv2iqa"])
+    assert len(both) == 17 + 19 and both.keys() > requests.keys()
+    assert {name for name, request in both.items() if request.frames} == {
+        *("diffv2iqa: three frames", "diffv2iqa: frames"),
+    }
 
 
 def test_misuse_is_status_2(capsys):

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from diffvqa_rt import Scorer, cli
+from diffvqa_rt.arguments import UsageError, checked_arguments
 from diffvqa_rt.commands import COMMANDS
-from diffvqa_rt.commands.command import Command, UsageError, checked_arguments
+from diffvqa_rt.commands.command import Command
 from diffvqa_rt.errors import DiffVQAError, InputError, VideoDecodeError
 
 

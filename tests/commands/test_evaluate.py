@@ -57,6 +57,7 @@ def test_predictions_of_two_models_become_tables_and_pictures(evaluate, tmp_path
         "evaluation.md",
         "table.csv",
         "metrics.csv",
+        "distortions.csv",
         "excluded.csv",
         "scatter-01-Good-KoNViD-1k.png",
         "scatter-02-Bad-KoNViD-1k.png",
@@ -124,6 +125,7 @@ def stand_in(monkeypatch):
         weights=SimpleNamespace(sha256="abc", is_trained=True),
         backends={"onnx": SimpleNamespace(files={"head.onnx": "123"})},
         model_label="tiny",
+        metric=SimpleNamespace(name="diffvqa"),
     )
     holder = SimpleNamespace(scorer=StandInScorer(), manifest=manifest)
 
@@ -189,7 +191,7 @@ def test_when_nothing_can_be_scored_the_reasons_come_before_the_end(evaluate, st
     monkeypatch.setattr(stand_in.scorer, "score_many", fail)
     status, out, err = evaluate(f"konvid-1k={folder}", "--engines", "x")
     assert status == 1 and out == ""
-    assert "1011.mp4 is empty" in err and "0 videos are too few to evaluate" in err.splitlines()[-1]
+    assert "1011.mp4 is empty" in err and "0 scores are too few to evaluate" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

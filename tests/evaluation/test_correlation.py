@@ -111,7 +111,7 @@ def test_constant_values_give_nan_and_say_why(scores, mos, what):
 
 def test_too_few_videos_are_refused():
     few = MIN_VIDEOS - 1
-    with pytest.raises(EvaluationError, match=f"{few} videos are too few to evaluate; expected at least {MIN_VIDEOS}"):
+    with pytest.raises(EvaluationError, match=f"{few} scores are too few to evaluate; expected at least {MIN_VIDEOS}"):
         measure_agreement(SCORES[:few], MOS[:few])
     assert measure_agreement(SCORES[:MIN_VIDEOS], MOS[:MIN_VIDEOS], resamples=5).videos == MIN_VIDEOS
 

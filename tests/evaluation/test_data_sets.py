@@ -11,6 +11,7 @@ from opinions import write
 
 from diffvqa_rt.errors import MosTableError
 from diffvqa_rt.evaluation.data_sets import DATA_SETS, read_table
+from diffvqa_rt.evaluation.data_sets.videos import VIDEO_SETS
 
 LSVQ_HEADER = "name,p1,height,width,mos_p1,mos,frame_number,is_test,is_valid"
 
@@ -132,8 +133,8 @@ def test_a_plain_csv_is_read_whatever_its_byte_order_mark_case_and_blank_lines(t
     assert read_table("csv", tmp_path / "mine.csv", mos_range=(0, 100)).mos_range == (0, 100)
 
 
-def test_every_data_set_has_a_test():
-    assert set(DATA_SETS) == {*LAYOUTS, "csv"}
+def test_every_video_set_has_a_test():
+    assert set(VIDEO_SETS) == set(LAYOUTS)
 
 
 @pytest.mark.parametrize("missing", ["labels_train_test.csv", "labels_test_1080p.csv"])
@@ -253,7 +254,7 @@ BAD_MAT = {
     "no mos": (lambda path: scipy.io.savemat(path, {"video_list": np.array(["a"], object)}), "has no variable mos$"),
     "shapes": (
         lambda path: scipy.io.savemat(path, {"video_list": np.array(["a", "b"], object), "mos": [1.0, 2.0, 3.0]}),
-        r"video_list has the shape \(2,\), and mos \(3,\)",
+        r"their shapes are: video_list \(2,\), mos \(3,\)$",
     ),
     "no number": (
         lambda path: scipy.io.savemat(path, {"video_list": np.array(["a", "b"], object), "mos": [1.0, np.nan]}),

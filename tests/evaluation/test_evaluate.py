@@ -92,7 +92,7 @@ def test_videos_without_a_score_are_excluded_by_name_and_move_no_other():
 
 def test_a_test_set_with_too_few_scores_is_named():
     table = make_table(40)
-    with pytest.raises(EvaluationError, match=r"KoNViD-1k, split 1: 8 videos are too few to evaluate"):
+    with pytest.raises(EvaluationError, match=r"KoNViD-1k, split 1: 8 scores are too few to evaluate"):
         evaluate(table, model(table), "splits", QUICK)
 
 

@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from diffvqa_rt.synthetic.distortions import EFFECTS, LADDERS, SEVERITIES, Ladder, Step, distort
+from diffvqa_rt.synthetic.distortions import EFFECTS, LADDERS, SEVERITIES, STILL_LADDERS, Ladder, Step, distort
 
 # Parameters that fall as the fault grows.
-FALLING = {"photons", "levels"}
+FALLING = {"photons", "levels", "quality"}
+ALL_LADDERS = LADDERS | STILL_LADDERS
 TEMPORAL = ("frame_drops", "freeze", "judder")
 
 
@@ -32,20 +33,20 @@ def apply(effect: str, clip: np.ndarray, value: float, seed: int = 0):
     return EFFECTS[effect](clip, value, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", ALL_LADDERS)
 def test_a_ladder_is_the_same_every_time_and_another_for_another_scene(name):
     clip = texture()
-    once, again, other = (distort(clip, LADDERS[name], 3, key) for key in ("0/a", "0/a", "0/b"))
+    once, again, other = (distort(clip, ALL_LADDERS[name], 3, key) for key in ("0/a", "0/a", "0/b"))
     assert np.array_equal(once.frames, again.frames) and once.steps == again.steps
     assert once.steps != other.steps
     assert clip.dtype == once.frames.dtype == np.uint8 and once.frames.shape == clip.shape
     assert np.array_equal(clip, texture())
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", ALL_LADDERS)
 @pytest.mark.parametrize("key", ["0/a", "0/b", "7/c"])
 def test_every_step_of_a_ladder_grows_with_severity_and_records_its_parameter(name, key):
-    ladder = LADDERS[name]
+    ladder = ALL_LADDERS[name]
     rungs = [distort(texture(4), ladder, severity, key).steps for severity in SEVERITIES]
     for index, step in enumerate(ladder.steps):
         values = [rung[index][step.parameter] for rung in rungs]
@@ -62,20 +63,20 @@ def test_every_step_of_a_ladder_grows_with_severity_and_records_its_parameter(na
     "name",
     [
         name
-        for name in LADDERS
-        if name not in TEMPORAL and LADDERS[name].steps[0].effect in EFFECTS.keys() - {"scaling"}
+        for name in ALL_LADDERS
+        if name not in TEMPORAL and ALL_LADDERS[name].steps[0].effect in EFFECTS.keys() - {"scaling"}
     ],
 )
 def test_the_error_grows_with_severity(name):
     clip = texture()
-    errors = [np.abs(distort(clip, LADDERS[name], s, "0/a").frames.astype(float) - clip).mean() for s in SEVERITIES]
+    errors = [np.abs(distort(clip, ALL_LADDERS[name], s, "0/a").frames.astype(float) - clip).mean() for s in SEVERITIES]
     assert (np.diff([0, *errors]) > 0).all(), errors
 
 
 @pytest.mark.parametrize("name", TEMPORAL)
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_a_temporal_fault_shows_the_frames_that_it_says(name, severity):
-    distorted = distort(numbered(), LADDERS[name], severity, "0/a")
+    distorted = distort(numbered(), ALL_LADDERS[name], severity, "0/a")
     shown = distorted.frames[:, 0, 0, 0].tolist()
     assert shown == distorted.steps[0]["shown_frames"] and len(shown) == 48
     # Time goes on: nothing is shown before it was filmed, or after something later.
@@ -202,7 +203,7 @@ def test_a_ladder_that_makes_no_sense_is_refused():
 
 
 def test_every_distortion_of_the_catalogue_is_there():
-    kinds = {step.effect for ladder in LADDERS.values() for step in ladder.steps}
+    kinds = {step.effect for ladder in ALL_LADDERS.values() for step in ladder.steps}
     assert kinds == {"h264", "h265", "av1", "vp9", *EFFECTS}
     assert sum(len(ladder.steps) > 1 for ladder in LADDERS.values()) >= 4
     assert {name for name, ladder in LADDERS.items() if ladder.needs_motion} == set(TEMPORAL)

@@ -31,6 +31,13 @@ class PatchHead(nn.Module):
         nn.init.constant_(self.score[-1].bias, start)
 
     def forward(self, maps: Tensor) -> PatchScores:
+        if not self.training:
+            return self._read(maps)
+        # In half precision a score of 0 … 1 would be rounded to whole hundredths, and the loss with it.
+        with torch.autocast(maps.device.type, enabled=False):
+            return self._read(maps.float())
+
+    def _read(self, maps: Tensor) -> PatchScores:
         patches = maps.transpose(1, 2)
         scores = self.score(patches).squeeze(-1).float()
         weights = torch.sigmoid(self.weight(patches).squeeze(-1).float())

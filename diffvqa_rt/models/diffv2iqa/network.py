@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig, Picture
+from diffvqa_rt.models.diffv2iqa.attention import TransposedAttention
 from diffvqa_rt.models.diffv2iqa.compensation import CompensationGuidance
 from diffvqa_rt.models.diffv2iqa.difference import DifferenceAnalysis
 from diffvqa_rt.models.diffv2iqa.resnet import ResNet
@@ -103,8 +104,8 @@ class DiffV2IQA(nn.Module):
 def random_network(config: DiffV2IQAConfig, seed: int = 0) -> DiffV2IQA:
     """The network with seeded random weights, in evaluation mode: untrained, but the same on every machine.
 
-    BatchNorms get random statistics and scales too: with mean 0 and variance 1 a check that these weights serve would
-    not see a wrong fold.
+    What an untrained network would hide from the checks that these weights serve is made visible: BatchNorms get random
+    statistics and scales, and attention over channels has more to choose from than one nearly uniform mean.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,4 +116,9 @@ def random_network(config: DiffV2IQAConfig, seed: int = 0) -> DiffV2IQA:
                 nn.init.uniform_(module.running_var, 0.5, 1.5)
                 nn.init.uniform_(module.weight, 0.5, 1.0)
                 nn.init.normal_(module.bias, std=0.2)
+            elif isinstance(module, TransposedAttention):
+                # Differences, which the VDA's attends to, are much smaller than maps.
+                gain = 16.0 if network.vda is not None and module is network.vda.attention else 1.5
+                for linear in (module.to_q, module.to_k):
+                    nn.init.normal_(linear.weight, std=gain * config.positions**-0.5)
     return network.eval()

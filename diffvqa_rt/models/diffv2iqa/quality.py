@@ -64,7 +64,7 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 def folded_convolutions(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     """One 1×1 convolution that does what two in a row do. The products are summed in float64."""
-    folded = nn.Conv2d(first.in_channels, second.out_channels, 1, device=first.weight.device)
+    folded = nn.Conv2d(first.in_channels, second.out_channels, 1).to(first.weight)
     first_weight, second_weight = (conv.weight.flatten(1).double() for conv in (first, second))
     assert first.bias is not None and second.bias is not None and folded.bias is not None
     folded.weight.copy_((second_weight @ first_weight)[:, :, None, None])

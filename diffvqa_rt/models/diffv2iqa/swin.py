@@ -3,6 +3,7 @@
 Liu et al. 2021; [IIGROUP/MANIQA: models/swin.py].
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,8 @@ from torch import Tensor, nn
 from diffvqa_rt.metrics.diffv2iqa.config import VcgConfig
 from diffvqa_rt.models.diffv2iqa.vit import Mlp
 
-LAYERS = 2
-SHIFTS = (0, 2)
-"""Of the windows, in patches: a layer has one block for each."""
-LAST_DROP_PATH = 0.1
+_LAYERS, _BLOCKS = 2, 2
+_LAST_DROP_PATH = 0.1
 _SEAM = -100.0
 
 
@@ -82,6 +81,7 @@ class WindowAttention(nn.Module):
         self.heads = config.swin_heads
         self.patches = config.swin_window**2
         windows = windows_of(grid, config.swin_window, shift)
+        # Follow from the sizes: no file of weights has them.
         self.register_buffer("order", windows.order, persistent=False)
         self.register_buffer("inverse", windows.inverse, persistent=False)
         self.bias = WindowBias(windows, config.swin_window, self.heads)
@@ -131,13 +131,15 @@ class SwinBlock(nn.Module):
 
 
 class SwinLayer(nn.Module):
-    """Two blocks, the second's windows shifted, then a 3×3 convolution and ReLU: [V, C, g, g] → the same."""
+    """Blocks, every second with windows shifted by half, then a 3×3 convolution and ReLU: [V, C, g, g] → the same."""
 
-    def __init__(self, channels: int, config: VcgConfig, grid: int, drop_paths: list[float]) -> None:
+    def __init__(self, channels: int, config: VcgConfig, grid: int, drop_paths: Sequence[float]) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            *(SwinBlock(channels, config, grid, shift, rate) for shift, rate in zip(SHIFTS, drop_paths, strict=True))
-        )
+        self.blocks = nn.Sequential()
+        for index, drop_path in enumerate(drop_paths):
+            # A single window has no neighbour to reach by a shift.
+            shift = config.swin_window // 2 if index % 2 and grid > config.swin_window else 0
+            self.blocks.append(SwinBlock(channels, config, grid, shift, drop_path))
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -152,8 +154,11 @@ class Swin(nn.Module):
         super().__init__()
         self.scale = config.swin_scale
         self.dropout = nn.Dropout(config.dropout)
-        rates = torch.linspace(0, LAST_DROP_PATH, LAYERS * len(SHIFTS), device="cpu").split(len(SHIFTS))
-        self.layers = nn.ModuleList(SwinLayer(channels, config, grid, drop_paths.tolist()) for drop_paths in rates)
+        count = _LAYERS * _BLOCKS
+        rates = [_LAST_DROP_PATH * index / (count - 1) for index in range(count)]
+        self.layers = nn.ModuleList(
+            SwinLayer(channels, config, grid, rates[start : start + _BLOCKS]) for start in range(0, count, _BLOCKS)
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         maps = self.dropout(maps)

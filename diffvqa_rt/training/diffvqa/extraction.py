@@ -1,20 +1,19 @@
 """The frozen extractor over many videos, into a feature cache: by torch, or by the engines that will be deployed."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from diffvqa_rt.chain import play
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.engines import BackendName, Manifest, open_engines
 from diffvqa_rt.engines.manifest import engines_sha256
-from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import FEATURES
@@ -22,10 +21,11 @@ from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.specs import Engine
-from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-from diffvqa_rt.training.loop import OnProgress, read_ahead
+from diffvqa_rt.training.diffvqa.features import FeatureCache
+from diffvqa_rt.training.entry_cache import CropOfVideo
+from diffvqa_rt.training.filling import fill_entries
+from diffvqa_rt.training.loop import OnProgress
 
-_NAMED_AT_MOST = 5
 _FULL_PRECISION = "no"
 
 
@@ -107,60 +107,24 @@ def fill_cache(
     workers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Makes the entries that are not there, each process its share, or the main one all.
+    """Extracts the entries that are not there; errors and processes are those of `fill_entries`."""
 
-    Raises:
-        TrainingError: they do not fit, or videos cannot be decoded, which it names once all the others are made.
-    """
-    entries = list(entries)
-    if accelerator.is_main_process:
-        cache.make_room(entries)
-    accelerator.wait_for_everyone()
-    missing = cache.missing(entries)
-    # Barrier: every process must list the missing entries before any of them writes.
-    accelerator.wait_for_everyone()
-    share = missing[accelerator.process_index :: accelerator.num_processes]
-    if extract.is_for_one_process:
-        share = missing if accelerator.is_main_process else []
-    failed: dict[Path, str] = {}
-    for done, (entry, views) in enumerate(_decoded(share, cache, workers), start=1):
-        if isinstance(views, str):
-            failed[entry.path] = views
-        else:
-            cache.write(entry, extract(views) | {"frames": views})
-        if on_progress and accelerator.is_main_process:
-            on_progress(done, len(share))
-    accelerator.wait_for_everyone()
-    if failed:
-        shown = "; ".join(list(failed.values())[:_NAMED_AT_MOST])
-        others = f"; and {len(failed) - _NAMED_AT_MOST} others" if len(failed) > _NAMED_AT_MOST else ""
-        count = "1 video" if len(failed) == 1 else f"{len(failed)} videos"
-        raise TrainingError(
-            f"{count} could not be decoded; remove them and run again (features of the others are cached): "
-            f"{shown}{others}"
-        )
+    def features_and_views(views: Tensor) -> dict[str, Tensor]:
+        return extract(views) | {"frames": views}
+
+    fill_entries(
+        cache,
+        entries,
+        partial(_views, cache.config),
+        features_and_views,
+        accelerator,
+        is_for_one_process=extract.is_for_one_process,
+        workers=workers,
+        on_progress=on_progress,
+    )
 
 
-class _Views(Dataset[Tensor | str]):
-    """The views of each entry, uint8 [2N, 3, S, S], or why there are none."""
-
-    def __init__(self, entries: Sequence[CropOfVideo], config: DiffVQAConfig) -> None:
-        self._entries, self._config = entries, config
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> Tensor | str:
-        entry = self._entries[index]
-        try:
-            prepared = shared_decoder().prepare(entry.path, METRIC, self._config, Request(seed=entry.crop))
-        except VideoDecodeError as error:
-            return str(error)
-        return torch.from_numpy(prepared.arrays["frames"][0])
-
-
-def _decoded(
-    entries: Sequence[CropOfVideo], cache: FeatureCache, workers: int
-) -> Iterator[tuple[CropOfVideo, Tensor | str]]:
-    views = _Views(entries, cache.config)
-    yield from zip(entries, read_ahead(views, range(len(entries)), workers), strict=True)
+def _views(config: DiffVQAConfig, entry: CropOfVideo) -> Tensor:
+    """The views of an entry, uint8 [2N, 3, S, S]."""
+    prepared = shared_decoder().prepare(entry.path, METRIC, config, Request(seed=entry.crop))
+    return torch.from_numpy(prepared.arrays["frames"][0])

@@ -1,55 +1,30 @@
-"""The frozen extractor's features on disk, so that no epoch but the first runs the diffusion.
+"""The cache of what DiffVQA's frozen extractor gives: `z0_hat`, `features_0` … `features_3`, and the views."""
 
-An entry is one video at one crop position: a safetensors file named by the SHA-256 of all that decides its content (the
-video's bytes, how they are decoded, the crop, the extractor's weights and description, its precision, and the engines
-or torch's kind of device), in one of 256 folders.
-"""
-
-import contextlib
-import hashlib
-import json
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.files import sha256_of, write_whole
-from diffvqa_rt.metrics.diffvqa.config import VIEWS
+from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
 from diffvqa_rt.models.diffvqa.network import DiffVQA
-from diffvqa_rt.models.weights import weights_sha256, write_safetensors
+from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.training.entry_cache import EntryCache
 from diffvqa_rt.video import DECODING_VERSION
 
 _HALF_BYTES = 2
-# Of a safetensors file's header, and of what the disk rounds up to.
-_ENTRY_OVERHEAD_BYTES = 8192
 # Goes up when the same pictures and extractor are to give other entries: the extractor's code, what an entry holds.
 _FORMAT = 1
 # Of a network's description, what changes nothing before the head.
 _NOT_THE_EXTRACTORS = ("name", "head", "score_range")
 
 
-@dataclass(frozen=True, slots=True)
-class CropOfVideo:
-    """The video and crop that an entry is of: `crop` is the seed of the distortion view's place."""
-
-    path: Path
-    crop: int = 0
-
-
-class FeatureCache:
-    """Entries of one extractor, within a folder that others' may share.
+class FeatureCache(EntryCache):
+    """Entries of one extractor: features as float16, and `frames`, the views, uint8 [2N, 3, S, S].
 
     Args:
         network: its extractor is what makes the features.
         precision: what the extractor computes in (`Extractor.precision`); features are kept in float16 always.
         runtime: what else decides their bits (`Extractor.runtime`).
-        max_bytes: of the whole folder. Entries that this run does not need go, the longest unused first, to make room.
+        max_bytes: as `EntryCache` has it.
         decoding_version: of the pixels that the features are of.
     """
 
@@ -63,9 +38,7 @@ class FeatureCache:
         max_bytes: int,
         decoding_version: int = DECODING_VERSION,
     ) -> None:
-        self._folder = folder
         self.config = network.config
-        self._max_bytes = max_bytes
         described = {key: value for key, value in network.config.as_dict().items() if key not in _NOT_THE_EXTRACTORS}
         extractor = {
             "format": _FORMAT,
@@ -75,96 +48,12 @@ class FeatureCache:
             "precision": precision,
             "runtime": runtime,
         }
-        self._extractor = hashlib.sha256(json.dumps(extractor, sort_keys=True).encode()).hexdigest()
-        self._digests: dict[Path, str] = {}
+        super().__init__(
+            folder, what="features", maker=extractor, entry_bytes=_entry_bytes(network.config), max_bytes=max_bytes
+        )
 
-    @property
-    def entry_bytes(self) -> int:
-        """The size of an entry, for this network."""
-        config = self.config
-        pictures = config.frames * len(VIEWS)
-        numbers = sum(int(np.prod(shape)) for shape in (config.latent_shape, *config.feature_shapes))
-        return pictures * (numbers * _HALF_BYTES + 3 * config.view_size**2) + _ENTRY_OVERHEAD_BYTES
 
-    def path(self, entry: CropOfVideo) -> Path:
-        key = hashlib.sha256(f"{self._extractor} {self._digest(entry.path)} {entry.crop}".encode()).hexdigest()
-        return self._folder / key[:2] / f"{key[2:]}.safetensors"
-
-    def digest(self, entries: Iterable[CropOfVideo]) -> str:
-        """SHA-256 of which entries these are, in their order; a run goes on only where it is the same."""
-        return hashlib.sha256("\n".join(self.path(entry).name for entry in entries).encode()).hexdigest()
-
-    def _digest(self, path: Path) -> str:
-        if path not in self._digests:
-            try:
-                self._digests[path] = sha256_of(path)
-            except OSError as error:
-                raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
-        return self._digests[path]
-
-    def read(self, entry: CropOfVideo) -> dict[str, Tensor]:
-        """`z0_hat` and `features_0` … `features_3` as float32, and `frames`, the views, uint8 [2N, 3, S, S].
-
-        Raises:
-            TrainingError: it is not there any more, or damaged.
-        """
-        path = self.path(entry)
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise TrainingError(
-                f"{path} cannot be read. Run the command again: the file is deleted and rebuilt"
-            ) from error
-        # Another user's entry can be read, and not be marked as used.
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-
-    def write(self, entry: CropOfVideo, tensors: dict[str, Tensor]) -> None:
-        """Keeps an entry; floating point in float16. Raises TrainingError where a feature has no such value."""
-        kept = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
-        if not all(bool(x.isfinite().all()) for x in kept.values() if x.is_floating_point()):
-            raise TrainingError(f"{entry.path}: the extractor's features are not finite; check its weights")
-        write_whole(self.path(entry), lambda part: write_safetensors(kept, part))
-
-    def bytes_of(self, entries: Iterable[CropOfVideo]) -> int:
-        """The size of all of them together."""
-        return len({self.path(entry) for entry in entries}) * self.entry_bytes
-
-    def missing(self, entries: Iterable[CropOfVideo]) -> list[CropOfVideo]:
-        """The entries that are not there, each content once, in the order given."""
-        wanted = {self.path(entry): entry for entry in entries}
-        return [entry for path, entry in wanted.items() if not path.exists()]
-
-    def make_room(self, entries: Iterable[CropOfVideo]) -> None:
-        """Lets go of other runs' entries, the longest unused first, until these fit.
-
-        Raises:
-            TrainingError: all that is asked for does not fit in `max_bytes`.
-        """
-        wanted = {self.path(entry) for entry in entries}
-        needed = len(wanted) * self.entry_bytes
-        if needed > self._max_bytes:
-            raise TrainingError(
-                f"the features of {len(wanted)} videos and crops take {needed / 1e9:.1f} GB, over the cache's "
-                f"{self._max_bytes / 1e9:.1f}; raise --cache-gigabytes, or train on less"
-            )
-        # What a killed run left half-written is there too, under names that nobody asks for.
-        there: dict[Path, os.stat_result] = {}
-        for path in self._folder.glob("??/*.safetensors*"):
-            with contextlib.suppress(FileNotFoundError):
-                there[path] = path.stat()
-        others = sorted((path for path in there if path not in wanted), key=lambda path: there[path].st_mtime)
-        room = self._max_bytes - needed - sum(there[path].st_size for path in others)
-        for path in others:
-            if room >= 0:
-                break
-            room += there[path].st_size
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise TrainingError(
-                    f"{path} cannot be removed to make room ({error.strerror}); choose another --cache"
-                ) from error
+def _entry_bytes(config: DiffVQAConfig) -> int:
+    pictures = config.frames * len(VIEWS)
+    numbers = sum(int(np.prod(shape)) for shape in (config.latent_shape, *config.feature_shapes))
+    return pictures * (numbers * _HALF_BYTES + 3 * config.view_size**2)

@@ -19,7 +19,8 @@ _FLOAT32_BYTES = 4
 # Of the network that a folder of checkpoints does not hold: the branches.
 _BRANCHES_SEED = 0
 _SOURCES = 2
-_SUFFIXES = (".safetensors", ".pth")
+# By branch, the encoder that it reads; the name of its checkpoint.
+_ENCODERS = {"vcg": "vit", "vda": "resnet50"}
 
 
 def _pictures(config: DiffV2IQAConfig, count: int) -> tuple[Tensor, ...]:
@@ -62,25 +63,29 @@ STAGES = {stage.name: stage for stage in (RESTORATION_STEP, QUALITY_BRANCHES)}
 def _weights_of_checkpoints(preset: DiffV2IQAConfig, folder: Path) -> ChosenWeights:
     """A folder with SR3's, a ViT's and a ResNet's checkpoint: restorer, vit and resnet50, .safetensors or .pth each."""
 
+    parts = ("restorer", *(_ENCODERS[branch] for branch in preset.branch_names))
+    files = {part: _checkpoint(folder, part) for part in parts}
+
     def load() -> DiffV2IQA:
         network = random_network(preset, _BRANCHES_SEED)
-        load_sr3(network.restorer, _checkpoint(folder, "restorer"))
+        load_sr3(network.restorer, files["restorer"])
         if network.vit is not None:
-            load_vit(network.vit, _checkpoint(folder, "vit"))
+            load_vit(network.vit, files["vit"])
         if network.resnet is not None:
-            load_resnet(network.resnet, _checkpoint(folder, "resnet50"))
+            load_resnet(network.resnet, files["resnet50"])
         return network
 
     return ChosenWeights(preset, False, f"{folder.name}, with random branches", load)
 
 
 def _checkpoint(folder: Path, part: str) -> Path:
-    for suffix in _SUFFIXES:
-        if (path := folder / f"{part}{suffix}").is_file():
-            return path
+    names = (f"{part}.safetensors", f"{part}.pth")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
     raise ValueError(
-        f"{folder} has no {part}{' or '.join(_SUFFIXES)}; expected the checkpoints of SR3's network, a ViT and a "
-        "ResNet-50 as restorer, vit and resnet50"
+        f"{folder} has no {' or '.join(names)}; expected the checkpoints of SR3's network, a ViT and a ResNet-50 as "
+        "restorer, vit and resnet50"
     )
 
 

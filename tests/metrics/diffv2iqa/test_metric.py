@@ -128,7 +128,7 @@ def test_one_metric_has_an_option_and_another_has_not():
 
     METRIC.check(Request(crops=2, frames=3, patch_maps=True))
     DIFFVQA.check(Request(crops=2))
-    with pytest.raises(InputError, match="frames is 3, and DiffVQA has no choice of it"):
+    with pytest.raises(InputError, match="frames is 3; DiffVQA does not take it, leave it out"):
         DIFFVQA.check(Request(frames=3))
     with pytest.raises(InputError, match="patch_maps is True"):
         DIFFVQA.check(Request(patch_maps=True))

@@ -19,8 +19,9 @@ from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.diffvqa.views import cut_views, make_views
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, TorchExtractor, fill_cache
-from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
+from diffvqa_rt.training.diffvqa.features import FeatureCache
 from diffvqa_rt.training.diffvqa.start import with_new_head
+from diffvqa_rt.training.entry_cache import CropOfVideo
 from diffvqa_rt.video import sample_frames
 
 PLENTY = 10**9
@@ -176,7 +177,7 @@ def test_an_entry_takes_the_room_that_was_told(tmp_path, network, clips):
 
 def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path, network, clips):
     cache = cache_in(tmp_path / "cache", network, max_bytes=3 * cache_in(tmp_path, network).entry_bytes)
-    with pytest.raises(TrainingError, match=r"the features of 4 videos and crops take 0.0 GB, .* --cache-gigabytes"):
+    with pytest.raises(TrainingError, match=r"the features of 4 files and crops take 0.0 GB, .* --cache-gigabytes"):
         fill(cache, entries_of(clips), network)
     assert not (tmp_path / "cache").exists()
 
@@ -230,7 +231,7 @@ def test_videos_that_cannot_be_decoded_are_named_once_all_others_are_made(tmp_pa
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0" * 500)
     cache, others = cache_in(tmp_path / "cache", network), entries_of(clips, 2)
-    with pytest.raises(TrainingError, match=r"1 video could not be decoded; remove them and run again .*broken.mp4"):
+    with pytest.raises(TrainingError, match=r"1 file could not be decoded; remove them and run again .*broken.mp4"):
         fill(cache, [others[0], CropOfVideo(broken), others[1]], network)
     assert not cache.missing(others)
 
@@ -254,7 +255,7 @@ def test_features_that_are_not_finite_are_not_kept(tmp_path, clips):
     network = random_network(SMALLEST)
     torch.nn.init.constant_(network.extractor.unet.up_blocks[3].resnets[0].conv2.bias, 1e6)
     cache, entry = cache_in(tmp_path, network), CropOfVideo(clips / "0.mp4")
-    with pytest.raises(TrainingError, match=r"0.mp4: the extractor's features are not finite"):
+    with pytest.raises(TrainingError, match=r"0.mp4: its features are not finite"):
         fill(cache, [entry], network)
     assert not list(tmp_path.rglob("*.safetensors"))
 

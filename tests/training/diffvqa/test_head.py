@@ -14,18 +14,14 @@ from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.models.diffvqa.network import Prediction, random_network
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, write_manifest
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_digest, videos_from_set
+from diffvqa_rt.training.data import videos_from_rows
 from diffvqa_rt.training.diffvqa.extraction import TorchExtractor, fill_cache
-from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-from diffvqa_rt.training.diffvqa.head import (
-    ORDER_MARGIN,
-    HeadBatches,
-    HeadObjective,
-    agreement_scalars,
-    predict_videos,
-    videos_from_rows,
-)
+from diffvqa_rt.training.diffvqa.features import FeatureCache
+from diffvqa_rt.training.diffvqa.head import HeadObjective, predict_videos
 from diffvqa_rt.training.diffvqa.start import with_new_head
+from diffvqa_rt.training.entry_cache import CropOfVideo
 from diffvqa_rt.training.loop import FitConfig, fit
+from diffvqa_rt.training.opinions import ORDER_MARGIN, OpinionBatches, agreement_scalars
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +69,7 @@ def ladders(clips):
 
 
 def batches_of(videos, cache, **changes):
-    return HeadBatches(videos, cache, **{"batch": 2, "crops": 1, "processes": 1, "seed": 0} | changes)
+    return OpinionBatches(videos, cache, **{"batch": 2, "crops": 1, "processes": 1, "seed": 0} | changes)
 
 
 def labels_of(batch):

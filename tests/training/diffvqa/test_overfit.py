@@ -15,10 +15,12 @@ from diffvqa_rt.synthetic.clip_files import read_clip, write_clip
 from diffvqa_rt.synthetic.distortions import LADDERS, distort
 from diffvqa_rt.synthetic.labelled import LabelledVideo
 from diffvqa_rt.training.diffvqa.extraction import TorchExtractor, fill_cache
-from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-from diffvqa_rt.training.diffvqa.head import HeadBatches, HeadObjective, predict_videos
+from diffvqa_rt.training.diffvqa.features import FeatureCache
+from diffvqa_rt.training.diffvqa.head import HeadObjective, predict_videos
 from diffvqa_rt.training.diffvqa.start import with_new_head
+from diffvqa_rt.training.entry_cache import CropOfVideo
 from diffvqa_rt.training.loop import FitConfig, fit
+from diffvqa_rt.training.opinions import OpinionBatches
 
 TYPES = ("h264", "scaling", "gaussian_blur", "gaussian_noise", "motion_blur", "sharpening", "banding", "low_light")
 
@@ -50,7 +52,7 @@ def test_the_head_learns_sixteen_clips_by_heart(clip, tmp_path):
     network = with_new_head(adapted, config, seed=0)
     fit(
         HeadObjective(network),
-        HeadBatches(videos, cache, batch=16, crops=1, processes=1, seed=0),
+        OpinionBatches(videos, cache, batch=16, crops=1, processes=1, seed=0),
         FitConfig(steps=300, learning_rate=2e-3, weight_decay=0.0, schedule="cosine"),
         tmp_path / "run",
         describes={},

@@ -40,11 +40,13 @@ from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
 from diffvqa_rt.training.diffvqa.decoder import autoencoder, save_decoder
 from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective, Trained, Visited
 from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
-from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-from diffvqa_rt.training.diffvqa.head import HeadBatches, HeadObjective, predict_videos
+from diffvqa_rt.training.diffvqa.features import FeatureCache
+from diffvqa_rt.training.diffvqa.head import HeadObjective, predict_videos
 from diffvqa_rt.training.diffvqa.pictures import PictureBatches, StoredPictures, store_pictures
 from diffvqa_rt.training.diffvqa.start import start_alike_everywhere, with_new_head
+from diffvqa_rt.training.entry_cache import CropOfVideo
 from diffvqa_rt.training.loop import FitConfig, Objective, OnProgress, StepBatches, fit
+from diffvqa_rt.training.opinions import OpinionBatches
 from diffvqa_rt.video import DECODING_VERSION
 
 # Of the TCAB's pairs, that its patches are measured on before it learns.
@@ -242,7 +244,7 @@ class WeightsBuild:
     ) -> DiffVQA:
         """The extractor with a new head of `config`: TCABs from `tcab`, the rest trained as the run `name`."""
         recipe = self.recipe
-        batches = HeadBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
+        batches = OpinionBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
         fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
         network = with_new_head(extractor, config, recipe.head.seed)
         start_alike_everywhere(network)

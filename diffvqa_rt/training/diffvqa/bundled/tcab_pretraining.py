@@ -25,8 +25,8 @@ from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import MambaBlock, TemporalCoherenceBlock
 from diffvqa_rt.synthetic.distortions import LADDERS
 from diffvqa_rt.synthetic.labelled import LabelledVideo
-from diffvqa_rt.training.diffvqa.head import opinion_loss
 from diffvqa_rt.training.loop import Batch, Objective, OnProgress, StepBatches
+from diffvqa_rt.training.opinions import opinion_loss
 
 # Along each axis of a patch of 16, in half periods: dense where pictures have their energy.
 _FREQUENCIES = (0, 1, 2, 4, 6, 9, 12, 15)

@@ -1,10 +1,9 @@
-"""`diffvqa adapt`: the Controller learns to reconstruct (eq. 10 of the paper) on frames from any folder."""
+"""`diffvqa adapt` of DiffVQA: the Controller learns to reconstruct (eq. 10 of the paper) on frames from any folder."""
 
 import argparse
 from pathlib import Path
 
-from diffvqa_rt.arguments import whole_number
-from diffvqa_rt.commands.command import Command, checked_arguments
+from diffvqa_rt.arguments import checked_arguments, whole_number
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
     add_fit_arguments,
@@ -13,6 +12,7 @@ from diffvqa_rt.training.arguments import (
     require_packages,
     step_bar,
 )
+from diffvqa_rt.training.registry import TrainingStage
 from diffvqa_rt.video import DECODING_VERSION
 
 _PER_FILE = 2
@@ -74,9 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command(
-    name="adapt",
-    help="train the Controller on frames of your videos",
+ADAPT = TrainingStage(
     description="Adapt Stable Diffusion to reading quality: the Controller learns by eq. (10) of the paper on "
     "frames of the videos and images in folders, everything else stays frozen. A run that was stopped goes on at "
     "its last checkpoint when started again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli "

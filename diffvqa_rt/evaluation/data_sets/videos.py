@@ -1,85 +1,13 @@
-"""Readers of the data sets that DiffVQA is evaluated on (§4.1), each in its published file layout.
-
-    table = read_table("konvid-1k", Path("/data/KoNViD_1k"))
-    table.rows[0].video, table.rows[0].mos
-
-None of the data sets is part of this package. Each reader says where its layout is known from; `original` means what
-its authors publish, `readers` means other people's published code that reads it.
-"""
+"""Readers of the video data sets that DiffVQA is evaluated on (§4.1), each in its published file layout."""
 
 import logging
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-from zipfile import BadZipFile
 
-import numpy as np
-
-from diffvqa_rt.errors import MosTableError
-from diffvqa_rt.evaluation.mos_table import MosTable, MosTableBuilder, SourceRow, read_csv, require_columns
+from diffvqa_rt.evaluation.data_sets.data_set import DataSet
+from diffvqa_rt.evaluation.data_sets.files import find_file, parse_flag, read_matlab, read_sheet
+from diffvqa_rt.evaluation.mos_table import MosTableBuilder, SourceRow, read_csv
 
 logger = logging.getLogger(__name__)
-
-ProtocolName = Literal["splits", "published", "whole"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataSet:
-    """A data set: its layout, and its use.
-
-    Attributes:
-        title: its name in print.
-        layout: what `read` expects, in a line for the command's help.
-        mos_range: of its opinions; None where each table has its own.
-        protocol: how a model that was trained on it is evaluated (SPEC §5).
-        read: adds the rows of a folder (or file) to a builder.
-    """
-
-    title: str
-    layout: str
-    mos_range: tuple[float, float] | None
-    protocol: ProtocolName
-    read: Callable[[Path, MosTableBuilder], None]
-
-
-def read_table(
-    name: str, source: Path, *, require_videos: bool = True, mos_range: tuple[float, float] | None = None
-) -> MosTable:
-    """A data set's videos and opinions.
-
-    Args:
-        name: one of `DATA_SETS`.
-        source: the folder that it was unpacked into; for `csv`, the CSV file.
-        require_videos: refuse a table with videos that are not there.
-        mos_range: in the place of the data set's own.
-
-    Raises:
-        ValueError: there is no such data set.
-        MosTableError: a file is missing, malformed or empty, or a video is missing; the sentence names file and line.
-    """
-    if name not in DATA_SETS:
-        raise ValueError(f"data set is {name!r}; expected one of {', '.join(DATA_SETS)}")
-    data_set = DATA_SETS[name]
-    table_name, title = (source.stem, source.stem) if name == "csv" else (name, data_set.title)
-    builder = MosTableBuilder(table_name, title, mos_range or data_set.mos_range, require_videos=require_videos)
-    data_set.read(source, builder)
-    return builder.build(source)
-
-
-def read_plain_csv(source: Path, table: MosTableBuilder) -> None:
-    """A CSV file with the columns `video,mos` and, where wanted, `split` and `content`.
-
-    `video` is a path, relative to the CSV file's folder or absolute. `split` is `train`, `validation`, or any name for
-    what models are tested on. Videos of one `content` (a pristine clip's distorted copies, say) stay together in random
-    splits.
-    """
-    for row in read_csv(source, ["video", "mos"]):
-        cells = row.cells
-        path = source.parent / cells["video"]
-        split, content = cells.get("split") or None, cells.get("content") or None
-        table.add(row.where, cells["video"], cells["mos"], [path], split=split, content=content)
 
 
 def read_konvid_1k(folder: Path, table: MosTableBuilder) -> None:
@@ -110,21 +38,8 @@ def read_live_vqc(folder: Path, table: MosTableBuilder) -> None:
     A row's number in `video_list` counts from 1, as MATLAB does. Source: readers (several, in MATLAB and Python,
     agree); the original archive needs a password and was not seen. Paper: Sinno and Bovik, TIP 2019.
     """
-    # Here, since the command's help reads this module's table where SciPy is not installed.
-    import scipy.io
-
     path = find_file(folder, ["data.mat"])
-    try:
-        contents = scipy.io.loadmat(path, variable_names=["video_list", "mos"], squeeze_me=True)
-    # What SciPy was seen to raise of damaged, truncated and HDF5 files; it documents none.
-    except (OSError, ValueError, TypeError, NotImplementedError, KeyError, IndexError) as error:
-        raise MosTableError(f"{path} is not a MATLAB file of version 7 or earlier ({error})") from error
-    missing = [name for name in ("video_list", "mos") if name not in contents]
-    if missing:
-        raise MosTableError(f"{path} has no variable {' and no '.join(missing)}")
-    names, opinions = np.atleast_1d(contents["video_list"]), np.atleast_1d(contents["mos"])
-    if names.shape != opinions.shape or names.ndim != 1:
-        raise MosTableError(f"{path}: video_list has the shape {names.shape}, and mos {opinions.shape}")
+    names, opinions = read_matlab(path, ["video_list", "mos"])
     for number, (name, opinion) in enumerate(zip(names, opinions, strict=True), 1):
         where = f"{path}, row {number} of video_list"
         # What is no text or number (a nested cell) has a text too, and the builder refuses it by that.
@@ -221,82 +136,31 @@ def read_kvq(folder: Path, table: MosTableBuilder) -> None:
             table.add(row.where, name, row.cells["score"], [folder / short / name, folder / name], split=split)
 
 
-def find_file(folder: Path, names: Sequence[str]) -> Path:
-    """The first of these files that the folder has. Raises MosTableError naming what was looked for."""
-    if not folder.is_dir():
-        raise MosTableError(f"{folder} is not a folder")
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise MosTableError(f"{folder} has no {' or '.join(names)}")
-
-
-def parse_flag(row: SourceRow, column: str) -> bool:
-    """The flag that a cell holds. Raises MosTableError where it is neither True nor False."""
-    text = row.cells[column].lower()
-    if text not in ("true", "false", "1", "0"):
-        raise MosTableError(f"{row.where}: {column} is {row.cells[column]!r}; expected True or False")
-    return text in ("true", "1")
-
-
-def read_sheet(path: Path, sheet: str, columns: Sequence[str]) -> Iterator[SourceRow]:
-    """The records of one sheet of an .xlsx file, as `read_csv` gives a CSV file's; the first row is the header.
-
-    Raises:
-        MosTableError: the file is no such workbook, or lacks the sheet or a column.
-    """
-    try:
-        import openpyxl  # here for the reason that SciPy is
-    except ModuleNotFoundError as error:
-        raise MosTableError(f"{path} needs openpyxl, or to be saved as CSV: pip install 'diffvqa-rt[train]'") from error
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise MosTableError(f"{path} is not an .xlsx workbook ({error})") from error
-    try:
-        if sheet not in book.sheetnames:
-            raise MosTableError(f"{path} has no sheet {sheet!r}; it has: {', '.join(book.sheetnames)}")
-        rows = book[sheet].iter_rows(values_only=True)
-        header = [_cell_text(cell).lower() for cell in next(rows, ())]
-        require_columns(f"{path}, row 1 of sheet {sheet}", header, columns)
-        for number, cells in enumerate(rows, 2):
-            texts = [_cell_text(cell) for cell in cells]
-            if any(texts):
-                # A sheet's rows end with their last filled cell.
-                texts += [""] * (len(header) - len(texts))
-                yield SourceRow(f"{path}, row {number} of sheet {sheet}", dict(zip(header, texts, strict=False)))
-    finally:
-        book.close()
-
-
-def _cell_text(cell: object) -> str:
-    return "" if cell is None else re.sub(r"\s+", " ", str(cell)).strip()
-
-
-DATA_SETS: dict[str, DataSet] = {
+VIDEO_SETS: dict[str, DataSet] = {
     "konvid-1k": DataSet(
         title="KoNViD-1k",
+        kind="video",
         layout="KoNViD_1k_metadata/KoNViD_1k_mos.csv, KoNViD_1k_videos/",
         mos_range=(1.0, 5.0),
-        protocol="splits",
         read=read_konvid_1k,
     ),
     "live-vqc": DataSet(
         title="LIVE-VQC",
+        kind="video",
         layout="data.mat, Video/",
         mos_range=(0.0, 100.0),
-        protocol="splits",
         read=read_live_vqc,
     ),
     "youtube-ugc": DataSet(
         title="YouTube-UGC",
+        kind="video",
         layout="MOS_for_YouTube_UGC_dataset.xlsx, original_videos/ or original_videos_h264/",
         mos_range=(1.0, 5.0),
-        protocol="splits",
         read=read_youtube_ugc,
     ),
     "lsvq": DataSet(
         title="LSVQ",
+        kind="video",
         layout="labels_train_test.csv, labels_test_1080p.csv, ia-batch1/ …",
         mos_range=(0.0, 100.0),
         protocol="published",
@@ -304,16 +168,10 @@ DATA_SETS: dict[str, DataSet] = {
     ),
     "kvq": DataSet(
         title="KVQ",
+        kind="video",
         layout="train_data.csv, truth.csv, test_data.csv, train/ …",
         mos_range=None,
         protocol="published",
         read=read_kvq,
-    ),
-    "csv": DataSet(
-        title="CSV",
-        layout="a file with columns video,mos and, if wanted, split and content",
-        mos_range=None,
-        protocol="whole",
-        read=read_plain_csv,
     ),
 }

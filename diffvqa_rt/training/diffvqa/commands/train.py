@@ -1,20 +1,15 @@
-"""`diffvqa train`: the head on opinions, from features that are extracted once."""
+"""`diffvqa train` of DiffVQA: the head on opinions, from features that are extracted once."""
 
 import argparse
-import csv
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from diffvqa_rt.arguments import add_engine_arguments, whole_number
-from diffvqa_rt.commands.command import Command, checked_arguments
-from diffvqa_rt.commands.train_inputs import SYNTHETIC, network_to_train, parse_data, parse_split, read_training_data
-from diffvqa_rt.evaluation.data_sets import DATA_SETS
-from diffvqa_rt.evaluation.protocols import SPLITS
+from diffvqa_rt.arguments import add_engine_arguments, checked_arguments, whole_number
 from diffvqa_rt.metrics.diffvqa.config import TemporalBlock
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
+    add_cache_arguments,
     add_fit_arguments,
     fit_config,
     item_bar,
@@ -22,23 +17,16 @@ from diffvqa_rt.training.arguments import (
     require_packages,
     step_bar,
 )
+from diffvqa_rt.training.data import add_data_arguments, read_training_data
+from diffvqa_rt.training.diffvqa.commands.head_to_train import network_to_train
+from diffvqa_rt.training.registry import TrainingStage
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from diffvqa_rt.synthetic.labelled import LabelledVideo
+    pass
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
-    names = ", ".join(DATA_SETS)
-    command.add_argument(
-        "data",
-        type=parse_data,
-        metavar="NAME=PATH",
-        help=f"a data set ({names}; `diffvqa evaluate --help` has their layouts), or {SYNTHETIC}=DIR, a set that "
-        "python -m diffvqa_rt.synthetic made",
-    )
+    add_data_arguments(command)
     command.add_argument(
         "--weights",
         type=Path,
@@ -49,17 +37,6 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--new-head", action="store_true", help="begin with a random head, whatever the weights' own has learned"
-    )
-    command.add_argument(
-        "--split",
-        type=parse_split,
-        default="published",
-        metavar="SPLIT",
-        help=f"what to train on: published (the published training split), 1 … {SPLITS} (that one of the random 8:2 "
-        "splits), or all (default: %(default)s)",
-    )
-    command.add_argument(
-        "--split-seed", type=whole_number(0), default=0, metavar="N", help="of the random splits (default: %(default)s)"
     )
     command.add_argument(
         "--epochs", type=whole_number(1), default=50, metavar="N", help="over the videos (default: %(default)s)"
@@ -82,20 +59,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a VideoMamba checkpoint, of videos or of images, that a new head's Mamba blocks start from",
     )
-    command.add_argument(
-        "--cache",
-        type=Path,
-        default=Path("build/features"),
-        metavar="DIR",
-        help="where features are kept, for every run on the same extractor (default: %(default)s)",
-    )
-    command.add_argument(
-        "--cache-gigabytes",
-        type=whole_number(1),
-        default=100,
-        metavar="GB",
-        help="the most that DIR may take; a run that needs more says so before it starts (default: %(default)s)",
-    )
+    add_cache_arguments(command, Path("build/features"), "features")
     add_engine_arguments(command, None, "none: torch extracts; engines of the same weights do it faster")
     add_fit_arguments(command, learning_rate=1e-5, weight_decay=1e-6, batch=2)
 
@@ -106,10 +70,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from diffvqa_rt.models.weights import save_weights, weights_sha256
     from diffvqa_rt.synthetic.labelled import videos_digest
     from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
-    from diffvqa_rt.training.diffvqa.features import CropOfVideo, FeatureCache
-    from diffvqa_rt.training.diffvqa.head import HeadBatches, HeadObjective, agreement_scalars, predict_videos
+    from diffvqa_rt.training.diffvqa.features import FeatureCache
+    from diffvqa_rt.training.diffvqa.head import HeadObjective, predict_videos
     from diffvqa_rt.training.diffvqa.start import network_to_start_from
+    from diffvqa_rt.training.entry_cache import CropOfVideo
     from diffvqa_rt.training.loop import fit, refuse_another_run
+    from diffvqa_rt.training.opinions import OpinionBatches, agreement_scalars, write_scores
 
     data = read_training_data(arguments)
     network, is_new_head = network_to_train(arguments, data.score_range)
@@ -129,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_bytes=arguments.cache_gigabytes * 10**9,
     )
     with checked_arguments():
-        batches = HeadBatches(
+        batches = OpinionBatches(
             data.train,
             cache,
             batch=arguments.batch,
@@ -189,7 +155,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         scores = predict_videos(network, data.held_out, cache)
         if data.held_out:
-            write_whole(arguments.out / "scores.csv", lambda part: _write_scores(part, data.held_out, scores))
+            write_whole(arguments.out / "scores.csv", lambda part: write_scores(part, data.held_out, scores))
         path = arguments.out / "weights.safetensors"
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=True))
         labelled = {video.name for video in data.held_out if video.label is not None}
@@ -199,17 +165,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write_scores(path: Path, videos: "Sequence[LabelledVideo]", scores: "NDArray[np.float64]") -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "score"])
-        # A pristine clip is in every ladder of its scene.
-        writer.writerows(dict(zip((video.name for video in videos), scores, strict=True)).items())
-
-
-COMMAND = Command(
-    name="train",
-    help="train the head on opinions",
+TRAIN = TrainingStage(
     description="Train the head by L1 on a data set's opinions; VAE, UNet and Controller stay frozen, so their "
     "features are extracted once and kept. A run that was stopped goes on at its last checkpoint when started "
     "again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli train …` and torchrun use several "

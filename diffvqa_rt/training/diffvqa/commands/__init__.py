@@ -1,0 +1,7 @@
+"""DiffVQA's stages of training as subcommands run them."""
+
+from diffvqa_rt.training.diffvqa.commands.adapt import ADAPT
+from diffvqa_rt.training.diffvqa.commands.train import TRAIN
+from diffvqa_rt.training.registry import MetricTraining
+
+TRAINING = MetricTraining(adapt=ADAPT, train=TRAIN)

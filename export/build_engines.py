@@ -32,8 +32,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="safetensors file of the network's weights, or a Stable Diffusion 2.1-base folder (default: the preset's "
-        "bundled weights; sd21 has none, so seeded random ones, and every output says untrained)",
+        help="safetensors file of the network's weights, or a folder of published ones: Stable Diffusion 2.1-base for "
+        "diffvqa; SR3's, a ViT's and a ResNet-50's checkpoint, named restorer, vit and resnet50, for diffv2iqa "
+        "(default: the preset's bundled weights; without those seeded random ones, and every output says untrained)",
     )
     parser.add_argument(
         "--backend",
@@ -44,8 +45,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--precision",
         default="fp32",
-        help="what the VAE, the UNet and the Controller compute in: fp32, fp16 or bf16; the sampler, the head and what "
-        "overflows stay float32 (default: %(default)s)",
+        help="what the large networks compute in: fp32, fp16 or bf16; samplers, heads and what overflows stay float32 "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -58,7 +59,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         default=CLIP,
         metavar="VIDEO",
-        help="real video for the parity check (default: %(default)s)",
+        help="real video or picture for the parity check (default: %(default)s)",
     )
     parser.add_argument(
         "--videos",

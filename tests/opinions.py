@@ -13,8 +13,10 @@ def write(path: Path, text: str = "") -> Path:
     return path
 
 
-def make_table(count: int = 50, *, name: str = "konvid-1k", splits=(None,), copies: int = 0) -> MosTable:
-    """Videos v000, v001, …; the splits are dealt out in turns; each `copies` videos in a row share a content."""
+def make_table(
+    count: int = 50, *, name: str = "konvid-1k", splits=(None,), copies: int = 0, distortions=(None,)
+) -> MosTable:
+    """Videos v000, v001, …; splits and distortions are dealt out in turns; each `copies` in a row share a content."""
     rows = tuple(
         MosRow(
             name=f"v{i:03}",
@@ -22,10 +24,11 @@ def make_table(count: int = 50, *, name: str = "konvid-1k", splits=(None,), copi
             mos=1 + i / 100,
             split=splits[i % len(splits)],
             content=f"c{i // copies}" if copies else None,
+            distortion=distortions[i % len(distortions)],
         )
         for i in range(count)
     )
-    return MosTable(name=name, title=DATA_SETS[name].title, mos_range=(1.0, 5.0), rows=rows)
+    return MosTable(name=name, title=DATA_SETS[name].title, mos_range=(1.0, 5.0), rows=rows, kind=DATA_SETS[name].kind)
 
 
 class Result:

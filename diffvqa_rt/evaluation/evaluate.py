@@ -112,7 +112,7 @@ class Evaluation:
 
 
 def distinct_scores(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Those evaluations whose scores no earlier one has: both kinds of random splits may look at the same."""
+    """The evaluations whose scores no earlier one has: both kinds of random splits may look at the same."""
     first: dict[tuple[object, ...], Evaluation] = {}
     for one in evaluations:
         first.setdefault((one.model, one.trained_on, one.data, one.scores), one)

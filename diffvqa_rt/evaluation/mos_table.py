@@ -43,7 +43,7 @@ class MosTable:
     """A data set. `name` is for files and arguments, `title` for people; rows have distinct names.
 
     Attributes:
-        mos_range: opinions lie on it.
+        mos_range: opinions lie on it; labels for training are their places on it, from 0 to 1 (SPEC-diffv2iqa, D31).
         short_side: pixels that a picture's short side is shrunk to before it is scored; None for as it is.
     """
 

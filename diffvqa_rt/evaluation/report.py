@@ -14,7 +14,7 @@ from typing import get_args
 from diffvqa_rt.evaluation.correlation import METRICS, Estimate, MetricName
 from diffvqa_rt.evaluation.data_sets import DATA_SETS, ProtocolName
 from diffvqa_rt.evaluation.evaluate import Evaluation, distinct_scores, is_on_random_splits
-from diffvqa_rt.evaluation.protocols import SPLITS, TEST_SHARE, VALIDATION_SHARES
+from diffvqa_rt.evaluation.protocols import SPLITS, TEST_SHARE
 from diffvqa_rt.evaluation.published import PublishedResult
 
 HEADLINES: tuple[MetricName, ...] = ("srcc", "plcc")
@@ -231,8 +231,7 @@ def caption(evaluations: Sequence[Evaluation], resamples: int, published: Sequen
     if shown:
         tables = ", ".join(dict.fromkeys(result.table for result in shown))
         sentences.append(
-            f"Published: the numbers of Table {tables} of the paper, in the columns whose kind of splits it has. "
-            f"{', '.join(VALIDATION_SHARES)}: training to validation to test, with the same test side in each."
+            f"Published: the numbers of Table {tables} of the paper, in the columns whose kind of splits it has."
         )
     if resamples:
         sentences.append(f"In brackets: bootstrap 95 % intervals (percentiles of {resamples} resamples).")

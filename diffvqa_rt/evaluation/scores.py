@@ -85,7 +85,7 @@ def read_scores(path: Path, table: MosTable) -> Scores:
         by_name[name] = parse_number(row.where, "score", row.cells.get("raw_score") or row.cells["score"])
     if not by_name:
         example = table.rows[0].name
-        raise MosTableError(f"{path} has no score for any video of {table.title} (one of them is {example})")
+        raise MosTableError(f"{path} has no score for any {table.kind} of {table.title} (one of them is {example})")
     return Scores(by_name, tuple(failures))
 
 

@@ -100,7 +100,7 @@ def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted
 
 
 def slide_of(ladder: Ladder, key: str) -> float:
-    """How far all rungs of a ladder lie from their knots to the next, 0 … 0.7 of the way, for one scene."""
+    """The distance of all rungs of a ladder from their knots to the next, 0 … 0.7 of the way, for one scene."""
     return _SLIDE * float(_generator(f"{key}/{ladder.name}").random())
 
 

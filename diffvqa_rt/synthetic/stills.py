@@ -33,7 +33,7 @@ _BEST = 100.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StillsConfig:
-    """What decides a set, but for its pictures.
+    """All that decides a set, but for its pictures.
 
     Attributes:
         stills: how many pictures, the first in the order of their contents' hashes; all of them if None.

@@ -14,6 +14,8 @@ from diffvqa_rt.evaluation.protocols import SPLITS, published_splits, random_spl
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_from_set
 
 SYNTHETIC = "synthetic"
+BY_IMAGE = "image-"
+"""Before the number of a random split: of the splits by image (SPEC-diffv2iqa, D32)."""
 LEAST_FOR_AGREEMENT = 3
 """Opinions that a correlation is made of, at least."""
 
@@ -33,7 +35,8 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
         default="published",
         metavar="SPLIT",
         help=f"what to train on: published (the published training split), 1 … {SPLITS} (that one of the random 8:2 "
-        "splits), or all (default: %(default)s)",
+        f"splits), {BY_IMAGE}1 … {BY_IMAGE}{SPLITS} (that one of the splits by image, where versions of one content "
+        "are on both sides), or all (default: %(default)s)",
     )
     command.add_argument(
         "--split-seed", type=whole_number(0), default=0, metavar="N", help="of the random splits (default: %(default)s)"
@@ -76,8 +79,11 @@ def parse_data(text: str) -> tuple[str, Path]:
 
 def parse_split(text: str) -> str:
     """The text, where it names a split."""
-    if text not in ("published", "all") and text not in map(str, range(1, SPLITS + 1)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not published, all, or a number from 1 to {SPLITS}")
+    numbers = map(str, range(1, SPLITS + 1))
+    if text not in ("published", "all") and text.removeprefix(BY_IMAGE) not in numbers:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not published, all, or a number from 1 to {SPLITS}, with {BY_IMAGE} before it or without"
+        )
     return text
 
 
@@ -92,6 +98,11 @@ def read_training_data(arguments: argparse.Namespace) -> TrainingData:
             train, held_out = [*train, *held_out], []
         return TrainingData(train, held_out, (0.0, 100.0))
     table = read_table(name, path)
+    if table.short_side is not None:
+        raise TrainingError(
+            f"{table.title}'s images are scored with a short side of {table.short_side} pixels, and training takes "
+            "images as they are; shrink them, and give them as csv=FILE"
+        )
     if table.mos_range[0] == table.mos_range[1]:
         raise TrainingError(f"{table.title}'s opinions are all {table.mos_range[0]:g}; there is nothing to learn")
     if arguments.split == "all":
@@ -103,8 +114,14 @@ def read_training_data(arguments: argparse.Namespace) -> TrainingData:
         held_out_rows = [row for split in splits for row in split.test]
         split = splits[0]
     else:
-        split = random_splits(table, seed=arguments.split_seed)[int(arguments.split) - 1]
+        by_image = arguments.split.startswith(BY_IMAGE)
+        number = int(arguments.split.removeprefix(BY_IMAGE))
+        split = random_splits(table, by_image=by_image, seed=arguments.split_seed)[number - 1]
         held_out_rows = list(split.test)
+        if by_image:
+            # Then the validation's videos are chosen by image too.
+            train = [replace(video, content=None) for video in videos_from_rows(split.train)]
+            return TrainingData(train, videos_from_rows(held_out_rows), table.mos_range)
     return TrainingData(videos_from_rows(split.train), videos_from_rows(held_out_rows), table.mos_range)
 
 

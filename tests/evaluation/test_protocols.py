@@ -43,6 +43,20 @@ def test_a_content_is_never_on_both_sides():
         assert contents[0].isdisjoint(contents[1]) and len(split.test) == 12
 
 
+def test_splits_by_image_have_a_content_on_both_sides():
+    for split in random_splits(make_table(300, name="live", copies=5), by_image=True):
+        assert len(split.test) == 60 and names(split.test).isdisjoint(names(split.train))
+        contents = [{row.content for row in rows} for rows in (split.train, split.test)]
+        assert len(contents[0] & contents[1]) > 20
+
+
+def test_splits_by_image_are_those_of_a_data_set_without_contents():
+    with_contents, without = make_table(60, name="live", copies=6), make_table(60, name="live")
+    by_image = random_splits(with_contents, by_image=True)
+    assert [names(split.test) for split in by_image] == [names(split.test) for split in random_splits(without)]
+    assert [names(split.test) for split in by_image] != [names(split.test) for split in random_splits(with_contents)]
+
+
 @pytest.mark.parametrize(("count", "copies"), [(1, 0), (2, 0), (10, 10)])
 def test_a_table_that_cannot_be_split_is_refused(count, copies):
     with pytest.raises(EvaluationError, match="cannot be split into train and test"):
@@ -50,7 +64,11 @@ def test_a_table_that_cannot_be_split_is_refused(count, copies):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"), [({"splits": 0}, "splits is 0"), ({"test_share": 1.0}, r"test_share is 1\.0")]
+    ("options", "sentence"),
+    [
+        ({"splits": 0}, "splits is 0"),
+        ({"test_share": 1.0}, r"test_share is 1\.0"),
+    ],
 )
 def test_bad_numbers_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -88,3 +106,10 @@ def test_the_validation_split_stands_in_for_a_test_split_without_opinions():
 )
 def test_the_protocol_is_the_specifications(name, splits, trained_on, protocol):
     assert default_protocols(make_table(name=name, splits=splits), trained_on) == (protocol,)
+
+
+def test_a_set_with_contents_is_split_in_both_ways_by_whoever_may_have_trained_on_it():
+    table = make_table(60, name="live", copies=6)
+    assert default_protocols(table, None) == default_protocols(table, "live") == ("splits", "splits-by-image")
+    assert default_protocols(table, "pipal") == ("whole",)
+    assert default_protocols(make_table(60, name="koniq-10k"), None) == ("splits",)

@@ -5,12 +5,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from opinions import Result, StandInScorer
+from PIL import Image
 
 from diffvqa_rt.errors import EvaluationError, MosTableError
 from diffvqa_rt.evaluation.mos_table import MosRow, MosTable
 from diffvqa_rt.evaluation.scores import ScoreStamp, read_scores, score_rows
+from diffvqa_rt.evaluation.shrinking import read_shrunk
+from diffvqa_rt.results import ScoringFailure
 
 STAMP = ScoreStamp(weights_sha256="w" * 8, engines_sha256="e" * 8, backend="onnx", seed=3, crops=2)
 
@@ -165,3 +169,42 @@ def test_a_name_with_a_line_break_is_one_line(table, tmp_path):
     score_rows(StandInScorer(), [row], tmp_path / "kept.jsonl", STAMP)
     again = StandInScorer()
     assert score_rows(again, [row], tmp_path / "kept.jsonl", STAMP).by_name == {"a\nb": 0.25} and again.scored == []
+
+
+class SizingScorer(StandInScorer):
+    """Gives a picture's pixels the score of their width, and refuses those that are 100 wide."""
+
+    def score_many(self, sources, **options):
+        for picture in sources:
+            width = picture.shape[1]
+            yield ScoringFailure(source="<array>", error="too odd") if width == 100 else Result(width)
+
+
+def test_pictures_that_are_to_be_shrunk_are_scored_small(tmp_path):
+    sizes = {"wide": (300, 150), "tall": (150, 300), "small": (60, 70), "odd": (200, 100)}
+    rows = []
+    for name, size in sizes.items():
+        path = tmp_path / f"{name}.png"
+        Image.new("RGB", size, "red").save(path)
+        rows.append(MosRow(name=name, video=path, mos=1.0))
+    rows.insert(1, MosRow(name="broken", video=tmp_path / "broken.png", mos=1.0))
+    rows[1].video.write_text("Dear diary")
+    seen: list[int] = []
+    path = tmp_path / "kept.jsonl"
+    scores = score_rows(SizingScorer(), rows, path, STAMP, short_side=75, on_video=lambda: seen.append(1))
+    assert scores.by_name == {"wide": 150, "tall": 75, "small": 60, "odd": 150}
+    assert len(scores.failures) == 1 and "broken.png is not a video" in scores.failures[0] and len(seen) == 5
+    again = score_rows(SizingScorer(), rows, path, STAMP, short_side=50)
+    assert again.by_name == scores.by_name, "what is kept is not scored again"
+    failed = score_rows(SizingScorer(), rows[-1:], tmp_path / "other.jsonl", STAMP, short_side=50)
+    assert failed.failures == (f"{rows[-1].video}: too odd",)
+
+
+def test_shrinking_keeps_the_aspect_and_averages(tmp_path):
+    stripes = np.zeros((600, 401, 3), np.uint8)
+    stripes[::2] = 254
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    picture = read_shrunk(tmp_path / "stripes.png", 100)
+    assert picture.shape == (149, 100, 3) and picture.dtype == np.uint8
+    assert np.abs(picture[10:-10].astype(int) - 127).max() <= 6, "a filter without antialiasing keeps the stripes"
+    assert read_shrunk(tmp_path / "stripes.png", 401).tobytes() == stripes.tobytes()

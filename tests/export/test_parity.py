@@ -1,17 +1,22 @@
 """The comparison with torch: no tolerance lets a NaN pass, or a row that depends on its slot."""
 
+import dataclasses
+import json
 import re
 
 import numpy as np
 import pytest
 from diffvqa_export.diffvqa.stages import STAGES
-from diffvqa_export.parity import measure_parity
+from diffvqa_export.parity import measure_parity, refuse_dead_network, worst_of
 from diffvqa_export.reference import Reference, record_reference
 from training_network import SMALLEST
 
 from diffvqa_rt.engines import open_engines
+from diffvqa_rt.engines.manifest import OutputParity, ParityReport, parity_from_dict
+from diffvqa_rt.errors import ParityError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.preparation import prepare_frames
 from diffvqa_rt.video import sample_frames
 
@@ -73,3 +78,49 @@ def test_an_engine_whose_rows_differ_passes_no_tolerance(engines, reference, cha
     report = compare({**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}, reference)
     (failure,) = report.failures
     assert re.match(rf"vae_encoder gives a video another result in another slot of a batch \(by {difference}", failure)
+
+
+def report_of(clip: str, **changes) -> ParityReport:
+    found = {"error": 1e-7, "row": 0.0, "score": 50.0} | changes
+    output = OutputParity(
+        engine="head", output="score", max_error=1e-3, relative_error=found["error"], not_finite=0, tolerance=1e-5
+    )
+    return ParityReport(
+        clip=clip,
+        frames=2,
+        outputs=(output,),
+        row_differences={"head": found["row"]},
+        score=found["score"],
+        reference_score=50.0,
+        score_tolerance=0.01,
+    )
+
+
+@pytest.mark.parametrize(
+    "broken", [{"error": np.inf}, {"error": 1e-4}, {"row": np.nan}, {"row": 1e-9}, {"score": np.nan}, {"score": 51.0}]
+)
+def test_what_one_source_shows_is_in_the_report_on_all(broken):
+    good = [report_of(name) for name in ("photo.png", "grey", "ramp")]
+    report = worst_of(good)
+    assert not report.failures and report.clip == "photo.png, grey, ramp" and report.frames == 6
+    assert report.reference_scores == {"photo.png": 50.0, "grey": 50.0, "ramp": 50.0}
+    for place in range(3):
+        reports = list(good)
+        reports[place] = report_of(good[place].clip, **broken)
+        assert len(worst_of(reports).failures) == 1
+
+
+def test_the_report_on_one_source_is_its_own_and_reads_as_before_there_were_several():
+    report = worst_of([report_of("frog.mp4")])
+    assert report == report_of("frog.mp4")
+    values = json.loads(json.dumps(dataclasses.asdict(report)))
+    assert values.pop("reference_scores") == {}
+    assert parity_from_dict(values) == report
+
+
+@pytest.mark.parametrize("other", [50.0, 50.009, np.nan])
+def test_one_score_for_two_sources_is_no_score(other):
+    refuse_dead_network({"frog.mp4": 50.0}, TINY)
+    refuse_dead_network({"frog.mp4": 50.0, "grey": 50.02}, TINY)
+    with pytest.raises(ParityError, match="tiny gives frog.mp4 and grey one score .* look at its weights"):
+        refuse_dead_network({"frog.mp4": 50.0, "ramp": 60.0, "grey": other}, TINY)

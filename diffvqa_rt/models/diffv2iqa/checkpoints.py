@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from diffvqa_rt.metrics.diffv2iqa.config import DiffV2IQAConfig
 from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA
@@ -60,6 +61,8 @@ _STACKED = ("query", "key", "value")
 
 _OUTSIDE_VIT = ("norm.", "fc_norm.", "head.")
 _OUTSIDE_RESNET = "fc."
+# So many names stand in an error.
+_NAMED = 3
 
 
 def load_weights(path: Path) -> tuple[DiffV2IQA, bool]:
@@ -95,6 +98,7 @@ def load_vit(vit: ViT, path: Path) -> None:
     }
     if "pos_embed" in kept:
         kept["pos_embed"] = resize_position_grid(kept["pos_embed"], vit.pos_embed.shape[1])
+    _check_names(vit, kept, path)
     fill_module(vit, kept, path)
 
 
@@ -107,7 +111,9 @@ def load_resnet(resnet: ResNet, path: Path) -> None:
         ValueError: the file can't be read, or a tensor is missing, unknown or of another shape.
     """
     weights = read_checkpoint(path, "a ResNet checkpoint", _WRAPPERS)
-    fill_module(resnet, {name: weights[name] for name in weights if not name.startswith(_OUTSIDE_RESNET)}, path)
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(_OUTSIDE_RESNET)}
+    _check_names(resnet, kept, path)
+    fill_module(resnet, kept, path)
 
 
 def _block_of(name: str) -> int:
@@ -133,3 +139,19 @@ def _renamed(name: str, patterns: Mapping[str, str]) -> str:
     for pattern, replacement in patterns.items():
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def _check_names(module: nn.Module, weights: Weights, path: Path) -> None:
+    """Raises ValueError, naming `path`, where a checkpoint lacks tensors or has others than the module."""
+    # Files from before BatchNorm counted its batches load too.
+    expected = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
+    complaints = [
+        f"{verb} {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
+        for verb, names in (
+            ("it has no", [name for name in expected if name not in weights]),
+            ("this network has no", [name for name in weights if name not in module.state_dict()]),
+        )
+        if names
+    ]
+    if complaints:
+        raise ValueError(f"{path} does not fit this network: {', and '.join(complaints)}")

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig, Picture
+from diffvqa_rt.models.diffv2iqa.attention import TransposedAttention
 from diffvqa_rt.models.diffv2iqa.heads import PatchHead, PatchScores
 from diffvqa_rt.models.diffv2iqa.swin import Swin
-from diffvqa_rt.models.diffv2iqa.transposed_attention import TransposedAttention
 
 _ATTENTIONS = 2
 

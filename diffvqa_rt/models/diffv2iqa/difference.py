@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig, Picture
+from diffvqa_rt.models.diffv2iqa.attention import TransposedAttention
 from diffvqa_rt.models.diffv2iqa.heads import PatchHead, PatchScores
-from diffvqa_rt.models.diffv2iqa.transposed_attention import TransposedAttention
 
 
 def to_patches(maps: list[Tensor]) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig, Picture
+from diffvqa_rt.models.diffv2iqa.attention import TransposedAttention
 from diffvqa_rt.models.diffv2iqa.compensation import CompensationGuidance
 from diffvqa_rt.models.diffv2iqa.difference import DifferenceAnalysis
 from diffvqa_rt.models.diffv2iqa.resnet import ResNet
 from diffvqa_rt.models.diffv2iqa.restorer import Restorer
-from diffvqa_rt.models.diffv2iqa.transposed_attention import TransposedAttention
 from diffvqa_rt.models.diffv2iqa.vit import ViT
 
 _MIDDLE = 0.5

@@ -78,7 +78,7 @@ def predict_pictures(
 
 
 def agreement_line(scores: NDArray[np.float64], pictures: Sequence[LabelledVideo], config: DiffV2IQAConfig) -> str:
-    """How scores agree with labels, in words: the mean |score − label| as a share of the range, SRCC and PLCC."""
+    """The agreement of scores with labels: the mean |score − label| as a share of the range, SRCC and PLCC."""
     labels = np.array([np.nan if picture.label is None else picture.label for picture in pictures], float)
     low, high = config.score_range
     found = {"L1": f"{np.abs(scores - labels)[~np.isnan(labels)].mean() / (high - low):.2%} of the range"}

@@ -1,16 +1,22 @@
 """DiffV²IQA's built engines: how near to torch they are, ε itself among it, and whether a view has one score."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from diffvqa_export.backends.plan_from_onnx import RTX_ARCHITECTURES
+from diffvqa_export.build import build_engines
+from diffvqa_export.context import BuildRequest
+from diffvqa_export.weights import random_weights
 
 from diffvqa_rt.chain import play
 from diffvqa_rt.engines import Manifest, open_engines
 from diffvqa_rt.metrics.diffv2iqa.engines import PIXELS, engine_specs
 from diffvqa_rt.metrics.diffv2iqa.metric import METRIC
-from diffvqa_rt.metrics.diffv2iqa.presets import TINY
+from diffvqa_rt.metrics.diffv2iqa.presets import PAPER, TINY
 from diffvqa_rt.models.diffv2iqa.network import random_network
 
 STEPS = TINY.sampler.steps
@@ -97,3 +103,29 @@ def test_tensorrt_for_rtx_takes_both_engines_for_every_architecture(diffv2iqa_en
         "tensorrt-rtx/restoration_step.plan",
         "tensorrt-rtx/quality_branches.plan",
     }
+
+
+def build(config, backend, out, clip) -> Manifest:
+    request = BuildRequest(
+        weights=random_weights(config, metric="diffv2iqa"), backends=(backend,), out=out, clip=clip, metric="diffv2iqa"
+    )
+    return build_engines(request, progress=lambda step: None)
+
+
+def with_three_steps(config):
+    sampler = dataclasses.replace(config.sampler, train_steps=3, steps=3)
+    return dataclasses.replace(config, sampler=sampler, kept=(1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_aot_inductor_takes_both_engines(tmp_path, clip):
+    parity = build(with_three_steps(TINY), "aot-inductor", tmp_path / "tiny", clip).backends["aot-inductor"].parity
+    assert parity is not None and 0 < max(output.relative_error for output in parity.outputs) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_papers_size_is_built_in_20_gib(tmp_path, clip):
+    manifest = build(with_three_steps(PAPER), "onnx", tmp_path / "paper", clip)
+    assert manifest.backends["onnx"].parity.score_difference < 1e-4 * 100
+    assert manifest.build.peak_memory_bytes < 20 * 2**30

@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from diffvqa_rt.training.diffv2iqa.restoration import RestorationObjective
     from diffvqa_rt.training.diffv2iqa.restoration_report import RestorationReport, report_on
     from diffvqa_rt.training.diffv2iqa.start import check_side, network_to_restore_with
-    from diffvqa_rt.training.loop import Batch, fit
+    from diffvqa_rt.training.loop import fit
     from diffvqa_rt.training.media import media_digest
 
     with checked_arguments():
@@ -117,13 +117,13 @@ def _run(arguments: argparse.Namespace) -> int:
             "decoding": DECODING_VERSION,
         },
     }
-    views: list[Batch] = []
+    reports: list[RestorationReport] = []
 
     def report() -> RestorationReport:
-        if not views:
-            # Of a step that no run comes to: other crops and distortions of the pictures that are learned from.
-            views.append(measured[config.steps])
-        return report_on(network.restorer, network.config, views[0], arguments.crop_side)
+        # Of a step that no run comes to: other crops and distortions of the pictures that are learned from.
+        views = measured[config.steps]
+        reports.append(report_on(network.restorer, network.config, views, arguments.crop_side))
+        return reports[-1]
 
     with step_bar("adapt", config.steps) as show:
         fit(
@@ -137,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> int:
             validate=lambda: report().scalars(),
         )
     if accelerator.is_main_process:
-        found = report()
+        found = reports[-1] if reports else report()  # the last is of the last step
         for line in found.lines():
             print(line, file=sys.stderr)
         found.check()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffvqa_rt.models.diffv2iqa.transposed_attention import TransposedAttention
+from diffvqa_rt.models.diffv2iqa.attention import TransposedAttention
 
 CHANNELS, POSITIONS = 5, 9
 

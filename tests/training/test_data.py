@@ -1,0 +1,56 @@
+"""Sides of a data set that training learns from and holds out, and what it refuses to learn from."""
+
+import argparse
+from types import SimpleNamespace
+
+import pytest
+from image_sets import write_kadid_10k, write_spaq
+
+from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.evaluation.data_sets import read_table
+from diffvqa_rt.evaluation.protocols import random_splits
+from diffvqa_rt.training.data import parse_split, read_training_data, with_validation
+
+COPIES = 5
+
+
+@pytest.fixture
+def kadid(tmp_path):
+    """100 images of 20 references."""
+    names = [f"I{content:02}_01_{level:02}.png" for content in range(1, 21) for level in range(1, COPIES + 1)]
+    write_kadid_10k(tmp_path, {name: 1 + i / 30 for i, name in enumerate(names)})
+    return tmp_path
+
+
+def read(folder, split, name="kadid-10k"):
+    return read_training_data(SimpleNamespace(data=(name, folder), split=split, split_seed=0))
+
+
+@pytest.mark.parametrize(("split", "by_image"), [("3", False), ("image-3", True)])
+def test_a_split_is_the_one_that_evaluation_tests_on(kadid, split, by_image):
+    data = read(kadid, split)
+    expected = random_splits(read_table("kadid-10k", kadid), by_image=by_image)[2]
+    assert [video.name for video in data.held_out] == [row.name for row in expected.test]
+    assert [video.name for video in data.train] == [row.name for row in expected.train]
+    shares = with_validation(data, 10, 0)
+    assert [len(side) for side in (shares.train, shares.validation, shares.held_out)] == [70, 10, 20]
+    validated = {video.name[:3] for video in shares.validation}
+    # Two references whole, or images of many.
+    assert (len(validated) == 10 // COPIES) != by_image
+
+
+def test_labels_are_high_for_good_images(tmp_path):
+    write_kadid_10k(tmp_path, {"I01_01_01.png": 4.5, "I01_01_05.png": 1.5})
+    assert [video.label for video in read(tmp_path, "all").train] == [4.5, 1.5]
+
+
+def test_images_that_are_scored_at_another_size_are_refused(tmp_path):
+    write_spaq(tmp_path, {"1.jpg": 50.0})
+    with pytest.raises(TrainingError, match="SPAQ's images are scored with a short side of 512 pixels"):
+        read(tmp_path, "all", "spaq")
+
+
+@pytest.mark.parametrize("text", ["0", "11", "image-11", "image-", "image-all", "content-1"])
+def test_a_split_that_is_none_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not published, all, or a number from 1 to 10"):
+        parse_split(text)

@@ -25,7 +25,7 @@ CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs built engines."""
     for item in items:
-        if {"built_engines", "diffv2iqa_engines"} & set(getattr(item, "fixturenames", ())):
+        if {"built_engines", "small_engines", "diffv2iqa_engines"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.engines)
 
 
@@ -54,6 +54,30 @@ def build_installed(metric: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory) -> Path:
+    """A file of `SMALLEST`'s weights, random ones that count as trained."""
+    from training_network import SMALLEST
+
+    from diffvqa_rt.models.diffvqa.network import random_network
+    from diffvqa_rt.models.weights import save_weights
+
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_weights(random_network(SMALLEST), path, is_trained=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_engines(small_weights, tmp_path_factory) -> Path:
+    """Engines of `SMALLEST`, for tests of what is around the network: a score takes no time. Not to be changed."""
+    import build_engines
+
+    folder = tmp_path_factory.mktemp("small") / "engines"
+    command = ["--weights", str(small_weights), "--backend", "onnx,torch", "--out", str(folder)]
+    assert build_engines.main(command) == 0
+    return folder
+
+
 @pytest.fixture
 def manifest(built_engines):
     from diffvqa_rt.engines.manifest import Manifest
@@ -67,19 +91,18 @@ def untrained_engines(tmp_path_factory, clip) -> Path:
     from diffvqa_export.build import build_engines
     from diffvqa_export.context import BuildRequest
     from diffvqa_export.weights import random_weights
-
-    from diffvqa_rt.metrics.diffvqa.presets import TINY
+    from training_network import SMALLEST
 
     folder = tmp_path_factory.mktemp("untrained") / "tiny"
-    request = BuildRequest(weights=random_weights(TINY), backends=("torch",), out=folder, clip=clip)
+    request = BuildRequest(weights=random_weights(SMALLEST), backends=("torch",), out=folder, clip=clip)
     build_engines(request, progress=lambda step: None)
     return folder
 
 
 @pytest.fixture
-def engines_copy(built_engines, tmp_path) -> Path:
+def engines_copy(small_engines, tmp_path) -> Path:
     """An engine folder that a test may damage."""
-    return Path(shutil.copytree(built_engines, tmp_path / "engines"))
+    return Path(shutil.copytree(small_engines, tmp_path / "engines"))
 
 
 @pytest.fixture(scope="session")
@@ -95,12 +118,12 @@ def ffmpeg() -> str:
 
 
 @pytest.fixture(scope="session")
-def served(built_engines) -> "Iterator[Served]":
+def served(small_engines) -> "Iterator[Served]":
     """A server that all tests share, with limits that are soon reached."""
     from served import MAX_REQUEST_MIB, Served
 
     limits = ["--max-request-mib", MAX_REQUEST_MIB, "--max-frames", 400, "--max-frame-pixels", 10**6, "--max-crops", 3]
-    server = Served(built_engines, *map(str, limits))
+    server = Served(small_engines, *map(str, limits))
     try:
         server.wait_until_ready()
         yield server
@@ -117,12 +140,12 @@ def client(served) -> "Iterator[Client]":
 
 
 @pytest.fixture(scope="session")
-def expected(built_engines, clip) -> "dict[str, tuple[bytes, VideoScore]]":
+def expected(small_engines, clip) -> "dict[str, tuple[bytes, VideoScore]]":
     """Each clip's bytes and its result in this process."""
     from served import CLIPS
 
     from diffvqa_rt import Scorer
 
-    scorer = Scorer.open(built_engines)
+    scorer = Scorer.open(small_engines)
     videos = {name: make() for name, make in CLIPS.items()} | {"frog.mp4": clip.read_bytes()}
     return {name: (video, scorer.score(video)) for name, video in videos.items()}

@@ -18,6 +18,7 @@ import pytest
 from clips import make_clip
 from instant_engines import instant_engines
 from PIL import Image
+from training_network import SMALLEST
 
 from diffvqa_rt import Scorer, cli
 from diffvqa_rt.decoding import IsolatedDecoder
@@ -27,11 +28,11 @@ from diffvqa_rt.results import csv_columns
 
 
 @pytest.fixture
-def diffvqa(built_engines, capsys):
+def diffvqa(small_engines, capsys):
     """Runs `diffvqa score --engines … ARGS` in this process; returns (status, stdout, stderr)."""
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        status = cli.main(["score", "--engines", str(built_engines), *map(str, arguments)])
+        status = cli.main(["score", "--engines", str(small_engines), *map(str, arguments)])
         return status, *capsys.readouterr()
 
     return run
@@ -53,7 +54,11 @@ def test_csv_and_table_carry_the_same_score(diffvqa, clip):
     (row,) = csv.DictReader(io.StringIO(diffvqa("--format", "csv", clip)[1]))
     assert tuple(row) == csv_columns(METRIC.stages)
     assert float(row["score"]) == score and row["model"] == "tiny" and row["error"] == ""
-    assert row["codec"] == "h264" and float(row["denoise_seconds"]) > 0 and len(row["frame_scores"].split()) == 8
+    assert (
+        row["codec"] == "h264"
+        and float(row["denoise_seconds"]) > 0
+        and len(row["frame_scores"].split()) == SMALLEST.frames
+    )
     header, line = diffvqa(clip)[1].splitlines()
     assert header.split() == ["score", "spread", "seconds", "model", "video"]
     assert line.split()[0] == f"{score:.3f}"
@@ -285,7 +290,7 @@ def test_an_interrupt_is_meant_even_where_a_script_started_the_command_in_the_ba
     assert (process.returncode, err) == (130, "")
 
 
-def test_an_interrupt_during_decoding_ends_at_once(built_engines, tmp_path):
+def test_an_interrupt_during_decoding_ends_at_once(small_engines, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(make_clip())
     program = (
         "import sys; from diffvqa_rt import cli; from diffvqa_rt.decoding.process import DecoderProcess\n"
@@ -294,7 +299,7 @@ def test_an_interrupt_during_decoding_ends_at_once(built_engines, tmp_path):
         "    send(self, *arguments); os.kill(self.pid, signal.SIGSTOP); print('stopped', self.pid, flush=True)\n"
         "DecoderProcess.send = stop; sys.exit(cli.main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", program, "score", "--engines", str(built_engines), tmp_path / "clip.mp4"]
+    command = [sys.executable, "-c", program, "score", "--engines", str(small_engines), tmp_path / "clip.mp4"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = next(int(line.split()[1]) for line in process.stdout if line.startswith("stopped"))
@@ -307,8 +312,8 @@ def test_an_interrupt_during_decoding_ends_at_once(built_engines, tmp_path):
         os.kill(pid, 0)
 
 
-def test_a_reader_that_stops_early_gets_no_traceback(built_engines, clip):
-    command = [sys.executable, "-m", "diffvqa_rt.cli", "score", "--engines", str(built_engines), "--format", "json"]
+def test_a_reader_that_stops_early_gets_no_traceback(small_engines, clip):
+    command = [sys.executable, "-m", "diffvqa_rt.cli", "score", "--engines", str(small_engines), "--format", "json"]
     process = subprocess.Popen([*command, clip, clip], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
@@ -332,7 +337,7 @@ def run_in_terminal(*command: str) -> str:
     return printed.decode()
 
 
-def test_on_a_terminal_rows_and_bar_keep_out_of_each_others_way(built_engines, clip, tmp_path):
+def test_on_a_terminal_rows_and_bar_keep_out_of_each_others_way(small_engines, clip, tmp_path):
     missing = tmp_path / "missing.mp4"
     command = [
         sys.executable,
@@ -340,7 +345,7 @@ def test_on_a_terminal_rows_and_bar_keep_out_of_each_others_way(built_engines, c
         "diffvqa_rt.cli",
         "score",
         "--engines",
-        str(built_engines),
+        str(small_engines),
         str(clip),
         str(missing),
     ]
@@ -353,10 +358,10 @@ def test_on_a_terminal_rows_and_bar_keep_out_of_each_others_way(built_engines, c
     assert any(line.split() == ["failed", str(missing)] for line in lines)
 
 
-def test_a_name_that_the_terminal_cannot_show_costs_no_result(built_engines, clip, tmp_path):
+def test_a_name_that_the_terminal_cannot_show_costs_no_result(small_engines, clip, tmp_path):
     strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xff\n\x1b[2J.mp4")
     os.symlink(clip, strange)
-    command = [sys.executable, "-m", "diffvqa_rt.cli", "score", "--engines", str(built_engines), strange]
+    command = [sys.executable, "-m", "diffvqa_rt.cli", "score", "--engines", str(small_engines), strange]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     header, row = result.stdout.splitlines()
@@ -374,8 +379,8 @@ def test_a_name_that_the_terminal_cannot_show_costs_no_result(built_engines, cli
         ("score --help", "-u", ">/dev/full", "the results cannot be written"),
     ],
 )
-def test_an_output_that_takes_nothing_gets_one_sentence(built_engines, arguments, option, redirection, sentence):
-    folder = f'"{built_engines}"' if arguments == "info" else ""
+def test_an_output_that_takes_nothing_gets_one_sentence(small_engines, arguments, option, redirection, sentence):
+    folder = f'"{small_engines}"' if arguments == "info" else ""
     command = f'"{sys.executable}" {option} -m diffvqa_rt.cli {arguments} {folder} {redirection}'
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     result = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)

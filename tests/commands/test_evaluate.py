@@ -251,7 +251,7 @@ def test_the_command_needs_no_extra_package_until_it_runs(tmp_path):
     assert result.stderr == "diffvqa: evaluation needs scipy, which is not installed: pip install 'diffvqa-rt[train]'\n"
 
 
-def test_real_engines_score_a_data_set(built_engines, evaluate, tmp_path):
+def test_real_engines_score_a_data_set(small_engines, evaluate, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(make_clip(frames=3))
     (tmp_path / "wide.mp4").write_bytes(make_clip(size=(96, 48), frames=3))
     names = [f"v{i}.mp4" for i in range(10)]
@@ -260,10 +260,10 @@ def test_real_engines_score_a_data_set(built_engines, evaluate, tmp_path):
     text = "video,mos\n" + "".join(f"{name},{i}\n" for i, name in enumerate([*names, "broken.mp4"]))
     table = write(tmp_path / "mine.csv", text)
     write(tmp_path / "broken.mp4", "Dear diary")
-    status, out, err = evaluate(f"csv={table}", "--engines", built_engines)
+    status, out, err = evaluate(f"csv={table}", "--engines", small_engines)
     assert status == 1 and "| tiny |" in out
     assert "untrained" not in err and "broken.mp4 is not a video" in err
     kept = [json.loads(line) for line in (tmp_path / "out/scores-mine.jsonl").read_text().splitlines()]
     assert [entry["video"] for entry in kept] == names
-    score = Scorer.open(built_engines).score(tmp_path / "v0.mp4").score
+    score = Scorer.open(small_engines).score(tmp_path / "v0.mp4").score
     assert [entry["score"] for entry in kept] == [score if i % 2 == 0 else kept[1]["score"] for i in range(10)]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from diffvqa_export.backends import onnx as onnx_backend
-from diffvqa_export.backends.onnx_from_module import onnx_from_module
 from diffvqa_export.build import build_engines as build_folder
 from diffvqa_export.context import BuildRequest
 from diffvqa_export.weights import choose_weights, random_weights
+from training_network import SMALLEST
 
 from diffvqa_rt.engines import Manifest, open_engines
 from diffvqa_rt.engines.torch_backend import torch_engines
@@ -32,7 +32,18 @@ from diffvqa_rt.models.weights import save_weights
 
 
 def torch_request(out, clip) -> BuildRequest:
-    return BuildRequest(weights=random_weights(TINY), backends=("torch",), out=out, clip=clip)
+    return BuildRequest(weights=random_weights(SMALLEST), backends=("torch",), out=out, clip=clip)
+
+
+@pytest.fixture
+def copy_exported(small_engines):
+    """In the place of `onnx_from_module`: the file that it made of `SMALLEST` before."""
+
+    def copy(job):
+        for file in (job.path.name, f"{job.path.name}.data"):
+            shutil.copy(small_engines / "onnx" / file, job.path.parent)
+
+    return copy
 
 
 def test_the_manifest_says_where_the_engines_come_from_and_how_good_they_are(built_engines):
@@ -50,14 +61,12 @@ def test_the_manifest_says_where_the_engines_come_from_and_how_good_they_are(bui
     assert parity.score_difference < 1e-4 * 100
 
 
-def test_another_networks_engines_fail_parity_and_nothing_is_written(built_engines, clip, tmp_path, monkeypatch):
-    def copy_instead_of_exporting(job):
-        for file in (job.path.name, f"{job.path.name}.data"):
-            shutil.copy(built_engines / "onnx" / file, job.path.parent)
-
-    monkeypatch.setattr(onnx_backend, "onnx_from_module", copy_instead_of_exporting)
-    monkeypatch.setattr(Manifest, "provenance", Manifest.read(built_engines).provenance)
-    request = BuildRequest(weights=random_weights(TINY, 1), backends=("onnx",), out=tmp_path / "out", clip=clip)
+def test_another_networks_engines_fail_parity_and_nothing_is_written(
+    small_engines, copy_exported, clip, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", copy_exported)
+    monkeypatch.setattr(Manifest, "provenance", Manifest.read(small_engines).provenance)
+    request = BuildRequest(weights=random_weights(SMALLEST, 1), backends=("onnx",), out=tmp_path / "out", clip=clip)
     with pytest.raises(ParityError, match="vae_encoder's z0 is off by .* Nothing was written"):
         build_folder(request, progress=lambda step: None)
     assert not (tmp_path / "out").exists()
@@ -94,7 +103,7 @@ def test_engines_of_an_older_format_are_replaced(engines_copy, clip):
 
 
 def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, capsys):
-    save_weights(random_network(TINY, seed=5), tmp_path / "weights.safetensors", is_trained=True)
+    save_weights(random_network(SMALLEST, seed=5), tmp_path / "weights.safetensors", is_trained=True)
     arguments = [
         "--weights",
         str(tmp_path / "weights.safetensors"),
@@ -108,10 +117,9 @@ def test_trained_weights_are_built_and_an_older_folder_is_replaced(tmp_path, cap
     assert "untrained" not in capsys.readouterr().out
     manifest, engines = open_engines(tmp_path / "out", "torch")
     assert manifest.weights.is_trained and manifest.weights.source == "weights.safetensors"
-    frames = np.zeros((1, 2, 3, TINY.view_size, TINY.view_size), np.float32)
-    expected = torch_engines(engine_specs(TINY), stage_modules(random_network(TINY, seed=5)))["vae_encoder"](
-        {"frames": frames}
-    )["z0"]
+    frames = np.zeros((1, 2, 3, SMALLEST.view_size, SMALLEST.view_size), np.float32)
+    modules = stage_modules(random_network(SMALLEST, seed=5))
+    expected = torch_engines(engine_specs(SMALLEST), modules)["vae_encoder"]({"frames": frames})["z0"]
     assert np.array_equal(engines["vae_encoder"]({"frames": frames})["z0"], expected)
 
 
@@ -166,27 +174,29 @@ def test_a_manifest_names_every_field_of_its_network(built_engines):
 
 
 class Interrupted:
-    """`onnx_from_module` until a stage comes; there it raises, in the place of a key, a kill or a full disk."""
+    """An export until a stage comes; there it raises, in the place of a key, a kill or a full disk."""
 
-    def __init__(self, stage: str, error: BaseException) -> None:
-        self._stage, self._error = stage, error
+    def __init__(self, export, stage: str, error: BaseException) -> None:
+        self._export, self._stage, self._error = export, stage, error
 
     def __call__(self, job):
         if job.stage.name == self._stage:
             raise self._error
-        onnx_from_module(job)
+        self._export(job)
 
 
-def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+def test_a_build_that_was_stopped_goes_on_where_it_was(small_weights, copy_exported, tmp_path, monkeypatch, capsys):
+    def stop_at(stage, error):
+        monkeypatch.setattr(onnx_backend, "onnx_from_module", Interrupted(copy_exported, stage, error))
+
     out = tmp_path / "tiny"
-    command = ["--out", str(out)]
-    monkeypatch.setattr(onnx_backend, "onnx_from_module", Interrupted("unet_controller", KeyboardInterrupt()))
+    command = ["--weights", str(small_weights), "--out", str(out)]
+    stop_at("unet_controller", KeyboardInterrupt())
     assert build_engines.main(command) == 130
     assert f"interrupted; the same command goes on from {out}.work" in capsys.readouterr().err
     assert not out.exists()
 
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(onnx_backend, "onnx_from_module", Interrupted("head", full))
+    stop_at("head", OSError(errno.ENOSPC, "No space left on device"))
     assert build_engines.main(command) == 1
     progress = capsys.readouterr().err
     assert f"the disk of {out} is full; make room" in progress
@@ -195,7 +205,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
     assert "onnx: export unet_controller\n" in progress
     assert not out.exists()
 
-    monkeypatch.setattr(onnx_backend, "onnx_from_module", onnx_from_module)
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", copy_exported)
     assert build_engines.main(command) == 0
     progress = capsys.readouterr().err
     assert progress.count("done before") == 3
@@ -221,11 +231,11 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
     assert not (work / "manifest.json").exists()
 
     # A build that fails leaves the engines that are there as they were, and with one name each.
-    monkeypatch.setattr(onnx_backend, "onnx_from_module", Interrupted("vae_encoder", KeyboardInterrupt()))
+    stop_at("vae_encoder", KeyboardInterrupt())
     assert build_engines.main([*command, "--precision", "fp16"]) == 130
     open_engines(out)
     assert {path.stat().st_nlink for path in out.rglob("*") if path.is_file()} == {1}
-    monkeypatch.setattr(onnx_backend, "onnx_from_module", onnx_from_module)
+    monkeypatch.setattr(onnx_backend, "onnx_from_module", copy_exported)
     capsys.readouterr()
 
     # A step whose file was changed is done again.
@@ -249,8 +259,9 @@ build_engines.main(sys.argv[1:])
 """
 
 
-def test_a_killed_build_leaves_no_engine_folder_and_no_lock(tmp_path, clip):
-    command = [sys.executable, "-c", _BUILD_AND_WAIT, "--out", str(tmp_path / "tiny")]
+def test_a_killed_build_leaves_no_engine_folder_and_no_lock(small_weights, tmp_path, clip):
+    arguments = ["--weights", str(small_weights), "--out", str(tmp_path / "tiny")]
+    command = [sys.executable, "-c", _BUILD_AND_WAIT, *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(build_engines.__file__).parent)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None and process.stdout.readline() == "exporting\n"

@@ -9,22 +9,41 @@ import pytest
 from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.parity import measure_parity, refuse_dead_network, worst_of
 from diffvqa_export.reference import Reference, record_reference
-from diffvqa_export.weights import choose_weights
+from training_network import SMALLEST
 
 from diffvqa_rt.engines import open_engines
 from diffvqa_rt.engines.manifest import OutputParity, ParityReport, parity_from_dict
-from diffvqa_rt.engines.torch_backend import torch_engines
 from diffvqa_rt.errors import ParityError
 from diffvqa_rt.metric import Request
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.models.diffvqa.stages import stage_modules
 from diffvqa_rt.preparation import prepare_frames
 from diffvqa_rt.video import sample_frames
 
 
-def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip, tmp_path):
+@pytest.fixture(scope="module")
+def engines(small_engines):
+    return open_engines(small_engines, "onnx")[1]
+
+
+@pytest.fixture(scope="module")
+def reference(small_engines, clip, tmp_path_factory) -> Reference:
+    """What torch computes on the clip."""
+    path = tmp_path_factory.mktemp("reference") / "frog.npz"
+    given = prepare_frames(sample_frames(clip, SMALLEST.frames), METRIC, SMALLEST, Request(), 0)
+    record_reference(METRIC, SMALLEST, open_engines(small_engines, "torch")[1], given, path)
+    return Reference(path)
+
+
+def compare(engines, reference):
+    return measure_parity(engines, reference, METRIC, SMALLEST, STAGES, "fp32", "frog.mp4", frames=2)
+
+
+def test_engines_that_are_not_broken_pass(engines, reference):
+    assert compare(engines, reference).failures == []
+
+
+def test_an_output_that_is_not_a_number_passes_no_tolerance(engines, reference):
     class Broken:
         max_videos = None
 
@@ -35,12 +54,7 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip,
             results = self._engine(inputs, outputs)
             return {name: np.full_like(values, np.nan) for name, values in results.items()}
 
-    _, engines = open_engines(built_engines, "onnx")
-    given = prepare_frames(sample_frames(clip, TINY.frames), METRIC, TINY, Request(), 0)
-    reference = torch_engines(engine_specs(TINY), stage_modules(choose_weights(TINY, None).load()))
-    record_reference(METRIC, TINY, reference, given, tmp_path / "clip.npz")
-    broken = {**engines, "head": Broken(engines["head"])}
-    report = measure_parity(broken, Reference(tmp_path / "clip.npz"), METRIC, TINY, STAGES, "fp32", clip.name, frames=2)
+    report = compare({**engines, "head": Broken(engines["head"])}, reference)
     assert any("head's score is off by inf" in f and "1 of its values are not finite" in f for f in report.failures)
     assert any(failure.startswith("the score is nan") for failure in report.failures)
 
@@ -50,7 +64,7 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(built_engines, clip,
     [(lambda row: np.nextafter(row, np.inf), r"\d"), (lambda row: row * np.nan, "nan")],
     ids=["last_bit", "nan"],
 )
-def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tmp_path, change, difference):
+def test_an_engine_whose_rows_differ_passes_no_tolerance(engines, reference, change, difference):
     class SeesTheBatch:
         max_videos = None
 
@@ -61,12 +75,7 @@ def test_an_engine_whose_rows_differ_passes_no_tolerance(built_engines, clip, tm
             results = self._engine(inputs, outputs)
             return {n: np.concatenate([v[:1], change(v[1:])]) for n, v in results.items()}
 
-    _, engines = open_engines(built_engines, "onnx")
-    given = prepare_frames(sample_frames(clip, TINY.frames), METRIC, TINY, Request(), 0)
-    reference = torch_engines(engine_specs(TINY), stage_modules(choose_weights(TINY, None).load()))
-    record_reference(METRIC, TINY, reference, given, tmp_path / "clip.npz")
-    broken = {**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}
-    report = measure_parity(broken, Reference(tmp_path / "clip.npz"), METRIC, TINY, STAGES, "fp32", clip.name, frames=2)
+    report = compare({**engines, "vae_encoder": SeesTheBatch(engines["vae_encoder"])}, reference)
     (failure,) = report.failures
     assert re.match(rf"vae_encoder gives a video another result in another slot of a batch \(by {difference}", failure)
 

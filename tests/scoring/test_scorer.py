@@ -1,4 +1,8 @@
-"""One video, one score: whatever the runtime, the process, the batch or the order."""
+"""One video, one score: whatever the runtime, the process, the batch or the order.
+
+The network is the smallest that has every part. That no bit of `tiny`'s engines depends on threads or neighbours is in
+`engines/test_manifest.py`; their distance from torch is in the build's parity report.
+"""
 
 import hashlib
 import json
@@ -17,8 +21,8 @@ LOW, HIGH = 0.0, 100.0
 
 
 @pytest.fixture(scope="module")
-def scorer(built_engines) -> Scorer:
-    return Scorer.open(built_engines)
+def scorer(small_engines) -> Scorer:
+    return Scorer.open(small_engines)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,8 @@ def assert_same(actual: VideoScore, expected: VideoScore) -> None:
 def test_a_score_carries_what_it_takes_to_trust_it(scorer, clip):
     result = scorer.score(clip)
     assert LOW < result.score < HIGH and result.score_range == (LOW, HIGH)
-    assert len(result.frame_scores) == len(result.frame_weights) == len(result.timestamps_seconds) == 8
+    frames = scorer.manifest.config.frames
+    assert len(result.frame_scores) == len(result.frame_weights) == len(result.timestamps_seconds) == frames
     assert sum(result.frame_weights) == pytest.approx(1)
     assert np.dot(result.frame_scores, result.frame_weights) == pytest.approx(result.score, abs=1e-4)
     assert tuple(result.stage_seconds) == METRIC.stages
@@ -53,8 +58,8 @@ def test_a_score_carries_what_it_takes_to_trust_it(scorer, clip):
     json.dumps(result.as_dict())
 
 
-def test_engines_and_torch_give_the_same_score(scorer, built_engines, clips):
-    reference = Scorer.open(built_engines, backend="torch")
+def test_engines_and_torch_give_the_same_score(scorer, small_engines, clips):
+    reference = Scorer.open(small_engines, backend="torch")
     for path in (clips[0], clips[1], clips[3]):
         ours, theirs = scorer.score(path), reference.score(path)
         assert ours.backend == "onnx" and theirs.backend == "torch"
@@ -81,23 +86,23 @@ def test_batch_and_order_change_no_bit(scorer, clips):
                 assert_same(result, one_by_one[result.source])
 
 
-def test_two_processes_agree_on_every_bit(scorer, built_engines, clip):
+def test_two_processes_agree_on_every_bit(scorer, small_engines, clip):
     program = (
         "import sys; from diffvqa_rt import Scorer; result = Scorer.open(sys.argv[1]).score(sys.argv[2]); "
         "print(result.score.hex(), *(s.hex() for s in result.frame_scores))"
     )
-    command = [sys.executable, "-c", program, str(built_engines), str(clip)]
+    command = [sys.executable, "-c", program, str(small_engines), str(clip)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     result = scorer.score(clip)
     assert printed == [value.hex() for value in (result.score, *result.frame_scores)]
 
 
-def test_the_scoring_path_never_imports_torch(built_engines, clip):
+def test_the_scoring_path_never_imports_torch(small_engines, clip):
     program = (
         "import sys; from diffvqa_rt import Scorer, cli; Scorer.open(sys.argv[1]).score(sys.argv[2]); "
         "print(sorted({'torch', 'onnx', 'diffusers', 'diffvqa_kernels', 'numba', 'triton'} & sys.modules.keys()))"
     )
-    command = [sys.executable, "-c", program, str(built_engines), str(clip)]
+    command = [sys.executable, "-c", program, str(small_engines), str(clip)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

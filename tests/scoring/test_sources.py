@@ -63,9 +63,9 @@ def test_an_array_of_another_shape_is_the_requests_fault(scorer):
 
 
 @pytest.mark.parametrize("threads", ["2", 1.0, 0, True])
-def test_a_bad_number_of_threads_is_refused(built_engines, threads):
+def test_a_bad_number_of_threads_is_refused(small_engines, threads):
     with pytest.raises(ValueError, match="threads is .*expected .*at least 1"):
-        Scorer.open(built_engines, threads=threads)
+        Scorer.open(small_engines, threads=threads)
 
 
 def test_numbers_of_any_whole_type_are_taken_by_value(scorer):
@@ -179,10 +179,11 @@ def test_threads_share_a_scorer(scorer, clip, other):
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
-def test_a_forked_child_runs_engines_that_its_parent_has_run(built_engines, manifest, backend):
+def test_a_forked_child_runs_engines_that_its_parent_has_run(small_engines, backend):
     """Of the threads that the parent has started, a child has none."""
-    engine = open_engines(built_engines, backend, 2, names=("vae_encoder",))[1]["vae_encoder"]
-    frames = np.random.default_rng(0).uniform(-1, 1, (1, 4, 3, *[manifest.config.view_size] * 2)).astype(np.float32)
+    manifest, engines = open_engines(small_engines, backend, 2, names=("vae_encoder",))
+    engine, size = engines["vae_encoder"], manifest.config.view_size
+    frames = np.random.default_rng(0).uniform(-1, 1, (1, 4, 3, size, size)).astype(np.float32)
     expected = engine({"frames": frames})["z0"]
     child = os.fork()
     if child == 0:  # no exception may leave the child

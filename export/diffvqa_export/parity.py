@@ -58,10 +58,11 @@ def measure_parity(
             worst[name, output] = max(worst.get((name, output), found), found, key=lambda parity: parity.relative_error)
         last_calls[name] = (inputs, actual)
     low, high = config.score_range
+    seen = reference.frames(engines)
     outputs = play(metric.chain(config), engines, reference.given)
     return ParityReport(
         clip=clip,
-        frames=reference.frames(engines) if frames is None else frames,
+        frames=seen if frames is None else min(seen, frames),
         outputs=tuple(worst.values()),
         row_differences={
             name: _row_difference(engines[name], inputs, actual if is_same_alone else None)

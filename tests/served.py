@@ -1,13 +1,16 @@
 """`diffvqa serve` as a process that tests talk to, and clips of all the kinds it is asked about."""
 
 import io
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,24 @@ class Served:
         """The processes of the Triton server (`tritonserver`) or of one of its models."""
         (server,) = children(self.process.pid)
         return [server] if name == "tritonserver" else [pid for pid, what in children(server).items() if what == name]
+
+    def decoders(self) -> list[int]:
+        """The processes that decode, one of each `preprocess`."""
+        return [pid for model in self.pids("preprocess") for pid in children(model)]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Has no video decoded: what is asked for stays under way, however fast or busy the machine is."""
+        decoders = self.decoders()
+        assert decoders
+        for pid in decoders:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in decoders:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> int:
         self.process.terminate()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from clips import make_clip
 from served import assert_same, free_ports, parsed
+from training_network import SMALLEST
 
 pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[dali]'")
 
@@ -21,7 +22,6 @@ from diffvqa_rt.engines import open_engines
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.dali import DaliViews, EncodedViews
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
-from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.results import VideoScore, video_score
 from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving import Client, Server, ServerConfig, ServerError
@@ -110,14 +110,14 @@ def assemble_with_stand_ins(settings, target: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(cuda_engines) -> Iterator[Server]:
+def server(small_cuda_engines) -> Iterator[Server]:
     try:
         server_module.find_tritonserver()
     except ServerError as error:
         pytest.skip(str(error))
     port, http_port, metrics_port = free_ports(3)
     config = ServerConfig(
-        engines=cuda_engines, backend="onnx-cuda", port=port, http_port=http_port, metrics_port=metrics_port
+        engines=small_cuda_engines, backend="onnx-cuda", port=port, http_port=http_port, metrics_port=metrics_port
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server_module, "choose_form", lambda *_: "production")
@@ -134,31 +134,31 @@ def client(server) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def engines(cuda_engines):
-    return open_engines(cuda_engines, "onnx")
+def engines(small_cuda_engines):
+    return open_engines(small_cuda_engines, "onnx")
 
 
 def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore:
     manifest, opened = engines
     request = Request(seed=seed, crops=len(views))
     return video_score(
-        play(METRIC.chain(TINY), opened, {"frames": views}),
+        play(METRIC.chain(SMALLEST), opened, {"frames": views}),
         source="<bytes>",
         seed=seed,
         timestamps_seconds=sampled.timestamps_seconds,
         info=sampled.info,
         stage_seconds=dict.fromkeys(METRIC.stages, 1.0),
         facts=model_facts(manifest, "onnx-cuda", "dali"),
-        crop_regions=METRIC.crop_regions(TINY, sampled.info, request),
-        warnings=sampled.warnings + METRIC.warnings(TINY, sampled.info),
+        crop_regions=METRIC.crop_regions(SMALLEST, sampled.info, request),
+        warnings=sampled.warnings + METRIC.warnings(SMALLEST, sampled.info),
     )
 
 
 def test_what_dali_decodes_is_scored_by_its_frames(client, engines):
     clip = make_clip("libvpx-vp9", "webm", size=(192, 146))
-    plan = plan_decoding(clip, TINY.frames)
+    plan = plan_decoding(clip, SMALLEST.frames)
     for seed, crops in ((0, 1), (3, 2)):
-        views = EncodedViews(TINY.view_size, decoder="libavcodec")(plan, seed, crops)
+        views = EncodedViews(SMALLEST.view_size, decoder="libavcodec")(plan, seed, crops)
         assert_same(client.score(clip, seed=seed, crops=crops), expected_score(engines, views, plan, seed))
 
 
@@ -168,8 +168,8 @@ def test_what_dali_decodes_is_scored_by_its_frames(client, engines):
     ids=["not-for-a-gpu", "dali-fails"],
 )
 def test_other_videos_are_decoded_on_the_host_and_cut_by_the_same_operators(client, engines, clip):
-    sampled = sample_frames(clip, TINY.frames)
-    views = DaliViews(TINY.view_size)(sampled.frames, seed=5, crops=2)
+    sampled = sample_frames(clip, SMALLEST.frames)
+    views = DaliViews(SMALLEST.view_size)(sampled.frames, seed=5, crops=2)
     assert_same(client.score(clip, seed=5, crops=2), expected_score(engines, views, sampled, 5))
 
 

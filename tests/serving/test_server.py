@@ -18,13 +18,13 @@ import pytest
 from clips import make_clip
 from pictures import huge_png
 from served import CLIPS, MAX_REQUEST_MIB, Served, assert_same, free_ports, grpc, make_certificates
+from training_network import SMALLEST
 
 from diffvqa_rt import Scorer, cli
 from diffvqa_rt.errors import EngineMismatchError, InputError, VideoDecodeError
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.results import ScoringFailure, csv_columns
 from diffvqa_rt.serving import Client, ClientTls, RequestError, Server, ServerConfig, ServerError, find_tritonserver
-from diffvqa_rt.serving.tritonserver import children
 
 
 @pytest.mark.parametrize("name", [*CLIPS, "frog.mp4"])
@@ -45,10 +45,10 @@ def test_sixteen_clients_at_once_get_their_own_answers(served, expected):
         list(pool.map(ask, range(16)))
 
 
-def test_crops_and_seed_mean_the_same_there(client, expected, built_engines):
+def test_crops_and_seed_mean_the_same_there(client, expected, small_engines):
     video, default = expected["h264.mp4"]
     served = client.score(video, seed=2**62 + 3, crops=2)
-    assert_same(served, Scorer.open(built_engines).score(video, seed=2**62 + 3, crops=2))
+    assert_same(served, Scorer.open(small_engines).score(video, seed=2**62 + 3, crops=2))
     assert len(served.crop_scores) == 2 and served.crop_scores[0] != default.score
 
 
@@ -106,9 +106,9 @@ def test_a_start_without_a_gpu_reports_no_error(served):
     [b"", b"Dear diary", os.urandom(5000), make_clip()[:600], make_clip(container="mpegts")[:100]],
     ids=["empty", "text", "random", "headless", "cut"],
 )
-def test_a_bad_video_gets_the_sentence_of_this_process(client, built_engines, video, tmp_path):
+def test_a_bad_video_gets_the_sentence_of_this_process(client, small_engines, video, tmp_path):
     with pytest.raises(VideoDecodeError) as here:
-        Scorer.open(built_engines).score(video)
+        Scorer.open(small_engines).score(video)
     with pytest.raises(VideoDecodeError) as there:
         client.score(video)
     assert str(there.value) == str(here.value)
@@ -168,11 +168,11 @@ def test_a_bad_request_leaves_the_others_alone_and_in_order(client, expected, tm
     assert isinstance(third, ScoringFailure) and "missing.mp4 cannot be read" in third.error
 
 
-def test_the_command_prints_what_scoring_here_prints(served, built_engines, clip, tmp_path, capsys):
+def test_the_command_prints_what_scoring_here_prints(served, small_engines, clip, tmp_path, capsys):
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
     videos = [str(clip), str(bad)]
-    assert cli.main(["score", "--engines", str(built_engines), "--format", "json", *videos]) == 1
+    assert cli.main(["score", "--engines", str(small_engines), "--format", "json", *videos]) == 1
     here = capsys.readouterr()
     assert cli.main(["client", "--url", served.url, "--format", "json", *videos]) == 1
     there = capsys.readouterr()
@@ -233,15 +233,16 @@ def test_health_and_metrics_are_where_the_server_says(served, expected):
         elsewhere.connect(("127.0.0.2", served.port))
 
 
-@pytest.mark.parametrize("name", ["preprocess", "denoise", "head", "tritonserver"])
+@pytest.mark.parametrize("name", ["preprocess", "head", "tritonserver"])
 def test_a_client_gets_its_answers_though_a_process_is_killed(served, client, expected, name):
     video, result = expected["h264.mp4"]
     before = served.pids(name)
     with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(client.score, video) for _ in range(2)]
-        time.sleep(0.1 if name == "preprocess" else 0.7)  # it decodes, and then others work
-        assert not any(answer.done() for answer in answers)
-        os.kill(before[0], signal.SIGKILL)
+        with served.held():
+            answers = [pool.submit(client.score, video) for _ in range(2)]
+            time.sleep(0.3)
+            assert not any(answer.done() for answer in answers)
+            os.kill(before[0], signal.SIGKILL)
         for answer in answers:
             assert_same(answer.result(), result)
     assert any(f"the process of {name} has ended; starting again" in line for line in served.lines)
@@ -250,9 +251,7 @@ def test_a_client_gets_its_answers_though_a_process_is_killed(served, client, ex
 
 
 def test_a_decoder_that_dies_takes_nothing_else_along(served, client, expected):
-    servers = served.pids("tritonserver")
-    models = served.pids("preprocess")
-    decoders = [pid for model in models for pid in children(model)]
+    servers, models, decoders = served.pids("tritonserver"), served.pids("preprocess"), served.decoders()
     assert len(decoders) == len(models)
     for pid in decoders:
         os.kill(pid, signal.SIGKILL)
@@ -262,11 +261,11 @@ def test_a_decoder_that_dies_takes_nothing_else_along(served, client, expected):
     assert served.pids("tritonserver") == servers and served.pids("preprocess") == models
 
 
-def test_tls_lets_in_who_has_a_certificate(built_engines, expected, tmp_path):
+def test_tls_lets_in_who_has_a_certificate(small_engines, expected, tmp_path):
     make_certificates(tmp_path, "server", "client")
     server, client = tmp_path / "server.pem", tmp_path / "client.pem"
     flags = ["--tls-cert", server, "--tls-key", tmp_path / "server.key", "--tls-client-ca", client]
-    served = Served(built_engines, *map(str, flags))
+    served = Served(small_engines, *map(str, flags))
     try:
         served.wait_until_ready()
         video, result = expected["still.png"]
@@ -286,73 +285,66 @@ def test_tls_lets_in_who_has_a_certificate(built_engines, expected, tmp_path):
         assert served.stop() == 0
 
 
-def test_a_stop_waits_for_the_requests_in_flight(built_engines, expected):
-    served = Served(built_engines)
-    try:
-        served.wait_until_ready()
-        video, result = expected["h264.mp4"]
-        with Client(served.url, deadline_seconds=60) as client, ThreadPoolExecutor(2) as pool:
-            assert_same(client.score(video), result)
-            answers = [pool.submit(client.score, video) for _ in range(2)]
-            time.sleep(0.5)
-            assert not any(answer.done() for answer in answers)
-            served.process.terminate()
-            for answer in answers:
-                assert_same(answer.result(), result)
-    finally:
-        assert served.stop() == 0
-    assert not [line for line in served.lines if "Traceback" in line]
-    with Client(served.url, deadline_seconds=1) as client:
-        assert not client.is_ready()
-        with pytest.raises(RequestError, match="gave no score within 1 s"):
-            client.score(video)
-
-
-def test_a_client_finds_a_server_that_was_killed_and_started_again(built_engines, expected):
+def test_a_killed_server_is_found_again_and_a_stopped_one_answers_first(small_engines, expected):
     video, result = expected["h264.mp4"]
     before = run_folders()
-    first = Served(built_engines)
-    with Client(first.url, deadline_seconds=120) as client, ThreadPoolExecutor(1) as pool:
+    first = Served(small_engines)
+    with Client(first.url, deadline_seconds=120) as client, ThreadPoolExecutor(2) as pool:
         first.wait_until_ready()
         (run,) = run_folders() - before
-        answer = pool.submit(client.score, video)
-        time.sleep(0.7)
-        assert not answer.done()
-        first.process.kill()
-        first.process.wait()
+        with first.held():
+            answer = pool.submit(client.score, video)
+            time.sleep(0.3)
+            assert not answer.done()
+            first.process.kill()
+            first.process.wait()
         assert run in run_folders()
-        second = Served(built_engines, ports=(first.port, first.http_port, first.metrics_port))
+        second = Served(small_engines, ports=(first.port, first.http_port, first.metrics_port))
         try:
             second.wait_until_ready()
             assert run not in run_folders()  # what a killed one has left
             assert_same(answer.result(), result)
+            with second.held():
+                answers = [pool.submit(client.score, video) for _ in range(2)]
+                time.sleep(0.5)
+                second.process.terminate()
+                time.sleep(0.5)
+                assert second.process.poll() is None and not any(answer.done() for answer in answers)
+            for answer in answers:
+                assert_same(answer.result(), result)
         finally:
             assert second.stop() == 0
     assert run_folders() == before
+    assert not [line for line in second.lines if "Traceback" in line]
+    with Client(second.url, deadline_seconds=1) as client:
+        assert not client.is_ready()
+        with pytest.raises(RequestError, match="gave no score within 1 s"):
+            client.score(video)
 
 
 def run_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("diffvqa-serve-*"))
 
 
-def test_an_occupied_port_is_a_sentence(served, built_engines, capsys):
+def test_an_occupied_port_is_a_sentence(served, small_engines, capsys, monkeypatch):
+    monkeypatch.setattr("diffvqa_rt.serving.server.GRACE_SECONDS", 0.5)  # in which one that was killed gives it up
     port = str(served.port)
-    assert cli.main(["serve", "--engines", str(built_engines), "--port", port]) == 1
+    assert cli.main(["serve", "--engines", str(small_engines), "--port", port]) == 1
     assert f"cannot listen on ports {port}, 8000 and 8002" in capsys.readouterr().err
 
 
-def test_the_wheels_server_stays_on_this_machine(built_engines, capsys):
+def test_the_wheels_server_stays_on_this_machine(small_engines, capsys):
     if find_tritonserver().backends is not None:
         pytest.skip("there is a Triton server of its own here")
-    assert cli.main(["serve", "--engines", str(built_engines), "--host", "0.0.0.0"]) == 1
+    assert cli.main(["serve", "--engines", str(small_engines), "--host", "0.0.0.0"]) == 1
     assert "reach a network with Triton server 26.07" in capsys.readouterr().err
 
 
 def test_an_inner_model_takes_as_many_rows_as_a_video_has_crops(served):
     connection = grpc.InferenceServerClient(served.url)
     for rows in (0, 4):
-        tensor = grpc.InferInput("z0", [rows, 16, 4, 24, 24], "FP32")
-        tensor.set_data_from_numpy(np.zeros((rows, 16, 4, 24, 24), np.float32))
+        z0 = np.zeros((rows, 2 * SMALLEST.frames, *SMALLEST.latent_shape), np.float32)
+        tensor = grpc.InferInput("z0", z0.shape, "FP32").set_data_from_numpy(z0)
         with pytest.raises(grpc.InferenceServerException, match=f"1 to 3 rows at a time; got {rows}") as refusal:
             connection.infer("denoise", [tensor])
         assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
@@ -395,10 +387,10 @@ def spoil(engines: Path) -> None:
     file.write_bytes(content)
 
 
-def test_misuse_of_the_server_command_is_status_2(built_engines, capsys):
-    assert cli.main(["serve", "--engines", str(built_engines), "--port", "8000"]) == 2
+def test_misuse_of_the_server_command_is_status_2(small_engines, capsys):
+    assert cli.main(["serve", "--engines", str(small_engines), "--port", "8000"]) == 2
     assert "three different ones" in capsys.readouterr().err
-    assert cli.main(["serve", "--engines", str(built_engines), "--tls-cert", "/none.pem"]) == 2
+    assert cli.main(["serve", "--engines", str(small_engines), "--tls-cert", "/none.pem"]) == 2
     assert "/none.pem; expected a file" in capsys.readouterr().err
 
 

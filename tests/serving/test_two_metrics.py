@@ -24,8 +24,8 @@ MAX_CROPS = 3
 
 
 @pytest.fixture(scope="module")
-def both(built_engines, diffv2iqa_engines):
-    server = Served(built_engines, "--engines", str(diffv2iqa_engines), "--max-crops", str(MAX_CROPS))
+def both(small_engines, diffv2iqa_engines):
+    server = Served(small_engines, "--engines", str(diffv2iqa_engines), "--max-crops", str(MAX_CROPS))
     try:
         server.wait_until_ready()
         yield server
@@ -62,8 +62,8 @@ def test_crops_frames_and_patch_maps_cross_over(pictures, scorer):
     assert (len(served.crop_scores), len(served.frame_scores), len(served.crop_regions)) == (2, 3, 2)
 
 
-def test_sixteen_clients_of_two_metrics_get_their_own_scores(both, pictures, scorer, built_engines):
-    with Scorer.open(built_engines) as videos, Client(both.url, deadline_seconds=120) as client:
+def test_sixteen_clients_of_two_metrics_get_their_own_scores(both, pictures, scorer, small_engines):
+    with Scorer.open(small_engines) as videos, Client(both.url, deadline_seconds=120) as client:
         jobs = [
             (client, videos, {"source": CLIPS["vp8.webm"]()}),
             (pictures, scorer, {"source": CLIPS["still.png"](), "crops": 1}),

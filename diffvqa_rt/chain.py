@@ -95,10 +95,17 @@ Chain = tuple[Call | Loop, ...]
 
 @runtime_checkable
 class LoopingEngine(Protocol):
-    """An engine that plays a whole loop by itself, on its device."""
+    """An engine that plays a whole loop by itself: on its device, or its rows beside each other."""
 
-    def loop(self, loop: Loop, tensors: Mapping[str, Any]) -> Mapping[str, Array]:
-        """The loop's kept tensors by the chain's names; `tensors` has all that the loop reads."""
+    def loop(self, loop: Loop, tensors: Mapping[str, Any], before_turn: Callable[[], None]) -> Mapping[str, Array]:
+        """The loop's kept tensors by the chain's names.
+
+        Args:
+            loop: what runs.
+            tensors: all that the loop reads.
+            before_turn: called before the loop at least, and before each turn where the engine can; may end the loop by
+                an exception.
+        """
         ...
 
 
@@ -212,8 +219,7 @@ def _run(
         sources = {name: name for name in item.inputs} | dict(item.start)
         read = {name: tensors.read(name, scales.get(input_name)) for input_name, name in sources.items()}
         if isinstance(engine, LoopingEngine) and observe is None:
-            before_turn()
-            return engine.loop(item, read)
+            return engine.loop(item, read, before_turn)
         return run_loop(item, engine, read, observe=observe, before_turn=before_turn)
     inputs = {name: tensors.read(name, scales.get(name)) for name in item.inputs}
     outputs = engine(inputs, item.outputs)
@@ -239,11 +245,20 @@ def run_loop(
         observe: as in `play`.
         before_turn: may end the loop by an exception.
     """
+    kept: dict[str, Any] = {}
+    for _ in turns_of(loop, engine, tensors, kept, observe=observe):
+        before_turn()
+    return kept
+
+
+def turns_of(
+    loop: Loop, engine: Engine, tensors: Mapping[str, Any], kept: dict[str, Any], *, observe: Observer | None = None
+) -> Iterator[None]:
+    """Runs a loop while it is iterated over: it stops before each turn, and has put what the loop keeps into `kept`."""
     fixed = {name: tensors[name] for name in loop.inputs}
     carried = {name: tensors[source] for name, source in loop.start.items()}
-    kept: dict[str, Any] = {}
     for turn in range(loop.count):
-        before_turn()
+        yield
         inputs = {**fixed, **carried, STEP: np.array([turn])}
         outputs = engine(inputs, loop.wanted_in(turn))
         if observe is not None:
@@ -257,7 +272,6 @@ def run_loop(
         }
         if not is_last:
             carried = {name: outputs[output] for name, output in loop.carry.items()}
-    return kept
 
 
 def check_chain(chain: Chain, engines: Mapping[str, EngineSpec], given: Sequence[TensorSpec]) -> dict[str, TensorSpec]:

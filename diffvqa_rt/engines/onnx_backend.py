@@ -1,20 +1,24 @@
 """ONNX Runtime, on the CPU (`onnx`) and on an NVIDIA GPU (`onnx-cuda`): the same files."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
+from diffvqa_rt.chain import Loop, run_loop, turns_of
 from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
 from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import listed_data_files, map_verified, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
+
+_ENDED = object()
 
 
 class OnnxEngine:
@@ -56,6 +60,39 @@ class OnnxEngine:
         ]
         results = list(self._pool.map(lambda share: self._session.run(names, share), shares))
         return {name: np.concatenate(parts, axis=axis) for name, *parts in zip(names, *results, strict=True)}
+
+
+class OnnxRowEngine(OnnxEngine):
+    """An ONNX model on the CPU whose rows are worth a thread each, in a loop too.
+
+    A loop's threads take the row that has waited longest for its next turn. No thread waits for another after a turn,
+    so that two are busy to the end with five rows, where turn by turn one of them has three and the other two.
+    """
+
+    def loop(
+        self, loop: Loop, tensors: Mapping[str, NDArray], before_turn: Callable[[], None] = lambda: None
+    ) -> dict[str, NDArray]:
+        """All turns of all rows, as `diffvqa_rt.chain.run_loop`, to the bit."""
+        rows = len(next(iter(tensors.values())))
+        if self._pool is None or rows < 2:
+            return run_loop(loop, self, tensors, before_turn=before_turn)
+        kept: list[dict[str, NDArray]] = [{} for _ in range(rows)]
+        waiting: SimpleQueue[Iterator[None]] = SimpleQueue()
+        for row, own in enumerate(kept):
+            turns = turns_of(loop, self, {name: array[row, None] for name, array in tensors.items()}, own)
+            next(turns)  # to where the first begins
+            waiting.put(turns)
+
+        def take_turns(_: int) -> None:
+            with contextlib.suppress(Empty):
+                while True:
+                    turns = waiting.get_nowait()
+                    before_turn()
+                    if next(turns, _ENDED) is not _ENDED:
+                        waiting.put(turns)
+
+        list(self._pool.map(take_turns, range(min(rows, self._threads))))
+        return {name: np.concatenate([own[name] for own in kept]) for name in loop.keep}
 
 
 class OnnxCudaEngine:
@@ -106,7 +143,12 @@ def open_onnx(folder: Path, manifest: Manifest, record: BackendRecord, threads: 
     """The folder's ONNX engines on the CPU. Raises EngineMismatchError for a file that is not what was built."""
     sessions = _open_sessions(folder, manifest, record, "CPUExecutionProvider", cpu_session_options)
     specs = manifest.engine_specs()
-    return {name: OnnxEngine(specs[name], session, threads) for name, session in sessions.items()}
+    return {name: onnx_engine(specs[name], session, threads) for name, session in sessions.items()}
+
+
+def onnx_engine(spec: EngineSpec, session: onnxruntime.InferenceSession, threads: int) -> OnnxEngine:
+    """The engine of a session on the CPU."""
+    return (OnnxRowEngine if spec.is_cut_by_row else OnnxEngine)(spec, session, threads)
 
 
 def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, OnnxCudaEngine]:

@@ -31,11 +31,11 @@ def build(provider: str, job: ExportJob) -> Engine:
     if provider == "onnxruntime":
         import onnxruntime
 
-        from diffvqa_rt.engines.onnx_backend import OnnxEngine, cpu_session_options
+        from diffvqa_rt.engines.onnx_backend import cpu_session_options, onnx_engine
 
         onnx_from_module(job)
         session = onnxruntime.InferenceSession(job.path, cpu_session_options(), providers=["CPUExecutionProvider"])
-        return OnnxEngine(job.spec, session, available_cpus())
+        return onnx_engine(job.spec, session, available_cpus())
     if provider == "aot_inductor":
         package_from_module(job)
         return InductorEngine(job.spec, job.path)

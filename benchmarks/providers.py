@@ -30,7 +30,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from diffvqa_rt.engines import BackendName, Engine, available_cpus, open_engines
 from diffvqa_rt.engines.inductor_backend import TensorArray, keep_float32
 from diffvqa_rt.engines.manifest import Manifest
-from diffvqa_rt.engines.onnx_backend import OnnxEngine, cpu_session_options
+from diffvqa_rt.engines.onnx_backend import cpu_session_options, onnx_engine
 from diffvqa_rt.engines.torch_backend import TorchEngine
 from diffvqa_rt.metric import Metric, Request
 from diffvqa_rt.metrics.registry import metric_named
@@ -200,7 +200,7 @@ def exported_beside_torch(metric: str, config: Any, stage: str, folder: Path) ->
     onnx_from_module(ExportJob(stage=export, module=module, config=config, spec=spec, path=path, provenance=""))
     session = onnxruntime.InferenceSession(path, cpu_session_options(), providers=["CPUExecutionProvider"])
     torch.set_num_threads(available_cpus())
-    return {"onnxruntime": OnnxEngine(spec, session, available_cpus()), BASELINE: TorchEngine(spec, module)}
+    return {"onnxruntime": onnx_engine(spec, session, available_cpus()), BASELINE: TorchEngine(spec, module)}
 
 
 def what_lacks(device: str, provider: str) -> str | None:

@@ -35,7 +35,9 @@ def adapted(pictures, tmp_path_factory):
 def test_restored_pictures_are_nearer_to_their_references_than_distorted_ones(pictures, adapted, capsys):
     """The run that is done says it again."""
     said = capsys.readouterr().err
-    restored, distorted = map(float, re.search(r"restored pictures (\S+) dB, of the distorted ones (\S+) dB", said).groups())
+    restored, distorted = map(
+        float, re.search(r"restored pictures (\S+) dB, of the distorted ones (\S+) dB", said).groups()
+    )
     assert restored > distorted
 
 

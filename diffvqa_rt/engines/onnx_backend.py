@@ -163,10 +163,12 @@ def open_onnx(folder: Path, manifest: Manifest, record: BackendRecord, threads: 
     """The folder's ONNX engines on the CPU. Raises EngineMismatchError for a file that is not what was built."""
     sessions = _open_sessions(folder, manifest, record, "CPUExecutionProvider", cpu_session_options)
     specs = manifest.engine_specs()
-    return {
-        name: (OnnxRowEngine if specs[name].is_cut_by_row else OnnxEngine)(specs[name], session, threads)
-        for name, session in sessions.items()
-    }
+    return {name: onnx_engine(specs[name], session, threads) for name, session in sessions.items()}
+
+
+def onnx_engine(spec: EngineSpec, session: onnxruntime.InferenceSession, threads: int) -> OnnxEngine:
+    """The engine of a session on the CPU."""
+    return (OnnxRowEngine if spec.is_cut_by_row else OnnxEngine)(spec, session, threads)
 
 
 def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord, threads: int) -> dict[str, OnnxCudaEngine]:

@@ -106,7 +106,7 @@ def refuse_dead_network(scores: Mapping[str, float], config: Config) -> None:
         if not abs(score - other_score) > SCORE_TOLERANCE["fp32"] * (high - low):
             raise ParityError(
                 f"{config.name} gives {one} and {other} one score ({score:.4f} and {other_score:.4f}), so its engines "
-                "cannot be judged: look at its weights"
+                "cannot be judged: look at its weights, or take another --clip"
             )
 
 

@@ -18,6 +18,10 @@ from diffvqa_rt.serving import Client
 ROOT = Path(__file__).parents[1]
 LIMITS = {"--max-request-mib": 2, "--max-frames": 400, "--max-frame-pixels": 10**6, "--max-crops": 3}
 
+TOO_MANY_ROWS = (
+    "InputError: crops × frames is 25; this server takes at most 24: ask for fewer crops or frames"  # 3 crops of 8
+)
+
 Outcome = Literal["right", "swapped", "wrong", "lost"]
 Answer = dict[str, Any] | str
 """A result without its times, or an error's class and sentence."""
@@ -81,9 +85,7 @@ def _requests() -> dict[str, Request]:
         **{name: Request(video=video) for name, video in good.items()},
         "two crops": Request(video=mp4, seed=7, crops=2),
         "three frames": Request(video=mp4, frames=3),
-        "frames": Request(
-            video=mp4, frames=25, refusal="InputError: crops × frames is 25; this server takes at most 24"
-        ),
+        "frames": Request(video=mp4, frames=25, refusal=TOO_MANY_ROWS),
         **{name: Request(video=video) for name, video in bad.items()},
         **{
             name: Request(

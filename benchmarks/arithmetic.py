@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.precision import write_precision
+from diffvqa_export.registry import metric_export
 from diffvqa_kernels.selective_scan import bidirectional_selective_scan  # noqa: F401  registers the operator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,10 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.models.diffvqa.network import DiffVQA
-from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.metrics.registry import metric_named
+from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.specs import Precision, TensorSpec
 
 # Of one state in one step: Δ A, its exponential (counted as one), its product with h, (Δ u) B, the sum, and C h summed.
@@ -81,29 +79,31 @@ def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> Arithmetic:
 
 
 def stage_arithmetic(
-    config: DiffVQAConfig,
+    metric: str,
+    config: Any,
     *,
     names: Sequence[str] | None = None,
-    videos: int = 1,
-    frames: int | None = None,
+    rows: int = 1,
     precision: Precision = "fp32",
 ) -> dict[str, Arithmetic]:
-    """The work of one call of each stage, or of those that are named; `unet_controller` is one step of the K.
+    """The work of one call of each stage of a metric's network, or of those that are named; of a loop's, of one step.
 
-    `frames`: of each video's, for the stages that take any number of them; the config's by default.
+    `rows`: of the batch, the engines' leading axis.
     """
+    export, models = metric_export(metric), models_of(metric)
     with torch.device("meta"):
-        modules = stage_modules(DiffVQA(config))
+        # Small constants are made on the CPU all the same.
+        modules = models.stages(models.network(config).to("meta"))
+    sizes = {"videos": rows, **export.dynamic_sizes(config)}
+    specs = metric_named(metric).engines(config)
     counted = {}
     for name in names or modules:
-        spec = engine_specs(config)[name]
-        write_precision(STAGES[name], modules[name], precision)
-        sizes = {"videos": videos, "frames": len(VIEWS) * (frames or config.frames)}
+        write_precision(export.stages[name], modules[name], precision)
         inputs = tuple(
             torch.empty([sizes.get(size, size) for size in tensor.shape], dtype=_dtype(tensor), device="meta")
-            for tensor in spec.inputs
+            for tensor in specs[name].inputs
         )
-        counted[name] = count(modules[name], inputs)
+        counted[name] = count(modules[name].to("meta"), inputs)
     return counted
 
 

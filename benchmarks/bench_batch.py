@@ -1,38 +1,60 @@
-"""Videos per second: the three stages of `tiny` on one video, and on two and four at a time.
+"""Many at a time: all stages of `tiny` on one, two and four videos; of an image metric on one to twenty crops.
 
-All rows are one group; a row's ratio is over eager torch on as many videos.
+All rows of a metric are one group; a row's ratio is over eager torch on as many.
 
     pytest benchmarks/bench_batch.py --benchmark-only
 """
 
 import numpy as np
 import pytest
-from providers import BASELINE
+from providers import BASELINE, network_of, prepared
+from stage_runs import TOLERANCE, chain_of, largest_error
 
-# V → rounds: one is as many videos long.
-ROUNDS = {1: 3, 2: 2, 4: 1}
+from diffvqa_rt.metric import Request
+from diffvqa_rt.metrics.registry import METRICS, metric_named
+
+# How many → rounds: one is as many times as long.
+VIDEOS = {1: 3, 2: 2, 4: 1}
+CROPS = {1: 5, 5: 3, 20: 1}
 DEVICE = "cpu"
-TOLERANCE = 1e-3
+PROVIDERS = ("onnxruntime", BASELINE)
+
+pytestmark = pytest.mark.timeout(1200)
 
 
-@pytest.fixture(scope="module")
-def expected(providers) -> np.ndarray:
-    """The scores of one video, and so of each."""
-    return providers.runs(DEVICE, BASELINE)["score"]()
+def metrics(*, is_temporal: bool) -> list[str]:
+    return [metric for metric in METRICS if metric_named(metric).is_temporal == is_temporal]
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("device", [DEVICE])
-@pytest.mark.parametrize("videos", ROUNDS)
-@pytest.mark.parametrize("provider", ["onnxruntime", BASELINE])
-def test_videos_at_a_time(benchmark, time_in_turns, providers, expected, videos, device, provider):
-    inputs = providers.inputs.of_videos(videos)
-    run = inputs.runs(providers.engines(device, provider))["score"]
-    baseline = inputs.runs(providers.engines(device, BASELINE))["score"]
-    assert np.abs(run() - expected).max() < TOLERANCE * np.abs(expected).max()
-
-    benchmark.group = "score: the three stages, V videos at a time, tiny, float32"
+@pytest.mark.parametrize("metric", metrics(is_temporal=True))
+@pytest.mark.parametrize("videos", VIDEOS)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_videos_at_a_time(benchmark, time_in_turns, providers, metric, videos, device, provider):
+    given = {name: np.repeat(array, videos, axis=0) for name, array in providers[metric].inputs.given.items()}
+    benchmark.group = f"score: all stages, V videos at a time, {network_of(metric)}, float32"
     benchmark.extra_info |= {"axis": "V", "value": videos}
-    time_in_turns(run, {} if provider == BASELINE else {BASELINE: baseline}, ROUNDS[videos], is_warm=True)
+    time_row(benchmark, time_in_turns, providers[metric], device, provider, given, VIDEOS[videos])
     if benchmark.enabled:
         benchmark.extra_info["videos_per_second"] = round(videos / benchmark.stats.stats.median, 3)
+
+
+@pytest.mark.parametrize("device", [DEVICE])
+@pytest.mark.parametrize("metric", metrics(is_temporal=False))
+@pytest.mark.parametrize("crops", CROPS)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_crops(benchmark, time_in_turns, providers, photograph, metric, crops, device, provider):
+    own = providers[metric]
+    given = prepared(own.metric, own.config, photograph, Request(crops=crops))
+    benchmark.group = f"score: all stages, C crops of a picture, {network_of(metric)}, float32"
+    benchmark.extra_info |= {"axis": "C", "value": crops}
+    time_row(benchmark, time_in_turns, own, device, provider, given, CROPS[crops])
+
+
+def time_row(benchmark, time_in_turns, providers, device, provider, given, rounds):
+    runs = {
+        name: chain_of(providers.inputs.chain, providers.engines(device, name), given) for name in {provider, BASELINE}
+    }
+    assert largest_error(runs[provider](), runs[BASELINE]()) < TOLERANCE
+    baselines = {} if provider == BASELINE else {BASELINE: runs[BASELINE]}
+    time_in_turns(runs[provider], baselines, rounds, is_warm=True)

@@ -69,7 +69,7 @@ def ceilings() -> Ceilings:
 @pytest.fixture(scope="module")
 def work() -> Arithmetic:
     """All steps' work. Both are credited with the network that has its folds, though eager torch computes more."""
-    step = stage_arithmetic(SD21, names=["unet_controller"], precision="bf16")["unet_controller"]
+    step = stage_arithmetic("diffvqa", SD21, names=["unet_controller"], precision="bf16")["unet_controller"]
     return step.times(SD21.sampler.steps)
 
 

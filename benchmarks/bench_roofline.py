@@ -2,35 +2,33 @@
 
 The ceilings are measured in turns with every row: one large matrix product with all threads, and one large copy, too
 large for a cache. `arithmetic` says what of a stage counts. A row's `speedup_over_matrix_product` is its FLOP/s over
-the product's, which is its share. On a CPU that is `tiny` in float32; on a GPU `sd21` in bfloat16, eager torch's
-(`bench_denoise_gpu` has the engines).
+the product's, which is its share. On a CPU that is `tiny` in float32; on a GPU each metric's largest network in
+bfloat16, eager torch's (`bench_denoise_gpu` has the engines).
 
     pytest benchmarks/bench_roofline.py --benchmark-only
 """
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from arithmetic import Arithmetic, stage_arithmetic
 from ceilings import COPY, PRODUCT, Ceilings, time_with_shares, waited_for
-from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.precision import write_precision
-from providers import BASELINE
+from diffvqa_export.registry import metric_export
+from diffvqa_export.weights import random_weights
+from providers import BASELINE, network_of
+from stage_runs import TOLERANCE, largest_error, random_inputs
 from torch import Tensor
 from turns import Run
 
 from diffvqa_rt.engines import available_cpus
-from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
-from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
-from diffvqa_rt.models.diffvqa.stages import stage_modules
+from diffvqa_rt.metrics.registry import METRICS, metric_named
+from diffvqa_rt.models.registry import models_of
 
 ROUNDS = 3
 PROVIDERS = ("onnxruntime", BASELINE)
-TOLERANCE = 1e-3
+STAGES = [(metric, stage) for metric in METRICS for stage in metric_export(metric).stages]
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
@@ -45,11 +43,6 @@ def cpu() -> Ceilings:
 @pytest.fixture(scope="module")
 def gpu() -> Ceilings:
     return Ceilings.of("cuda", torch.bfloat16, side=8192, copied_bytes=2**32)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> dict[str, Arithmetic]:
-    return stage_arithmetic(TINY)
 
 
 def time_stage(benchmark, time_in_turns, run: Run, work: Arithmetic, ceilings: Ceilings) -> None:
@@ -69,71 +62,71 @@ def time_ceiling(benchmark, time_in_turns, ceilings: Ceilings, name: str) -> Non
         benchmark.extra_info[f"{kind}_per_second"] = round(amount / benchmark.stats.stats.median)
 
 
-def group_on_cpu(stage: str) -> str:
-    return f"roofline: {stage} of one video, tiny, float32"
+def group_on_cpu(metric: str, stage: str) -> str:
+    return f"roofline: {stage} of one video, {network_of(metric)}, float32"
 
 
-def group_on_gpu(stage: str) -> str:
-    return f"roofline: {stage} of one video, sd21, bfloat16, on a GPU"
+def group_on_gpu(metric: str, stage: str) -> str:
+    return f"roofline: {stage} of one video, {largest_of(metric).name}, bfloat16, on a GPU"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def largest_of(metric: str):
+    """The config of the metric's largest network."""
+    return list(metric_named(metric).presets.values())[-1]
+
+
+@pytest.mark.parametrize(("metric", "stage"), STAGES)
 @pytest.mark.parametrize("provider", [PRODUCT, COPY])
-def test_ceiling(benchmark, time_in_turns, cpu, stage, provider):
-    benchmark.group = group_on_cpu(stage)
+def test_ceiling(benchmark, time_in_turns, cpu, metric, stage, provider):
+    benchmark.group = group_on_cpu(metric, stage)
     time_ceiling(benchmark, time_in_turns, cpu, provider)
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("metric", "stage"), STAGES)
 @pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_stage(benchmark, time_in_turns, providers, cpu, tiny, stage, device, provider):
-    run, expected = providers.runs(device, provider)[stage], providers.runs(device, BASELINE)[stage]()
-    assert np.abs(run() - expected).max() < TOLERANCE * np.abs(expected).max()
-    benchmark.group = group_on_cpu(stage)
-    time_stage(benchmark, time_in_turns, run, tiny[stage], cpu)
+def test_stage(benchmark, time_in_turns, providers, cpu, metric, stage, device, provider):
+    own = providers[metric]
+    run = own.runs(device, provider)[stage]
+    assert largest_error(run(), own.runs(device, BASELINE)[stage]()) < TOLERANCE
+    benchmark.group = group_on_cpu(metric, stage)
+    benchmark.extra_info["rows"] = own.inputs.rows
+    work = stage_arithmetic(metric, own.config, names=[stage], rows=own.inputs.rows)[stage]
+    time_stage(benchmark, time_in_turns, run, work, cpu)
 
 
-def eager_stage(network: DiffVQA, stage: str, device: str) -> Callable[[], tuple[Tensor, ...]]:
-    """A call of a stage in eager torch, in bfloat16, on random inputs of one video."""
-    config = network.config
-    module = stage_modules(network)[stage]
-    write_precision(STAGES[stage], module, "bf16")
+def eager_stage(metric: str, stage: str, rows: int, device: str) -> Callable[[], tuple[Tensor, ...]]:
+    """A call of a stage of the largest network in eager torch, in bfloat16, on random inputs."""
+    config, export = largest_of(metric), metric_export(metric)
+    module = models_of(metric).stages(random_weights(config, metric=metric).load())[stage]
+    write_precision(export.stages[stage], module, "bf16")
     module.to(device)
-    sizes = {"videos": 1, "frames": len(VIEWS) * config.frames}
-    inputs = [
-        torch.zeros(1, dtype=torch.int64, device=device)
-        if tensor.dtype == "int64"
-        else torch.rand([sizes.get(size, size) for size in tensor.shape], device=device) * 2 - 1
-        for tensor in engine_specs(config)[stage].inputs
-    ]
-
+    spec = metric_named(metric).engines(config)[stage]
+    arrays = random_inputs(spec, {"videos": rows, **export.dynamic_sizes(config)})
+    inputs = [torch.from_numpy(arrays[tensor.name]).to(device) for tensor in spec.inputs]
     return torch.inference_mode()(waited_for(lambda: module(*inputs), device))
-
-
-@pytest.fixture(scope="module")
-def full_size() -> DiffVQA:
-    return random_network(SD21)
 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("metric", "stage"), STAGES)
 @pytest.mark.parametrize("provider", [PRODUCT, COPY])
-def test_ceiling_of_a_gpu(benchmark, time_in_turns, gpu, stage, provider):
-    benchmark.group = group_on_gpu(stage)
+def test_ceiling_of_a_gpu(benchmark, time_in_turns, gpu, metric, stage, provider):
+    benchmark.group = group_on_gpu(metric, stage)
     time_ceiling(benchmark, time_in_turns, gpu, provider)
 
 
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("metric", "stage"), STAGES)
 @pytest.mark.parametrize("provider", [BASELINE])
-def test_stage_on_a_gpu(benchmark, time_in_turns, gpu, full_size, stage, provider):
-    run = eager_stage(full_size, stage, "cuda")
+def test_stage_on_a_gpu(benchmark, time_in_turns, gpu, metric, stage, provider):
+    config = largest_of(metric)
+    rows = metric_named(metric).rows_a_crop(config)
+    run = eager_stage(metric, stage, rows, "cuda")
     assert all(output.isfinite().all() for output in run())
-    benchmark.group = group_on_gpu(stage)
-    work = stage_arithmetic(SD21, names=[stage], precision="bf16")[stage]
+    benchmark.group = group_on_gpu(metric, stage)
+    work = stage_arithmetic(metric, config, names=[stage], rows=rows, precision="bf16")[stage]
     time_stage(benchmark, time_in_turns, run, work, gpu)

@@ -1,99 +1,98 @@
-"""How the time grows: with the number N of frames, the number K of steps and the side S of the views.
+"""How the time grows: with the number N of views, the number of steps and the side S of the views.
 
-N and K are of the denoising step, nine tenths of the arithmetic; S is of the VAE encoder, which another side takes a
-few seconds to export, where the step takes a quarter of a minute. `bench_batch` has the number V of videos,
-`bench_decode` a file's length. All rows of an axis are one group, and `scaling.fitted_exponent` says how steep it is: 1
-is linear, and in S, where four times the pixels are twice the side, 2 is linear in the pixels and 4 what attention
-would be alone.
+N and the steps are of the engine of each metric's loop, nine tenths of the arithmetic; S is of the first engine of the
+chain, which takes the views. `bench_batch` has the number V of videos and C of crops, `bench_decode` a file's length.
+All rows of an axis are one group, and `scaling.fitted_exponent` says how steep it is: 1 is linear, and in S, where four
+times the pixels are twice the side, 2 is linear in the pixels and 4 what attention would be alone.
 
     pytest benchmarks/bench_scaling.py --benchmark-only
 """
 
 import dataclasses
 
-import numpy as np
 import pytest
-from providers import BASELINE, exported_beside_torch
+from providers import BASELINE, PRESET, exported_beside_torch, network_of
+from stage_runs import TOLERANCE, call_of, chain_of, largest_error, random_inputs, some_views
 
-from diffvqa_rt.chain import play
-from diffvqa_rt.metrics.diffvqa.config import VIEWS
-from diffvqa_rt.metrics.diffvqa.metric import METRIC
-from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.chain import Loop
+from diffvqa_rt.metrics.registry import METRICS, metric_named
 
 ROUNDS = 5
-FRAMES = (1, 4, 16)
-STEPS = (1, 3, 10)
-SIDES = (64, TINY.view_size, 320)
-# For steps and sides: enough to keep two cores at work, a quarter of a video's.
-FEW_FRAMES = 2
+VIEWS = (1, 4, 16)
+# For steps and sides: enough to keep two cores at work.
+FEW_VIEWS = 4
 PROVIDERS = ("onnxruntime", BASELINE)
-STEP, ENCODER = "unet_controller", "vae_encoder"
-TOLERANCE = 1e-3
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.parametrize("device", ["cpu"])]
 
 
-def latents(config, frames):
-    """z and z0 of one video's frames, both views: [1, 2 · frames, C, h, w]."""
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((2, 1, len(VIEWS) * frames, *config.latent_shape)).astype(np.float32)
+def preset_of(metric):
+    return metric_named(metric).preset_named(PRESET)
 
 
-def time_row(benchmark, time_in_turns, provider, axis, value, what, runs):
+def loop_of(metric) -> Loop:
+    (loop,) = (item for item in metric_named(metric).chain(preset_of(metric)) if isinstance(item, Loop))
+    return loop
+
+
+def sides_of(metric) -> tuple[int, ...]:
+    side = preset_of(metric).view_size
+    return 64, side, 2 * side
+
+
+def time_row(benchmark, time_in_turns, metric, provider, axis, value, what, runs):
     """One row of an axis; `runs` has a call for each provider that returns what is compared."""
-    expected, actual = runs[BASELINE](), runs[provider]()
-    assert np.abs(actual - expected).max() < TOLERANCE * np.abs(expected).max()
-    benchmark.group = f"scaling: {what}, tiny, float32"
+    assert largest_error(runs[provider](), runs[BASELINE]()) < TOLERANCE
+    benchmark.group = f"scaling: {what}, {network_of(metric)}, float32"
     benchmark.extra_info |= {"axis": axis, "value": value}
     time_in_turns(runs[provider], {} if provider == BASELINE else {BASELINE: runs[BASELINE]}, ROUNDS, is_warm=True)
 
 
-def step_runs(engines, config, frames):
-    z, z0 = latents(config, frames)
-    inputs = {"z": z, "z0": z0, "step": np.array([config.sampler.steps // 2])}
-    return {name: lambda engine=engine: engine(inputs)["z_next"] for name, engine in engines.items()}
-
-
-@pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_frames(benchmark, time_in_turns, providers, device, provider, frames):
-    engines = {name: providers.engines(device, name)[STEP] for name in PROVIDERS}
-    what = "one denoising step of N frames"
-    time_row(benchmark, time_in_turns, provider, "N", frames, what, step_runs(engines, TINY, frames))
+def test_views(benchmark, time_in_turns, providers, metric, device, provider, views):
+    own, name = providers[metric], loop_of(metric).engine
+    inputs, outputs = own.inputs.calls[name]
+    inputs = some_views(own.metric.engines(own.config)[name], inputs, views)
+    runs = {provider: call_of(own.engines(device, provider)[name], inputs, outputs) for provider in PROVIDERS}
+    time_row(benchmark, time_in_turns, metric, provider, "N", views, f"one step of {name} on N views", runs)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(
+    ("metric", "steps"), [(metric, steps) for metric in METRICS for steps in (1, 3, loop_of(metric).count)]
+)
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_steps(benchmark, time_in_turns, providers, device, provider, steps):
-    _, z0 = latents(TINY, FEW_FRAMES)
-    engines = {name: providers.engines(device, name)[STEP] for name in PROVIDERS}
-    config = dataclasses.replace(TINY, sampler=dataclasses.replace(TINY.sampler, steps=steps))
-    loop = METRIC.chain(config)[1:2]
-    runs = {
-        name: lambda engine=engine: play(loop, {STEP: engine}, {"z0": z0})["z0_hat"] for name, engine in engines.items()
-    }
-    time_row(benchmark, time_in_turns, provider, "K", steps, f"K denoising steps of {FEW_FRAMES} frames", runs)
+def test_steps(benchmark, time_in_turns, providers, metric, device, provider, steps):
+    own, loop = providers[metric], loop_of(metric)
+    tensors = some_views(own.metric.engines(own.config)[loop.engine], own.inputs.looped[loop.stage], FEW_VIEWS)
+    kept = {name: (output, steps - 1) for name, output in loop.carry.items()}
+    shorter = dataclasses.replace(loop, count=steps, keep=kept)
+    runs = {provider: chain_of((shorter,), own.engines(device, provider), tensors) for provider in PROVIDERS}
+    what = f"the first steps of {loop.engine} on {FEW_VIEWS} views"
+    time_row(benchmark, time_in_turns, metric, provider, "steps", steps, what, runs)
 
 
 @pytest.fixture(scope="module")
-def encoders_by_side(tmp_path_factory):
-    """The engines of the sides that no other benchmark has engines of."""
-    configs = {side: dataclasses.replace(TINY, view_size=side) for side in SIDES if side != TINY.view_size}
-    return {
-        side: exported_beside_torch(config, ENCODER, tmp_path_factory.mktemp("side"))
-        for side, config in configs.items()
-    }
+def engines_by_side():
+    """The engines of the sides that no other benchmark has engines of, by metric and side, as they are made."""
+    return {}
 
 
-@pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(("metric", "side"), [(metric, side) for metric in METRICS for side in sides_of(metric)])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_sides(benchmark, time_in_turns, providers, encoders_by_side, device, provider, side):
-    engines = encoders_by_side.get(side) or {name: providers.engines(device, name)[ENCODER] for name in PROVIDERS}
-    rng = np.random.default_rng(0)
-    frames = rng.uniform(-1, 1, (1, len(VIEWS) * FEW_FRAMES, 3, side, side)).astype(np.float32)
-    runs = {name: lambda engine=engine: engine({"frames": frames})["z0"] for name, engine in engines.items()}
-    what = f"vae_encoder on {FEW_FRAMES} frames with views of S×S"
-    time_row(benchmark, time_in_turns, provider, "S", side, what, runs)
+def test_sides(benchmark, time_in_turns, providers, engines_by_side, tmp_path, metric, device, provider, side):
+    own = providers[metric]
+    config = dataclasses.replace(own.config, view_size=side)
+    name = own.inputs.chain[0].engine
+    if side == own.config.view_size:
+        engines = {provider: own.engines(device, provider)[name] for provider in PROVIDERS}
+    else:
+        if (metric, side) not in engines_by_side:
+            engines_by_side[metric, side] = exported_beside_torch(metric, config, name, tmp_path)
+        engines = engines_by_side[metric, side]
+    spec = own.metric.engines(config)[name]
+    inputs = random_inputs(spec, {"videos": 1, "frames": FEW_VIEWS} if spec.is_per_frame else {"videos": FEW_VIEWS})
+    runs = {provider: call_of(engine, inputs) for provider, engine in engines.items()}
+    what = f"{name} on {FEW_VIEWS} views of S×S"
+    time_row(benchmark, time_in_turns, metric, provider, "S", side, what, runs)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import build_engines
 
+from diffvqa_rt.metrics.registry import DEFAULT
+
 
 class Builds:
-    """Builds `tiny` into folders under `root`, for this run alone: a benchmark of older engines would lie.
+    """Builds each metric's `tiny` into folders under `root`, for this run alone: older engines would lie.
 
     Args:
         root: where the folders go.
@@ -21,23 +23,25 @@ class Builds:
         self._root, self._together = root, tuple(together)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, backend: str) -> None:
+    def start(self, backend: str, metric: str = DEFAULT) -> None:
         """Begins to build beside what else is to be prepared. `folder` must return before anything is timed."""
         backends = self._built_with(backend)
-        if backends in self._processes:
+        what = f"{metric} {backends}"
+        if what in self._processes:
             return
-        command = [sys.executable, build_engines.__file__, "--backend", backends, "--out", str(self._path(backends))]
+        command = [sys.executable, build_engines.__file__, "--metric", metric, "--backend", backends]
+        command += ["--out", str(self._path(what))]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        with self._log(backends).open("wb") as log:
-            self._processes[backends] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        with self._log(what).open("wb") as log:
+            self._processes[what] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
-    def folder(self, backend: str) -> Path:
-        """The folder with the engines of this backend, among others. Fails with what the build said."""
-        self.start(backend)
-        backends = self._built_with(backend)
-        status = self._processes[backends].wait()
-        assert status == 0, f"the build of {backends} ended with {status}:\n{self._log(backends).read_text()}"
-        return self._path(backends)
+    def folder(self, backend: str, metric: str = DEFAULT) -> Path:
+        """The folder with the metric's engines of this backend, among others. Fails with what the build said."""
+        self.start(backend, metric)
+        what = f"{metric} {self._built_with(backend)}"
+        status = self._processes[what].wait()
+        assert status == 0, f"the build of {what} ended with {status}:\n{self._log(what).read_text()}"
+        return self._path(what)
 
     def close(self) -> None:
         """Ends the builds that nobody waited for."""
@@ -48,8 +52,8 @@ class Builds:
     def _built_with(self, backend: str) -> str:
         return ",".join(self._together) if backend in self._together else backend
 
-    def _path(self, backends: str) -> Path:
-        return self._root / backends.replace(",", "-")
+    def _path(self, what: str) -> Path:
+        return self._root / what.replace(" ", "-").replace(",", "-")
 
-    def _log(self, backends: str) -> Path:
-        return self._root / f"{backends.replace(',', '-')}.log"
+    def _log(self, what: str) -> Path:
+        return self._path(what).with_suffix(".log")

@@ -1,4 +1,4 @@
-"""What every benchmark shares: one real clip, engines built for this run, timing in turns, the table of ratios.
+"""What every benchmark shares: a clip, a photograph, engines built for this run, timing in turns, the table of ratios.
 
 A row's `extra_info` says who it is: `provider`; `baseline`, whether it is what its group is compared with; for every
 other row `speedup_over_NAME` of each baseline that took turns with it, and their medians in `baseline_seconds`;
@@ -67,17 +67,30 @@ def builds(tmp_path_factory, request) -> Iterator[Builds]:
 
 @pytest.fixture(scope="session")
 def engines_folder(builds) -> Path:
-    """The `tiny` engines of ONNX Runtime, of eager torch, and of AOTInductor where a row asks for those."""
+    """DiffVQA's `tiny` engines of ONNX Runtime, of eager torch, and of AOTInductor where a row asks for those."""
     return builds.folder("onnx")
 
 
 @pytest.fixture(scope="session")
 def providers(builds, clip, request):
-    """`Providers` of every row that was selected. Tests that use it have the parameters `device` and `provider`."""
+    """`Providers`, by metric, of every row that was selected.
+
+    Tests that use it have the parameters `metric`, `device` and `provider`.
+    """
     from providers import Providers
 
-    rows = _parameters(item for item in request.session.items if "providers" in item.fixturenames)
-    return Providers(builds, {(row["device"], row["provider"]) for row in rows}, clip)
+    wanted: dict[str, set[tuple[str, str]]] = {}
+    for row in _parameters(item for item in request.session.items if "providers" in item.fixturenames):
+        wanted.setdefault(row["metric"], set()).add((row["device"], row["provider"]))
+    return {metric: Providers(builds, metric, rows, clip) for metric, rows in wanted.items()}
+
+
+@pytest.fixture(scope="session")
+def photograph(clip, tmp_path_factory) -> Path:
+    """A JPEG of 12 megapixels."""
+    from photograph import make_photograph
+
+    return make_photograph(clip, tmp_path_factory.mktemp("photograph") / "photograph.jpg")
 
 
 def _parameters(tests: Iterable[pytest.Item]) -> list[Mapping[str, Any]]:

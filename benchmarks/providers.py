@@ -7,8 +7,7 @@ numba). On a GPU: `onnx-cuda`, `tensorrt`, and the three of torch there. `pytorc
 """
 
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,33 @@ import pytest
 import torch
 from builds import Builds
 from diffvqa_export.backends.onnx_from_module import onnx_from_module
-from diffvqa_export.diffvqa.stages import STAGES
 from diffvqa_export.export_stage import ExportJob
-from diffvqa_export.weights import choose_weights
+from diffvqa_export.registry import metric_export, network_label
+from diffvqa_export.weights import choose_weights, random_weights
 from diffvqa_kernels.selective_scan import backends
-from numpy.typing import NDArray
+from stage_runs import Engines, Run, StageInputs
 from torch import nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from diffvqa_rt.chain import Chain, play
 from diffvqa_rt.engines import BackendName, Engine, available_cpus, open_engines
 from diffvqa_rt.engines.inductor_backend import TensorArray, keep_float32
 from diffvqa_rt.engines.manifest import Manifest
-from diffvqa_rt.engines.onnx_backend import OnnxEngine, cpu_session_options
+from diffvqa_rt.engines.onnx_backend import cpu_session_options, onnx_engine
 from diffvqa_rt.engines.torch_backend import TorchEngine
-from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
-from diffvqa_rt.metrics.diffvqa.metric import METRIC
-from diffvqa_rt.metrics.diffvqa.presets import TINY
-from diffvqa_rt.metrics.diffvqa.views import make_views
-from diffvqa_rt.models.diffvqa.network import random_network
-from diffvqa_rt.models.diffvqa.stages import stage_modules
-from diffvqa_rt.specs import Array, EngineSpec
+from diffvqa_rt.metric import Metric, Request
+from diffvqa_rt.metrics.registry import metric_named
+from diffvqa_rt.models.registry import models_of
+from diffvqa_rt.preparation import prepare_frames
+from diffvqa_rt.specs import Array, Arrays, EngineSpec
 from diffvqa_rt.video import sample_frames
+
+PRESET = "tiny"
+"""The network of each metric that its rows are of, unless a group's name says another."""
 
 BASELINE = "pytorch"
 CPU_PROVIDERS = ("onnxruntime", "aot_inductor", "torch_compile", BASELINE)
 GPU_PROVIDERS = ("onnx-cuda", "tensorrt", "aot_inductor", "torch_compile", BASELINE)
-# Nine tenths of a video's time. To compile the head takes longer than to time it, and its scan becomes the same C++ as
-# for `aot_inductor`.
-COMPILED_STAGES = ("vae_encoder", "unet_controller")
 # What the rows' engines are called elsewhere; all that is made in this process is torch.
 BACKENDS: Mapping[str, BackendName] = {
     "onnxruntime": "onnx",
@@ -64,8 +59,25 @@ MADE_HERE = (BASELINE, "pytorch_plain_scan", "torch_compile")
 # What the packages of `aot-inductor` are compiled with.
 COMPILE_OPTIONS = {"freezing": True}
 
-Run = Callable[[], NDArray]
-Engines = Mapping[str, Engine]
+
+def network_of(metric: str) -> str:
+    """The name of the metric's network in the groups' names."""
+    return network_label(metric, PRESET)
+
+
+def compiled_stages(metric: str) -> list[str]:
+    """The engines that `torch_compile` has rows of, most of the time of each metric.
+
+    To compile one with a scan takes longer than to time it, and the scan becomes the same C++ as for `aot_inductor`.
+    """
+    return [name for name, stage in metric_export(metric).stages.items() if not stage.has_scan]
+
+
+def prepared(metric: Metric, config: Any, source: Path, request: Request | None = None) -> Arrays:
+    """The arrays that the metric's chain starts from, of a file."""
+    request = request or Request()
+    sampled = sample_frames(source, metric.frame_count(config, request))
+    return prepare_frames(sampled, metric, config, request, 0).arrays
 
 
 class PlainScan:
@@ -109,38 +121,44 @@ class TorchOnDevice:
 
 
 class Providers:
-    """The engines of the rows that will be timed, opened, built and compiled before the first of them.
+    """The engines of a metric's rows that will be timed, opened, built and compiled before the first of them.
 
     Args:
         builds: builds what engines have to be built.
+        metric: the name of the metric.
         wanted: (device, provider) of each row, the baseline's not needed.
         clip: the video that the stages' inputs are made of.
 
     Attributes:
+        metric, config: of the network.
         inputs: what the stages get of the clip.
         manifest: of the engines for this CPU.
     """
 
-    def __init__(self, builds: Builds, wanted: Iterable[tuple[str, str]], clip: Path) -> None:
-        self._weights = choose_weights(TINY, None)
+    def __init__(self, builds: Builds, metric: str, wanted: Iterable[tuple[str, str]], clip: Path) -> None:
+        self.metric = metric_named(metric)
+        self._weights = choose_weights(self.metric.preset_named(PRESET), None, metric=metric)
+        self.config = self._weights.config
         keys = {("cpu", BASELINE), *wanted}
         keys |= {(device, BASELINE) for device, _ in keys}
         self._missing = {key: reason for key in keys if (reason := what_lacks(*key))}
         keys -= self._missing.keys()
         # One core builds, which takes the longest, while the other compiles: neither waits for the other.
-        builds.start("onnx")
+        builds.start("onnx", metric)
         made_here = {key for key in keys if key[1] in MADE_HERE}
         self._engines = {(device, provider): self._make(device, provider) for device, provider in sorted(made_here)}
-        self.inputs = StageInputs.of(self._engines["cpu", BASELINE], TINY, clip)
+        self.inputs = StageInputs.of(
+            self.metric.chain(self.config), self._engines["cpu", BASELINE], prepared(self.metric, self.config, clip)
+        )
         for (_, provider), engines in self._engines.items():
             if provider == "torch_compile":
                 runs = self.inputs.runs(engines)
-                for stage in COMPILED_STAGES:
+                for stage in compiled_stages(metric):
                     runs[stage]()
-        self.manifest = Manifest.read(builds.folder("onnx"))
+        self.manifest = Manifest.read(builds.folder("onnx", metric))
         for device, provider in sorted(keys - made_here):
             backend = BACKENDS[provider]
-            self._engines[device, provider] = open_engines(builds.folder(backend), backend)[1]
+            self._engines[device, provider] = open_engines(builds.folder(backend, metric), backend)[1]
 
     def engines(self, device: str, provider: str) -> Engines:
         """The engines of a row. Skips the test where the machine lacks what they need."""
@@ -153,15 +171,15 @@ class Providers:
         return self.inputs.runs(self.engines(device, provider))
 
     def _make(self, device: str, provider: str) -> Engines:
-        modules = stage_modules(self._weights.load())
+        modules = models_of(self.metric.name).stages(self._weights.load())
         if device == "cuda":
             keep_float32()
             modules = {name: module.cuda() for name, module in modules.items()}
         else:
             torch.set_num_threads(available_cpus())
         if provider == "torch_compile":
-            modules |= {name: _compiled(modules[name]) for name in COMPILED_STAGES}
-        specs = engine_specs(TINY)
+            modules |= {name: _compiled(modules[name]) for name in compiled_stages(self.metric.name)}
+        specs = self.metric.engines(self.config)
         if device == "cuda":
             return {name: TorchOnDevice(specs[name], module, device) for name, module in modules.items()}
         engines = {name: TorchEngine(specs[name], module) for name, module in modules.items()}
@@ -170,18 +188,19 @@ class Providers:
         return engines
 
 
-def exported_beside_torch(config: DiffVQAConfig, stage: str, folder: Path) -> dict[str, Engine]:
+def exported_beside_torch(metric: str, config: Any, stage: str, folder: Path) -> dict[str, Engine]:
     """One stage of a network with random weights, by provider: exported for ONNX Runtime, and in eager torch.
 
     No build: nothing is compared with torch here, so a caller compares what it times.
     """
-    spec = engine_specs(config)[stage]
-    module = stage_modules(random_network(config))[stage]
+    spec = metric_named(metric).engines(config)[stage]
+    module = models_of(metric).stages(random_weights(config, metric=metric).load())[stage]
     path = folder / f"{stage}.onnx"
-    onnx_from_module(ExportJob(stage=STAGES[stage], module=module, config=config, spec=spec, path=path, provenance=""))
+    export = metric_export(metric).stages[stage]
+    onnx_from_module(ExportJob(stage=export, module=module, config=config, spec=spec, path=path, provenance=""))
     session = onnxruntime.InferenceSession(path, cpu_session_options(), providers=["CPUExecutionProvider"])
     torch.set_num_threads(available_cpus())
-    return {"onnxruntime": OnnxEngine(spec, session, available_cpus()), BASELINE: TorchEngine(spec, module)}
+    return {"onnxruntime": onnx_engine(spec, session, available_cpus()), BASELINE: TorchEngine(spec, module)}
 
 
 def what_lacks(device: str, provider: str) -> str | None:
@@ -205,46 +224,3 @@ def what_lacks(device: str, provider: str) -> str | None:
 
 def _compiled(module: nn.Module) -> nn.Module:
     return torch.compile(module, dynamic=False, options=COMPILE_OPTIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class StageInputs:
-    """The inputs of each stage on a real video, made by the baseline's engines.
-
-    Attributes:
-        chain: what runs.
-        frames: views [V, 2N, 3, S, S] in [−1, 1].
-        z0: the latents [V, 2N, C, h, w].
-        head: the head's inputs by name.
-    """
-
-    chain: Chain
-    frames: NDArray[np.float32]
-    z0: NDArray[np.float32]
-    head: Mapping[str, NDArray[np.float32]]
-
-    @classmethod
-    def of(cls, engines: Engines, config: DiffVQAConfig, clip: Path) -> "StageInputs":
-        chain = METRIC.chain(config)
-        frames = make_views(sample_frames(clip, config.frames).frames, config.view_size)
-        z0 = play(chain[:1], engines, {"frames": frames})["z0"]
-        features = play(chain[1:2], engines, {"z0": z0})
-        return cls(chain, frames, z0, {**features, "frames": frames})
-
-    def of_videos(self, videos: int) -> "StageInputs":
-        """The same video, `videos` times."""
-        frames, z0, head = np.repeat(self.frames, videos, 0), np.repeat(self.z0, videos, 0), self.head.items()
-        return StageInputs(self.chain, frames, z0, {name: np.repeat(array, videos, 0) for name, array in head})
-
-    def runs(self, engines: Engines) -> dict[str, Run]:
-        """Calls by stage: each runs it on these engines and returns its first output; `score` is the whole chain."""
-        # A step in the middle: step 0 would make its own z.
-        _, loop, _ = self.chain
-        step = {"z": self.z0, "z0": self.z0, "step": np.array([loop.count // 2])}
-        return {
-            "vae_encoder": lambda: np.asarray(engines["vae_encoder"]({"frames": self.frames})["z0"]),
-            "unet_controller": lambda: np.asarray(engines["unet_controller"](step)["z_next"]),
-            "denoise": lambda: play((loop,), engines, {"z0": self.z0})["z0_hat"],
-            "head": lambda: np.asarray(engines["head"](self.head)["frame_scores"]),
-            "score": lambda: play(self.chain, engines, {"frames": self.frames})["frame_scores"],
-        }

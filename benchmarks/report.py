@@ -17,15 +17,23 @@ from machine import ROOT
 from measured import Group, Run, read_groups
 from ratios import exponents, label_of, ratios_of, readable
 
+from diffvqa_rt.metrics.registry import METRICS, metric_named
+
 BEGIN, END = "<!-- benchmarks/report.py writes from here -->", "<!-- to here -->"
+
+
+def _stages() -> list[str]:
+    """The engines and the loops of every metric, in the order in which they run."""
+    chains = [metric.chain(next(iter(metric.presets.values()))) for metric in map(metric_named, METRICS)]
+    return list(dict.fromkeys(name for chain in chains for item in chain for name in (item.engine, item.stage)))
+
+
 # The groups of README's tables, by how their names begin.
 HEADLINES = (
     "score: a file",
+    "score: a JPEG",
     "preprocess: a file of 5 s",
-    "vae_encoder",
-    "unet_controller",
-    "denoise",
-    "head",
+    *_stages(),
     "selective_scan: forward,",
     "served",
     "start: process start to the first score",

@@ -95,10 +95,15 @@ Chain = tuple[Call | Loop, ...]
 
 @runtime_checkable
 class LoopingEngine(Protocol):
-    """An engine that plays a whole loop by itself, on its device."""
+    """An engine that plays a whole loop by itself, its own way."""
 
-    def loop(self, loop: Loop, tensors: Mapping[str, Any]) -> Mapping[str, Array]:
-        """The loop's kept tensors by the chain's names; `tensors` has all that the loop reads."""
+    def loop(
+        self, loop: Loop, tensors: Mapping[str, Any], before_turn: Callable[[], None] = lambda: None
+    ) -> Mapping[str, Array]:
+        """The loop's kept tensors by the chain's names.
+
+        `tensors` has all that the loop reads. `before_turn` may end it by an exception; it is called once at least.
+        """
         ...
 
 
@@ -137,7 +142,8 @@ def play(
             their scale.
         observe: sees every run of an engine; loops then run turn by turn.
         clock: measures each stage under its name.
-        before_turn: may end a loop by an exception between two turns; an engine that plays all turns calls it once.
+        before_turn: may end a loop by an exception between two turns; an engine that plays all turns on its device
+            calls it once.
 
     Returns:
         What the chain makes and none of its stages reads.
@@ -212,8 +218,7 @@ def _run(
         sources = {name: name for name in item.inputs} | dict(item.start)
         read = {name: tensors.read(name, scales.get(input_name)) for input_name, name in sources.items()}
         if isinstance(engine, LoopingEngine) and observe is None:
-            before_turn()
-            return engine.loop(item, read)
+            return engine.loop(item, read, before_turn)
         return run_loop(item, engine, read, observe=observe, before_turn=before_turn)
     inputs = {name: tensors.read(name, scales.get(name)) for name in item.inputs}
     outputs = engine(inputs, item.outputs)

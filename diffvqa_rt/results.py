@@ -53,12 +53,12 @@ class VideoScore:
     `score` lies on `score_range` (0 bad … 100 good by default). It is `raw_score`, Σ frame_weights · frame_scores,
     where that is in the range, else the range's end, and a warning says so. `model` says `untrained` where the number
     means nothing, `views_by` whose resampling made the views (`pillow` or `dali`); `engines_sha256` is of the hashes of
-    the engines' files, `precision` what they compute in. `stage_seconds`: wall time per stage; in a batch, the batch's
-    time divided by its videos; from a server, with the wait for each stage. A video is decoded, and its views are cut,
-    while the engines are at the one before: then the sum is more than the time that passed. `warnings` is empty where
-    all is well. `metric` is the metric's name; `is_temporal` says whether it sees how a video moves. `parts` are the
-    named parts of the score, means over the crops. `crop_regions` are the parts of the first frame, in its pixels, that
-    the crops show: left, top, right, bottom. `patch_maps` is there where it was asked for.
+    the engines' files, `precision` what they compute in. `stage_seconds`: wall time per stage; in a batch, the share of
+    the batch's time that a video's rows have; from a server, with the wait for each stage. A video is decoded, and its
+    views are cut, while the engines are at the one before: then the sum is more than the time that passed. `warnings`
+    is empty where all is well. `metric` is the metric's name; `is_temporal` says whether it sees how a video moves.
+    `parts` are the named parts of `raw_score`, means over the crops. `crop_regions` are the parts of the first frame,
+    in its pixels, that the crops show: left, top, right, bottom. `patch_maps` is there where it was asked for.
     """
 
     source: str

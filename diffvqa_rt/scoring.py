@@ -255,9 +255,7 @@ class Scorer:
         sources = [video.source for video in videos]
         arrays = {name: np.concatenate([source.arrays[name] for source in sources]) for name in sources[0].arrays}
         outputs = play(metric.chains(config)[metric.choose(request)], self._engines, arrays, clock=clock)
-        # The engines ran for all at once: a video's share is that of its rows.
-        share = {stage: seconds / len(videos) for stage, seconds in clock.seconds.items()}
-        scores, row = [], 0
+        scores, row, all_rows = [], 0, sum(source.rows for source in sources)
         for video in videos:
             source = video.source
             rows = slice(row, row := row + source.rows)
@@ -265,6 +263,8 @@ class Scorer:
             results = metric.finish(config, own, len(source.timestamps_seconds))
             if not request.patch_maps:
                 results = {name: values for name, values in results.items() if not name.startswith("patch_")}
+            # The engines ran for all at once: a video's share is that of its rows.
+            share = {stage: seconds * source.rows / all_rows for stage, seconds in clock.seconds.items()}
             seconds = {"decode": source.decode_seconds, "views": source.views_seconds, **share}
             scores.append(
                 video_score(

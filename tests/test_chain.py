@@ -159,7 +159,8 @@ def test_the_turns_before_the_last_and_the_last_are_the_loop():
 
 def test_an_engine_that_loops_by_itself_does_so_unless_somebody_watches():
     class Looping(Engine):
-        def loop(self, loop, tensors):
+        def loop(self, loop, tensors, before_turn):
+            before_turn()
             self.looped = run_loop(loop, Engine(TURN), tensors)
             return self.looped
 

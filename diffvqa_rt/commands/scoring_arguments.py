@@ -36,14 +36,14 @@ def add_scoring_arguments(command: argparse.ArgumentParser) -> None:
         "--crops",
         type=whole_number(1, MAX_CROPS),
         metavar="M",
-        help="crop positions to score a video at; gives their mean and spread (default: 1; an image metric takes 5 of "
-        "a still)",
+        help="crop positions to score a video at; gives their mean and spread (default: the metric's own "
+        "number, 1 for DiffVQA)",
     )
     command.add_argument(
         "--frames",
         type=whole_number(1, MAX_FRAMES),
         metavar="N",
-        help="frames of a video to score, for an image metric (default: 8)",
+        help="frames of a video to score, for a metric that scores frames alone (default: the metric's own number)",
     )
     command.add_argument(
         "--patch-maps",

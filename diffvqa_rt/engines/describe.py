@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 
-UNTRAINED_NOTE = "These weights are untrained: the scores show that the engines run, and nothing about a video."
+UNTRAINED_NOTE = "These weights are untrained: the scores show that the engines run, and nothing about quality."
 
 
 def describe(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ graph.
 
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +164,9 @@ class CudaInductorEngine:
         named = dict(zip([spec.name for spec in self.spec.outputs], results, strict=True))
         return {name: self._array(named[name]) for name in (named if outputs is None else outputs)}
 
-    def loop(self, loop: Loop, tensors: Arrays) -> dict[str, Any]:
+    def loop(self, loop: Loop, tensors: Arrays, before_turn: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """All turns as one CUDA graph, as `diffvqa_rt.chain.run_loop`; the first call with new shapes records it."""
+        before_turn()
         sources = {name: _on_gpu(tensors[name]) for name in sorted(loop.reads)}
         key = (loop.stage, *(tuple(source.shape) for source in sources.values()))
         if key not in self._graphs:

@@ -7,7 +7,7 @@ engines of a folder share a stream and their working memory, so they run one aft
 import functools
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,9 @@ class TensorRTEngine:
         self._gpu.stream.synchronize()  # what fails, and how long it takes, is this engine's and not the next one's
         return results if outputs is None else {name: results[name] for name in outputs}
 
-    def loop(self, loop: Loop, tensors: Mapping[str, Array]) -> dict[str, DeviceArray]:
+    def loop(
+        self, loop: Loop, tensors: Mapping[str, Array], before_turn: Callable[[], None] = lambda: None
+    ) -> dict[str, DeviceArray]:
         """All turns of a loop over this engine, as `diffvqa_rt.chain.run_loop`.
 
         The first call with a number of videos runs turn by turn, which TensorRT wants before it is captured; the later
@@ -142,6 +144,7 @@ class TensorRTEngine:
         Raises:
             ValueError, CudaError, EngineRunError: as a call of the engine.
         """
+        before_turn()
         sources = {name: name for name in loop.inputs} | dict(loop.start)
         inputs: dict[str, Array] = {name: tensors[source] for name, source in sources.items()}
         inputs[STEP] = np.zeros(1, np.int64)

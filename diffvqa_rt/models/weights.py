@@ -79,7 +79,10 @@ def description_of(path: Path, title: str, config_from_dict: Callable[[dict[str,
         is_trained = bool(json.loads(metadata.get("is_trained", "false")))
         return config_from_dict(json.loads(metadata["config"])), is_trained
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not describe a {title} network ({error}); save it again") from error
+        raise ValueError(
+            f"{path} does not describe a {title} network ({error}); it is of another metric (--metric), or of "
+            "another version of this one, and is to be saved again"
+        ) from error
 
 
 def fill_module(module: nn.Module, weights: Weights, path: Path, *, assign: bool = False) -> None:

@@ -58,10 +58,11 @@ def measure_parity(
             worst[name, output] = max(worst.get((name, output), found), found, key=lambda parity: parity.relative_error)
         last_calls[name] = (inputs, actual)
     low, high = config.score_range
+    seen = reference.frames(engines)
     outputs = play(metric.chain(config), engines, reference.given)
     return ParityReport(
         clip=clip,
-        frames=reference.frames(engines) if frames is None else frames,
+        frames=seen if frames is None else min(seen, frames),
         outputs=tuple(worst.values()),
         row_differences={
             name: _row_difference(engines[name], inputs, actual if is_same_alone else None)
@@ -105,7 +106,7 @@ def refuse_dead_network(scores: Mapping[str, float], config: Config) -> None:
         if not abs(score - other_score) > SCORE_TOLERANCE["fp32"] * (high - low):
             raise ParityError(
                 f"{config.name} gives {one} and {other} one score ({score:.4f} and {other_score:.4f}), so its engines "
-                "cannot be judged: look at its weights"
+                "cannot be judged: look at its weights, or take another --clip"
             )
 
 

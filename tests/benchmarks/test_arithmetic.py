@@ -1,5 +1,7 @@
 """The benchmarks' arithmetic, against counts made by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 from arithmetic import Arithmetic, count, scan_flops, stage_arithmetic
@@ -7,6 +9,8 @@ from diffvqa_kernels.selective_scan import bidirectional_selective_scan
 from torch import nn
 from torch.nn import functional as F
 
+from diffvqa_rt.metrics.diffv2iqa.presets import PAPER
+from diffvqa_rt.metrics.diffv2iqa.presets import TINY as DIFFV2IQA_TINY
 from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
 
 FLOAT = 4
@@ -71,14 +75,26 @@ def test_views_and_weights_that_are_read_twice_do_not_count_twice():
 
 def test_full_size_is_what_was_counted_elsewhere():
     """FLOPs of one latent in the step and one view in the VAE, and the step's weights in bfloat16."""
-    work = stage_arithmetic(SD21, names=["unet_controller", "vae_encoder"], frames=1, precision="bf16")
+    config = dataclasses.replace(SD21, frames=1)
+    work = stage_arithmetic("diffvqa", config, names=["unet_controller", "vae_encoder"], precision="bf16")
     assert work["unet_controller"].flops / 2 == pytest.approx(0.57e12, rel=0.03)
     assert work["vae_encoder"].flops / 2 == pytest.approx(0.62e12, rel=0.01)
     assert work["unet_controller"].bytes == pytest.approx(2.31e9, rel=0.03)
 
 
-def test_arithmetic_grows_with_the_videos_and_weights_do_not():
-    one, two = (stage_arithmetic(TINY, videos=videos) for videos in (1, 2))
+# Of the paper's branches 0.96 TFLOP, of which the fold of two convolutions into one (D35) saves 19 GFLOP.
+@pytest.mark.parametrize(
+    ("preset", "step", "branches"), [(DIFFV2IQA_TINY, 1.70e9, 2.4e9), (PAPER, 287e9, 0.96e12 - 19e9)]
+)
+def test_a_view_of_a_picture_is_what_the_specification_counts(preset, step, branches):
+    work = stage_arithmetic("diffv2iqa", preset)
+    assert work["restoration_step"].flops == pytest.approx(step, rel=0.005)
+    assert work["quality_branches"].flops == pytest.approx(branches, rel=0.005)
+
+
+@pytest.mark.parametrize(("metric", "preset"), [("diffvqa", TINY), ("diffv2iqa", DIFFV2IQA_TINY)])
+def test_arithmetic_grows_with_the_rows_and_weights_do_not(metric, preset):
+    one, two = (stage_arithmetic(metric, preset, rows=rows) for rows in (1, 2))
     for stage in one:
         assert two[stage].flops == 2 * one[stage].flops
         assert one[stage].bytes < two[stage].bytes < 2 * one[stage].bytes

@@ -9,34 +9,58 @@ import pytest
 import turns
 from diffvqa_kernels import testing
 from floors import Floor, RegressionError, read_floors
-from providers import BASELINE, StageInputs
+from providers import BASELINE, prepared
 from scans import HAS_GPU, PROVIDERS
+from stage_runs import WHOLE, StageInputs
 
 from diffvqa_rt.engines import open_engines
-from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.metric import Request
 
-STAGES = ("vae_encoder", "unet_controller", "score")
+# Floor → stage. A picture has five crops.
+OF_A_VIDEO = {"vae_encoder": "vae_encoder", "unet_controller": "unet_controller", "score": WHOLE}
+OF_A_PICTURE = {"restoration_step": "restoration_step", "quality_branches": "quality_branches", "picture": WHOLE}
 SCANS = ("scan_numba", "scan_onnx")
-ROUNDS = {"vae_encoder": 5, "unet_controller": 5, "score": 2, "scan_numba": 5, "scan_onnx": 5}
+ROUNDS = {"score": 2, "picture": 2}
+MANY_ROUNDS = 5
 SCAN_SHAPE = (1, 128, 16, 1153)  # of `tiny`'s head
 FLOOR = Floor(name="head", provider="fast", baseline="slow", floor=1.5, why="measured on a Tuesday")
 
 
 @pytest.fixture(scope="module")
-def stage_runs(built_engines, clip):
-    engines = {"onnxruntime": open_engines(built_engines, "onnx")[1], BASELINE: open_engines(built_engines, "torch")[1]}
-    inputs = StageInputs.of(engines[BASELINE], TINY, clip)
-    return {name: inputs.runs(engines_of_one) for name, engines_of_one in engines.items()}
+def video_runs(built_engines, clip):
+    return runs_by_provider(built_engines, clip)
+
+
+@pytest.fixture(scope="module")
+def picture_runs(diffv2iqa_engines, clip):
+    return runs_by_provider(diffv2iqa_engines, clip, Request(frames=1))
+
+
+def runs_by_provider(folder, source, request=None):
+    engines = {}
+    for provider, backend in (("onnxruntime", "onnx"), (BASELINE, "torch")):
+        manifest, engines[provider] = open_engines(folder, backend)
+    given = prepared(manifest.metric, manifest.config, source, request)
+    inputs = StageInputs.of(manifest.metric.chain(manifest.config), engines[BASELINE], given)
+    return {provider: inputs.runs(own) for provider, own in engines.items()}
+
+
+def check(name, runs):
+    read_floors()[name].check(runs, rounds=ROUNDS.get(name, MANY_ROUNDS))
 
 
 def test_every_floor_is_held_here():
-    assert set(read_floors()) == {*STAGES, *SCANS}
+    assert set(read_floors()) == {*OF_A_VIDEO, *OF_A_PICTURE, *SCANS}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_engines_keep_their_speed(stage_runs, stage):
-    floor = read_floors()[stage]
-    floor.check({name: runs[stage] for name, runs in stage_runs.items()}, rounds=ROUNDS[stage])
+@pytest.mark.parametrize("name", OF_A_VIDEO)
+def test_engines_keep_their_speed_with_videos(video_runs, name):
+    check(name, {provider: runs[OF_A_VIDEO[name]] for provider, runs in video_runs.items()})
+
+
+@pytest.mark.parametrize("name", OF_A_PICTURE)
+def test_engines_keep_their_speed_with_pictures(picture_runs, name):
+    check(name, {provider: runs[OF_A_PICTURE[name]] for provider, runs in picture_runs.items()})
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +73,7 @@ def scan_inputs():
 def test_the_scan_keeps_its_speed(name, scan_inputs):
     floor = read_floors()[name]
     scans = {provider: PROVIDERS[provider](scan_inputs) for provider in (floor.provider, floor.baseline)}
-    runs = {provider: lambda scan=scan: scan(*scan_inputs) for provider, scan in scans.items()}
-    floor.check(runs, rounds=ROUNDS[name])
+    check(name, {provider: lambda scan=scan: scan(*scan_inputs) for provider, scan in scans.items()})
 
 
 def test_a_compiled_scan_that_became_the_plain_loop_fails(scan_inputs):

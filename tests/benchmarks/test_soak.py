@@ -119,5 +119,5 @@ def test_the_clients_requests_are_good_and_bad_and_of_many_kinds():
 
 def test_misuse_is_status_2(capsys):
     with pytest.raises(SystemExit) as ended:
-        soak.main(["--seconds", "1"])
+        soak.main(["--engines", "build/tiny", "--seconds", "1"])
     assert ended.value.code == 2 and "at least 10 seconds" in capsys.readouterr().err

@@ -130,7 +130,9 @@ def test_training_moves_the_branches_and_says_how_they_agree(data, tmp_path, cap
 def test_training_goes_on_from_trained_branches_and_takes_new_ones_otherwise(data, tmp_path, capsys):
     little = ["--learning-rate", "1e-12", "--weight-decay", "0"]
     assert train(data, tmp_path / "new", *little) == 0
-    assert "branches to start from: random ones" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "branches to start from: random ones" in said
+    assert "ViT and ResNet: as " in said and "random where that is what `diffvqa adapt` wrote" in said
     trained = tmp_path / "new" / "weights.safetensors"
     assert train(data, tmp_path / "on", *little, weights=trained) == 0
     assert f"branches to start from: those of {trained}" in capsys.readouterr().err

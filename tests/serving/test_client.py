@@ -280,6 +280,7 @@ def test_numbers_are_taken_by_their_value():
         for bad in (True, 1.0, "1", None, -1, 2**63, np.array([1])):
             with pytest.raises(InputError, match="seed is .*; expected a whole number from 0"):
                 client.score(b"x", seed=bad)
+        for bad in (True, 1.0, "1", 0, -1, 2**63, np.array([1])):
             with pytest.raises(InputError, match="crops is .*; expected a whole number from 1"):
                 list(client.score_many([b"x"], crops=bad))
         with pytest.raises(InputError, match="keep_interlaced is 'no'; expected True or False"):

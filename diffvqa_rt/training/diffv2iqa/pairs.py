@@ -99,7 +99,7 @@ class PairBatches(StepBatches):
         self.share_of(batch)
         self._pairs, self._batch, self._per_pair, self._side = list(pairs), batch, per_pair, side
         self._rungs = [(ladder, severity) for ladder in ladders for severity in SEVERITIES]
-        self._refused: set[Path] = set()
+        self._refused: set[Pair] = set()
         self._decoded: OrderedDict[Path, RgbFrame] = OrderedDict()
 
     def __getitem__(self, step: int) -> Batch:
@@ -116,20 +116,25 @@ class PairBatches(StepBatches):
         for _ in range(_ATTEMPTS):
             pair = self._pairs[int(generator.integers(len(self._pairs)))]
             try:
-                pictures = [self._picture(path) for path in pair.files]
+                pictures = self._pictures(pair)
             except VideoDecodeError as error:
-                if pair.reference not in self._refused:
+                if pair not in self._refused:
                     logger.warning("left out: %s", error)
-                self._refused.add(pair.reference)
+                self._refused.add(pair)
                 continue
-            if len({picture.shape for picture in pictures}) > 1:
-                (height, width), (other_height, other_width) = (picture.shape[:2] for picture in pictures)
-                raise TrainingError(
-                    f"{pair.reference} is of {width}×{height} pixels and {pair.distorted} of "
-                    f"{other_width}×{other_height}; expected the same size"
-                )
             return np.stack([self._crop(pictures, generator) for _ in range(self._per_pair)])
-        raise TrainingError(f"{_ATTEMPTS} pictures in a row cannot be decoded, the last of them {pair.reference}")
+        raise TrainingError(f"{_ATTEMPTS} pairs in a row cannot be used, the last of them that of {pair.reference}")
+
+    def _pictures(self, pair: Pair) -> list[NDArray[np.uint8]]:
+        """The pictures of a pair. Raises VideoDecodeError where one does not decode, or they are of two sizes."""
+        pictures = [self._picture(path) for path in pair.files]
+        if len({picture.shape for picture in pictures}) > 1:
+            (height, width), (other_height, other_width) = (picture.shape[:2] for picture in pictures)
+            raise VideoDecodeError(
+                f"{pair.reference} is of {width}×{height} pixels and {pair.distorted} of {other_width}×{other_height}; "
+                "expected the same size"
+            )
+        return pictures
 
     def _crop(self, pictures: Sequence[RgbFrame], generator: np.random.Generator) -> NDArray[np.uint8]:
         side = self._side

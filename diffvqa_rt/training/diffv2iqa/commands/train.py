@@ -116,6 +116,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         branches = "random ones" if are_new else f"those of {arguments.weights}, which go on learning"
         print(f"branches to start from: {branches}", file=sys.stderr)
+        kept = [name for name, given in (("ViT", arguments.vit), ("ResNet", arguments.resnet)) if given is None]
+        if kept and not arguments.train_encoders:
+            print(
+                f"{' and '.join(kept)}: as {arguments.weights} has it, and random where that is what `diffvqa adapt` "
+                "wrote; --vit and --resnet read pretrained ones, --train-encoders trains them",
+                file=sys.stderr,
+            )
         print(
             f"restored crops of this run: {cache.bytes_of(entries) / 1e9:.1f} GB in {arguments.cache}", file=sys.stderr
         )

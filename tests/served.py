@@ -63,7 +63,7 @@ class Served:
             self.lines.append(line.rstrip())
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not any("metrics at" in line for line in self.lines):
             assert self.process.poll() is None and time.monotonic() < deadline, "\n".join(self.lines)
             time.sleep(0.05)

@@ -53,7 +53,7 @@ def is_running(pid: int) -> bool:
     return False
 
 
-def wait_until_gone(pid: int, seconds: float = 5) -> None:
+def wait_until_gone(pid: int, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while is_running(pid):
         assert time.monotonic() < end, f"process {pid} is still there"
@@ -164,12 +164,12 @@ def test_a_file_that_crashes_its_process_is_named_and_the_next_is_decoded(fresh,
 
 
 def test_time_and_memory_are_limited():
-    with contextlib.closing(IsolatedDecoder(DecodeLimits(max_decode_seconds=1, max_frames=50))) as decoder:
+    with contextlib.closing(IsolatedDecoder(DecodeLimits(max_decode_seconds=2, max_frames=50))) as decoder:
         clip = make_clip()
         decoder.frames(clip, 1)
         (pid,) = pids(decoder)
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(VideoDecodeError, match="<bytes> takes longer than 1 s to decode"):
+        with pytest.raises(VideoDecodeError, match="<bytes> takes longer than 2 s to decode"):
             decoder.frames(clip, 1)
         wait_until_gone(pid)
         with pytest.raises(VideoDecodeError, match="60 frames, and the decoder takes at most 50"):

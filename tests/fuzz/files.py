@@ -27,6 +27,8 @@ LIMITS = DecodeLimits(max_decode_seconds=10.0, max_decode_memory_bytes=2 << 30)
 SLACK_SECONDS = 10.0
 # glibc keeps what libraries free in pieces; a leak of a frame a file would be some 100 MiB after 10,000 files.
 MOST_GROWTH_MIB = 64.0
+# Before these each decoder meets its first files of every kind. A shorter run says nothing of growth.
+WARM_UP_FILES = 100
 
 _CONFIG = dataclasses.replace(TINY, frames=4, view_size=64)
 _FILES_A_COMMAND = 100
@@ -47,7 +49,7 @@ class FileOutcomes:
         counts: files by what became of them: scored, scored with a warning, refused, ...
         warnings: files by the codes of their warnings.
         slowest_seconds: of one file.
-        growth_mib: of the decoders' memory, from the first twentieth of the files to the last.
+        growth_mib: of the decoders' memory, from the first twentieth of the files, or the end of the warm-up, to the last.
         faults: sentences on what must not be, each with what repeats it.
     """
 
@@ -101,9 +103,10 @@ def fuzz_files(files: Mapping[str, bytes], count: int, seed: int, threads: int =
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, count, part):
             list(pool.map(decode, range(first, min(first + part, count))))
-            resident.append(_decoders_mib())
+            if first + part >= WARM_UP_FILES:
+                resident.append(_decoders_mib())
     decoder.close()
-    outcomes.growth_mib = resident[-1] - resident[0]
+    outcomes.growth_mib = resident[-1] - resident[0] if resident else 0.0
     if outcomes.growth_mib > MOST_GROWTH_MIB:
         outcomes.faults.append(f"the decoders grew by {outcomes.growth_mib:.0f} MiB over {count} files of seed {seed}")
     return outcomes

@@ -132,14 +132,14 @@ def test_a_process_that_was_killed_is_replaced(decoder):
 
 
 def test_a_video_that_takes_too_long_ends_with_its_process():
-    decoder = Decoder(METRIC, TINY, RequestLimits(max_decode_seconds=1.5), sys.executable, max_rows=16)
+    decoder = Decoder(METRIC, TINY, RequestLimits(max_decode_seconds=2.5), sys.executable, max_rows=16)
     try:
         assert_works(decoder)
         os.kill(pid_of(decoder), signal.SIGSTOP)
         start = time.monotonic()
-        with pytest.raises(VideoDecodeError, match="takes longer than 1.5 s to decode"):
+        with pytest.raises(VideoDecodeError, match="takes longer than 2.5 s to decode"):
             decoder.decode(make_clip(), Request())
-        assert time.monotonic() - start < 3
+        assert 2.5 <= time.monotonic() - start < 30
         assert_works(decoder)
     finally:
         decoder.close()
@@ -168,10 +168,10 @@ def test_traffic_is_idle_once_nobody_is_at_work(tmp_path):
     start = time.monotonic()
     with theirs.at_work():
         ours.wait_until_idle(0.2, "embedded", lambda: False)
-    assert 0.2 <= time.monotonic() - start < 0.5
+    assert time.monotonic() - start >= 0.2
     start = time.monotonic()
-    ours.wait_until_idle(5, "embedded", lambda: False)
-    assert 0.4 < time.monotonic() - start < 2
+    ours.wait_until_idle(120, "embedded", lambda: False)
+    assert 0.4 < time.monotonic() - start < 30
     assert not theirs.is_stopped
     ours.stop()
     assert theirs.is_stopped

@@ -49,7 +49,8 @@ class FileOutcomes:
         counts: files by what became of them: scored, scored with a warning, refused, ...
         warnings: files by the codes of their warnings.
         slowest_seconds: of one file.
-        growth_mib: of the decoders' memory, from the first twentieth of the files, or the end of the warm-up, to the last.
+        growth_mib: of the decoders' memory, from the first twentieth of the files, or the end of the warm-up, to the
+            last.
         faults: sentences on what must not be, each with what repeats it.
     """
 

@@ -21,7 +21,8 @@ def corpus(served: Served) -> Corpus:
 
 
 def test_mutated_requests_are_answered_or_refused(served):
-    outcomes = fuzz_served(served, 200, seed=1)
+    # `tiny` takes a second for a video, and not all of the requests need to be for what is slow.
+    outcomes = fuzz_served(served, 100, seed=1, models=("head", "finish", "preprocess"))
     assert outcomes.faults == ()
     assert outcomes.outcomes.keys() >= {"answered", "cancelled", "refused: INVALID_ARGUMENT", "refused: UNAVAILABLE"}
     assert outcomes.as_dict()["by_kind"]["good"] == {"answered": 2}

@@ -1,0 +1,1 @@
+"""AIGC-VQA, a metric of generated videos and the prompts that they were made from."""

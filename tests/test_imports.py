@@ -15,7 +15,7 @@ METRIC_FOLDERS = ("diffvqa_rt.metrics", "diffvqa_rt.models", "diffvqa_rt.trainin
 LAYERS = (
     {"errors", "specs", "forking"},
     {"checks", "files", "interrupts", "standard_output"},
-    {"chain", "sampler", "video"},
+    {"chain", "sampler", "text", "video"},
     {"metric", "results"},
     {"metrics", "preparation"},
     {"models", "decoding"},

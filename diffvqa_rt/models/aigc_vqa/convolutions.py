@@ -70,7 +70,7 @@ def _sum_of_taps(parts: list[Tensor]) -> Tensor:
     total = parts[middle]
     for tap, part in enumerate(parts):
         later = tap - middle  # the frame that this tap reads, counted from that which it is for
-        if later:
+        if 0 < abs(later) < part.shape[1]:
             kept = part[:, later:] if later > 0 else part[:, :later]
             ends = (0, later) if later > 0 else (-later, 0)
             total = total + F.pad(kept, (0, 0) * (part.ndim - 2) + ends)

@@ -18,7 +18,7 @@ from diffvqa_rt.models.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelScaling
 
 
 class Prediction(NamedTuple):
-    """What the branches say of V videos; q_t and q_a are the means of the maps, s_a is the alignment score.
+    """The branches' opinions of V videos; q_t and q_a are the means of the maps, s_a is the alignment score.
 
     Attributes:
         technical_map, aesthetic_map: Q_t and Q_a, [V, D, g, g].

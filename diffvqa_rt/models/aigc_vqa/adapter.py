@@ -20,8 +20,13 @@ class Adapter(nn.Module):
         self.down = nn.Linear(width, config.bottleneck)
         self.conv = DepthwiseConv3d(config.bottleneck, config.kernel)
         self.up = nn.Linear(config.bottleneck, width)
-        for zero in (self.down.bias, self.conv.weight, self.conv.bias, self.up.bias):
-            nn.init.zeros_(zero)
+        self.start()
+
+    def start(self) -> None:
+        """Makes it the identity, as it is before training."""
+        for parameter in (self.down.bias, self.conv.weight, self.conv.bias, self.up.bias):
+            assert parameter is not None
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
         class_tokens, patches = tokens[:, :, :1], tokens[:, :, 1:]

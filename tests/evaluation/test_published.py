@@ -110,7 +110,7 @@ def test_table_ii_is_the_mean_over_the_splits_within_each_type():
     (one,) = evaluated(table, "splits-by-image")
     scores = scores_of(table).by_name
     values = []
-    for split in random_splits(table, by_image=True):
+    for split in random_splits(table, by_row=True):
         rows = [row for row in split.test if row.distortion == "WN"]
         values.append(rank_correlation([scores[row.name] for row in rows], [row.mos for row in rows]))
     assert list(one.distortions) == list(LIVE_TYPES)

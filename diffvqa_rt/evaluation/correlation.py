@@ -21,7 +21,7 @@ from diffvqa_rt.errors import EvaluationError
 
 MetricName = Literal["srcc", "plcc", "plcc_fitted", "krcc", "rmse", "rmse_matched", "main"]
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
-"""`plcc` is of the raw scores; `plcc_fitted` and `rmse` are of the scores after the fit. `rmse_matched` is of scores that
+"""`plcc` is of the raw scores; `plcc_fitted` and `rmse` are after the fit. `rmse_matched` is of scores that
 have the mean and the standard deviation of the MOS (SPEC-aigc-vqa, 9). Both errors are in units of the MOS. `main` is
 the mean of `srcc` and `plcc`."""
 

@@ -25,8 +25,8 @@ SPECIAL_TOKENS = (PAD, UNKNOWN, START, END, "[MASK]")
 _INSIDE = "##"  # begins a piece that is not the first of its word
 _MOST_WORD_CHARACTERS = 100
 _CONTROLS_THAT_ARE_SPACE = "\t\n\r"
-# Controls, formats, surrogates, private use. Not what is unassigned: tomorrow's emoji would be dropped by one version
-# of Python and be [UNK] by the next.
+# Controls, formats, surrogates, private use. Not what is unassigned: a new emoji would be dropped by one version of
+# Python and be [UNK] by the next.
 _DROPPED = ("Cc", "Cf", "Cs", "Co")
 # Unihan's blocks as BERT lists them.
 _CJK = (

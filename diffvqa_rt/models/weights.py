@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Weights = dict[str, Tensor]
+
+# So many names stand in an error.
+_NAMED = 3
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -91,6 +95,27 @@ def fill_module(module: nn.Module, weights: Weights, path: Path, *, assign: bool
         module.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit this network: {one_line(error)}") from error
+
+
+def renamed(name: str, patterns: Mapping[str, str]) -> str:
+    """The name after each pattern (a regular expression) has been replaced, one after the other."""
+    for pattern, replacement in patterns.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def check_names(weights: Weights, path: Path, *, expected: Collection[str], optional: Collection[str] = ()) -> None:
+    """Raises ValueError, naming `path`, where a checkpoint lacks what is expected or has what is not even optional."""
+    complaints = [
+        f"{verb} {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
+        for verb, names in (
+            ("it has no", [name for name in expected if name not in weights]),
+            ("this network has no", [name for name in weights if name not in expected and name not in optional]),
+        )
+        if names
+    ]
+    if complaints:
+        raise ValueError(f"{path} does not fit this network: {', and '.join(complaints)}")
 
 
 def read_safetensors(path: Path) -> Weights:

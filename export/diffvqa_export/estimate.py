@@ -95,10 +95,10 @@ def _stage_bytes(stage: ExportStage, module: nn.Module, precision: Precision) ->
         if stage.folds is None or not stage.folds.has_replaced(path):
             is_kept = stage.keeps_float32(path.rpartition(".")[0])
             total += parameter.numel() * (_FLOAT32_BYTES if is_kept else half)
-    total += sum(buffer.nbytes for buffer in module.buffers())
-    if stage.folds is not None:
-        total += half * sum(table.numel() for table in stage.folds.tables(module))
-    return total
+    tables = stage.folds.tables(module) if stage.folds is not None else []
+    counted = {id(table) for table in tables}
+    total += sum(buffer.nbytes for buffer in module.buffers() if id(buffer) not in counted)
+    return total + half * sum(table.numel() for table in tables)
 
 
 def _readable(size: int) -> str:

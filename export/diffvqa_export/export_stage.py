@@ -28,7 +28,7 @@ class Folds:
 
     Attributes:
         replaced: patterns of parameters that no engine holds, by full path.
-        tables: module → the tensors that it holds in their place, which are neither parameters nor buffers.
+        tables: module → the tensors that it holds in their place, which are no parameters.
         convert_tables: puts a module's tables into a dtype.
     """
 
@@ -48,6 +48,8 @@ class ExportStage:
         name: the engine's.
         tolerances: how far its outputs may be from float32 torch's.
         example_inputs: config → the tensors that the exporter traces with, in the spec's order.
+        error_floor: errors are relative to outputs of at least this size (root mean square): an output of one number
+            may be near 0.
         kept_in_float32: pattern of modules, by full path → why half precision is not for them.
         folds: what tables replace, if anything.
         has_scan: whether the selective scan is in it.
@@ -56,6 +58,7 @@ class ExportStage:
     name: str
     tolerances: Mapping[Precision, Tolerance]
     example_inputs: Callable[[Any], tuple[Tensor, ...]]
+    error_floor: float = 0.0
     kept_in_float32: Mapping[str, str] = field(default_factory=dict)
     folds: Folds | None = None
     has_scan: bool = False

@@ -52,9 +52,8 @@ def measure_parity(
         if frames is not None and engines[name].spec.is_per_frame:
             inputs, expected = some_frames(inputs, frames), some_frames(expected, frames)
         actual = {output: np.asarray(values) for output, values in engines[name](inputs, list(expected)).items()}
-        tolerance = stages[name].tolerances[precision].relative
         for output, values in expected.items():
-            found = _compare(name, output, actual[output], values, tolerance)
+            found = _compare(stages[name], output, actual[output], values, precision)
             worst[name, output] = max(worst.get((name, output), found), found, key=lambda parity: parity.relative_error)
         last_calls[name] = (inputs, actual)
     low, high = config.score_range
@@ -114,23 +113,24 @@ def _nan_is_worst(difference: float) -> float:
     return math.inf if math.isnan(difference) else difference
 
 
-def _compare(engine: str, output: str, actual: NDArray, expected: NDArray, tolerance: float) -> OutputParity:
+def _compare(stage: ExportStage, output: str, actual: NDArray, expected: NDArray, precision: Precision) -> OutputParity:
     if actual.shape != expected.shape:
-        raise ParityError(f"{engine}'s {output} is {actual.shape}, and torch's is {expected.shape}")
+        raise ParityError(f"{stage.name}'s {output} is {actual.shape}, and torch's is {expected.shape}")
     difference = actual.astype(np.float64) - expected
     not_finite = int(actual.size - np.isfinite(actual).sum())
     if not_finite or not np.isfinite(expected).all():
         largest = relative = float("inf")  # so that no bar passes a NaN
     else:
         largest = float(np.abs(difference).max())
-        relative = float(np.linalg.norm(difference) / max(np.linalg.norm(expected), np.finfo(np.float32).tiny))
+        least = max(stage.error_floor * math.sqrt(expected.size), float(np.finfo(np.float32).tiny))
+        relative = float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected)), least)
     return OutputParity(
-        engine=engine,
+        engine=stage.name,
         output=output,
         max_error=largest,
         relative_error=relative,
         not_finite=not_finite,
-        tolerance=tolerance,
+        tolerance=stage.tolerances[precision].relative,
     )
 
 

@@ -22,7 +22,7 @@ from diffvqa_rt.specs import Precision
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-CONVERTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+CONVERTED = (nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 """The kinds of modules that half precision is for."""
 
 

@@ -1,14 +1,8 @@
-"""Attention of tokens, as in the ViT, and of channels: transposed attention (§III-C, eq. 10; D19, D24)."""
+"""Transposed attention, of channels in the place of tokens (§III-C, eq. 10; D19, D24)."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int = 1) -> Tensor:
-    """softmax(q kᵀ / √(width of a head)) v, head by head: [B, L, width] → [B, L, width]."""
-    # Split along the width, which is static: the export then has no shapes to compute.
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys, values))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+from diffvqa_rt.models.transformer import attend
 
 
 class TransposedAttention(nn.Module):

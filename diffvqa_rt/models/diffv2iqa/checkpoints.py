@@ -4,11 +4,9 @@ The encoders' are read by name, never through a library's classes. `sr3` reads t
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from diffvqa_rt.metrics.diffv2iqa.config import DiffV2IQAConfig
 from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA
@@ -16,11 +14,13 @@ from diffvqa_rt.models.diffv2iqa.resnet import ResNet
 from diffvqa_rt.models.diffv2iqa.vit import ViT
 from diffvqa_rt.models.weights import (
     Weights,
+    check_names,
     description_of,
     fill_module,
     network_from_state,
     read_checkpoint,
     read_safetensors,
+    renamed,
     resize_position_grid,
 )
 
@@ -61,8 +61,8 @@ _STACKED = ("query", "key", "value")
 
 _OUTSIDE_VIT = ("norm.", "fc_norm.", "head.")
 _OUTSIDE_RESNET = "fc."
-# So many names stand in an error.
-_NAMED = 3
+# Files from before BatchNorm counted its batches load too.
+_COUNTER = "num_batches_tracked"
 
 
 def load_weights(path: Path) -> tuple[DiffV2IQA, bool]:
@@ -98,7 +98,7 @@ def load_vit(vit: ViT, path: Path) -> None:
     }
     if "pos_embed" in kept:
         kept["pos_embed"] = resize_position_grid(kept["pos_embed"], vit.pos_embed.shape[1])
-    _check_names(vit, kept, path)
+    check_names(kept, path, expected=vit.state_dict())
     fill_module(vit, kept, path)
 
 
@@ -112,7 +112,8 @@ def load_resnet(resnet: ResNet, path: Path) -> None:
     """
     weights = read_checkpoint(path, "a ResNet checkpoint", _WRAPPERS)
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith(_OUTSIDE_RESNET)}
-    _check_names(resnet, kept, path)
+    expected = [name for name in resnet.state_dict() if not name.endswith(_COUNTER)]
+    check_names(kept, path, expected=expected, optional=resnet.state_dict())
     fill_module(resnet, kept, path)
 
 
@@ -124,34 +125,12 @@ def _block_of(name: str) -> int:
 def _with_timm_names(weights: Weights) -> Weights:
     """The same tensors under timm's names, in whichever layout they are; a name that no layout has stays."""
     if "class_token" in weights:
-        return {_renamed(name, _TORCHVISION): tensor for name, tensor in weights.items()}
+        return {renamed(name, _TORCHVISION): tensor for name, tensor in weights.items()}
     if weights.keys().isdisjoint({"embeddings.cls_token", "vit.embeddings.cls_token"}):
         return weights
-    renamed = {_renamed(name, _TRANSFORMERS): tensor for name, tensor in weights.items()}
-    for query in [name for name in renamed if ".attn.query." in name]:
+    named = {renamed(name, _TRANSFORMERS): tensor for name, tensor in weights.items()}
+    for query in [name for name in named if ".attn.query." in name]:
         parts = [query.replace("query", part) for part in _STACKED]
-        if all(part in renamed for part in parts):
-            renamed[query.replace("query", "qkv")] = torch.cat([renamed.pop(part) for part in parts])
-    return renamed
-
-
-def _renamed(name: str, patterns: Mapping[str, str]) -> str:
-    for pattern, replacement in patterns.items():
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _check_names(module: nn.Module, weights: Weights, path: Path) -> None:
-    """Raises ValueError, naming `path`, where a checkpoint lacks tensors or has others than the module."""
-    # Files from before BatchNorm counted its batches load too.
-    expected = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
-    complaints = [
-        f"{verb} {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
-        for verb, names in (
-            ("it has no", [name for name in expected if name not in weights]),
-            ("this network has no", [name for name in weights if name not in module.state_dict()]),
-        )
-        if names
-    ]
-    if complaints:
-        raise ValueError(f"{path} does not fit this network: {', and '.join(complaints)}")
+        if all(part in named for part in parts):
+            named[query.replace("query", "qkv")] = torch.cat([named.pop(part) for part in parts])
+    return named

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffvqa_rt.metrics.diffv2iqa.config import VdaConfig
-from diffvqa_rt.models.diffv2iqa.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelScaling
+from diffvqa_rt.models.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelScaling
 
 _EXPANSION = 4
 

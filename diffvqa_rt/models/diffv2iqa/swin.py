@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffvqa_rt.metrics.diffv2iqa.config import VcgConfig
-from diffvqa_rt.models.diffv2iqa.vit import Mlp
+from diffvqa_rt.models.transformer import TransformerBlock
 
 _LAYERS, _BLOCKS = 2, 2
 _LAST_DROP_PATH = 0.1
@@ -100,36 +100,6 @@ class WindowAttention(nn.Module):
         return self.proj(attended.flatten(1, 2).index_select(1, self.inverse))
 
 
-class DropPath(nn.Module):
-    """Leaves out a branch, view by view, while training (Huang et al. 2016)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
-        return x * kept / (1 - self.rate)
-
-
-class SwinBlock(nn.Module):
-    """Window attention and an MLP over patches [V, P, C], each after a norm and beside a shortcut."""
-
-    def __init__(self, channels: int, config: VcgConfig, grid: int, shift: int, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, config, grid, shift)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels, config.swin_mlp)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        patches = patches + self.drop_path(self.attn(self.norm1(patches)))
-        return patches + self.drop_path(self.mlp(self.norm2(patches)))
-
-
 class SwinLayer(nn.Module):
     """Blocks, every second with windows shifted by half, then a 3×3 convolution and ReLU: [V, C, g, g] → the same."""
 
@@ -139,7 +109,8 @@ class SwinLayer(nn.Module):
         for index, drop_path in enumerate(drop_paths):
             # A single window has no neighbour to reach by a shift.
             shift = config.swin_window // 2 if index % 2 and grid > config.swin_window else 0
-            self.blocks.append(SwinBlock(channels, config, grid, shift, drop_path))
+            attention = WindowAttention(channels, config, grid, shift)
+            self.blocks.append(TransformerBlock(channels, attention, mlp_width=config.swin_mlp, drop_path=drop_path))
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -4,68 +4,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffvqa_rt.metrics.diffv2iqa.config import PATCH_SIZE, Picture, VitConfig
-from diffvqa_rt.models.diffv2iqa.attention import attend
-from diffvqa_rt.models.diffv2iqa.pixels import PixelScaling
+from diffvqa_rt.models.pixels import PixelScaling
+from diffvqa_rt.models.transformer import PatchEmbedding, SelfAttention, TransformerBlock
 
 _MLP_RATIO = 4
 
 Blocks = Mapping[Picture, tuple[int, ...]]
 """The blocks that each picture is read from, counted from 0."""
-
-
-class PatchEmbedding(nn.Module):
-    """Pictures [B, 3, S, S] → one token a patch, [B, P, width], row by row."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH_SIZE, stride=PATCH_SIZE)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.proj(pictures).flatten(2).transpose(1, 2)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention over the tokens [B, L, width] of a picture."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        queries, keys, values = self.qkv(tokens).chunk(3, dim=-1)
-        return self.proj(attend(queries, keys, values, self.heads))
-
-
-class Mlp(nn.Module):
-    """Two layers with GELU (erf) between them."""
-
-    def __init__(self, width: int, inner_width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, inner_width)
-        self.fc2 = nn.Linear(inner_width, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens)))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self, config: VitConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=config.eps)
-        self.attn = SelfAttention(config.width, config.heads)
-        self.norm2 = nn.LayerNorm(config.width, eps=config.eps)
-        self.mlp = Mlp(config.width, _MLP_RATIO * config.width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
 
 
 class ViT(nn.Module):
@@ -74,10 +21,18 @@ class ViT(nn.Module):
     def __init__(self, config: VitConfig, grid: int, blocks: int) -> None:
         super().__init__()
         self.pixels = PixelScaling(config.mean, config.std)
-        self.patch_embed = PatchEmbedding(config.width)
+        self.patch_embed = PatchEmbedding(config.width, PATCH_SIZE)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + grid**2, config.width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                config.width,
+                SelfAttention(config.width, config.heads),
+                mlp_width=_MLP_RATIO * config.width,
+                eps=config.eps,
+            )
+            for _ in range(blocks)
+        )
 
     def embed(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, S, S] in [−1, 1] → the class token and the patches, [B, 1 + P, width]."""

@@ -1,4 +1,4 @@
-"""The scale of an encoder's pixels (D25)."""
+"""The scale of an encoder's pixels."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PixelScaling(nn.Module):
-    """Maps pictures [B, 3, H, W] from [−1, 1] to (0.5 x + 0.5 − mean) / std, the scale that an encoder learned.
+    """Maps pictures [..., 3, H, W] from [−1, 1] to (0.5 x + 0.5 − mean) / std, the scale that an encoder learned.
 
     The factors are no weights, and no checkpoint has them.
     """

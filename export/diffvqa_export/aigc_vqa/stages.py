@@ -1,0 +1,190 @@
+"""AIGC-VQA's export: four stages, of which the first three read nothing of each other, and what stays in float32."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffvqa_export.export_stage import EXAMPLE_VIDEOS, ExportStage, Folds, Tolerance, random_frames
+from diffvqa_export.metric_export import ChosenWeights, MetricExport
+from diffvqa_rt.metrics.aigc_vqa.config import AigcVqaConfig
+from diffvqa_rt.models.aigc_vqa.checkpoints import (
+    load_blip,
+    load_convnext,
+    load_dover,
+    load_image_reward,
+    load_kinetics_swin,
+    load_weights,
+    read_description,
+)
+from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
+from diffvqa_rt.models.aigc_vqa.swin import WindowAttention
+from diffvqa_rt.specs import Precision
+from diffvqa_rt.video import SampledFrames, sample_frames
+
+_FLOAT32_BYTES = 4
+# Of the network that a folder of checkpoints does not hold.
+_REST_SEED = 0
+_EXAMPLE_FRAMES = 3
+
+# Of all four (SPEC §11): the largest errors that its prototype had are 1.3e-6, 1.1e-3 and 8e-3.
+_TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(relative=1e-5, reason="sums of up to 4 · 1024 products, in another order, 48 layers deep"),
+    "fp16": Tolerance(relative=5e-3, reason="48 layers that round to 11 bits"),
+    "bf16": Tolerance(relative=4e-2, reason="48 layers that round to 8 bits"),
+}
+_NORM = "sums squares, and is followed by a product in half precision all the same"
+_HEAD = "one in ten thousand of the arithmetic, and the score itself"
+
+
+def _biases(module: nn.Module) -> list[Tensor]:
+    attentions = [part for part in module.modules() if isinstance(part, WindowAttention)]
+    return [part.folded_bias for part in attentions if part.folded_bias is not None]
+
+
+def _convert_biases(module: nn.Module, dtype: torch.dtype) -> None:
+    for part in module.modules():
+        if isinstance(part, WindowAttention) and part.folded_bias is not None:
+            part.folded_bias = part.folded_bias.to(dtype)
+
+
+def _views(config: AigcVqaConfig) -> tuple[Tensor, ...]:
+    return (random_frames((3, config.view_size, config.view_size), config.frames),)
+
+
+def _some_frames(config: AigcVqaConfig) -> tuple[Tensor, ...]:
+    return (random_frames((3, config.view_size, config.view_size), _EXAMPLE_FRAMES),)
+
+
+def _tokens_and_prompts(config: AigcVqaConfig) -> tuple[Tensor, ...]:
+    prompts = (EXAMPLE_VIDEOS, config.text.prompt_tokens)
+    return (
+        torch.randn(EXAMPLE_VIDEOS, config.frames, config.frame_tokens, config.vision.width),
+        torch.randint(config.text.vocabulary, prompts),
+        (torch.arange(prompts[1]) < prompts[1] // 2).long().expand(prompts),
+    )
+
+
+TECHNICAL = ExportStage(
+    name="technical",
+    tolerances=_TOLERANCES,
+    example_inputs=_views,
+    # The softmax of the windows too. Their bias is in half precision: −100 fits, and it is most of the file.
+    kept_in_float32={
+        "branch.backbone.patch_embed.proj": "reads the pixels; one in a hundred of the arithmetic",
+        "*norm*": _NORM,
+        "branch.head.*": _HEAD,
+    },
+    folds=Folds(replaced=(), tables=_biases, convert_tables=_convert_biases),
+)
+"""The fragments to a map of distortion, with the bias and the mask of the windows folded in."""
+
+AESTHETIC = ExportStage(
+    name="aesthetic",
+    tolerances=_TOLERANCES,
+    example_inputs=_views,
+    kept_in_float32={
+        "branch.backbone.downsample_layers.0.0": "reads the pixels; one in a hundred of the arithmetic",
+        "branch.backbone.downsample_layers.0.1": _NORM,
+        "branch.backbone.downsample_layers.[123].0": _NORM,
+        "*norm": _NORM,
+        "branch.head.*": _HEAD,
+    },
+)
+"""The shrunken frames to a map of what they show."""
+
+VISION = ExportStage(
+    name="vision",
+    tolerances=_TOLERANCES,
+    example_inputs=_some_frames,
+    kept_in_float32={
+        "branch.patch_embed.proj": "reads the pixels; one in three hundred of the arithmetic",
+        "*norm*": _NORM,
+    },
+)
+"""Frame by frame, to the tokens that prompts look at."""
+
+ALIGNMENT = ExportStage(
+    name="alignment",
+    tolerances=_TOLERANCES,
+    example_inputs=_tokens_and_prompts,
+    error_floor=1.0,  # s_a is one number of unit variance
+    # The embeddings and the softmax of the text too.
+    kept_in_float32={
+        "adapter.conv": "three multiply-adds a channel, between two products",
+        "*LayerNorm": _NORM,
+        "reward.*": _HEAD,
+    },
+)
+"""The frames' tokens and a prompt to how well they fit: adapter, text encoder and reward."""
+
+STAGES = {stage.name: stage for stage in (TECHNICAL, AESTHETIC, VISION, ALIGNMENT)}
+
+# File, without its suffix, → who reads it; and what one of the first two makes unnecessary.
+_LOADERS: dict[str, Callable[[AigcVqa, Path], None]] = {
+    "DOVER": load_dover,
+    "ImageReward": load_image_reward,
+    "BLIP": load_blip,
+    "Swin": load_kinetics_swin,
+    "ConvNeXt": load_convnext,
+}
+_COVERED = {"DOVER": ("Swin", "ConvNeXt"), "ImageReward": ("BLIP",)}
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def _weights_of_checkpoints(preset: AigcVqaConfig, folder: Path) -> ChosenWeights:
+    """A folder with the checkpoints that the paper starts from, each as one file named in `_LOADERS`.
+
+    DOVER has the technical and the aesthetic branch, where there is none Swin the backbone of the one, ConvNeXt that of
+    the other; ImageReward has the alignment branch, where there is none BLIP its encoders. The rest is random, but for
+    the adapter between encoders that were loaded, which starts as the identity.
+    """
+    files = {name: path for name in _LOADERS for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").is_file()}
+    if not files:
+        raise ValueError(
+            f"{folder} has none of {', '.join(_LOADERS)} ({' or '.join(_SUFFIXES)}); expected DOVER for the visual "
+            "branches, or Swin and ConvNeXt, and ImageReward for alignment, or BLIP"
+        )
+    read = {name: path for name, path in files.items() if not any(name in _COVERED.get(by, ()) for by in files)}
+
+    def load() -> AigcVqa:
+        network = random_network(preset, _REST_SEED)
+        for name, path in read.items():
+            _LOADERS[name](network, path)
+        if network.adapter is not None and not read.keys().isdisjoint({"ImageReward", "BLIP"}):
+            network.adapter.start()
+        return network
+
+    return ChosenWeights(preset, False, f"{folder.name}: {', '.join(read)}; the rest random", load)
+
+
+def _parity_sources(config: AigcVqaConfig, clip: Path) -> dict[str, SampledFrames]:
+    return {clip.name: sample_frames(clip, config.frames)}
+
+
+def _activation_bytes(config: AigcVqaConfig) -> int:
+    """The scores of the first windows, a number for each query, key and head; the comparison runs two videos at once."""
+    alive = 2 * 4
+    depth, rows, columns = config.stage_grids[0]
+    in_window = min(depth, config.swin.window[0]) * config.swin.window[1] * config.swin.window[2]
+    return alive * config.swin.heads[0] * depth * rows * columns * in_window * _FLOAT32_BYTES
+
+
+def _reference_bytes(config: AigcVqaConfig) -> int:
+    pixels = 2 * config.frames * 3 * config.view_size**2  # both views: as bytes, and normalised
+    tokens = config.frames * config.frame_tokens * config.vision.width
+    return pixels * (1 + _FLOAT32_BYTES) + tokens * _FLOAT32_BYTES
+
+
+EXPORT = MetricExport(
+    stages=STAGES,
+    random_network=random_network,
+    read_description=read_description,
+    read_network=lambda path: load_weights(path)[0],
+    weights_in_folder=_weights_of_checkpoints,
+    dynamic_sizes=lambda config: {"frames": config.frames},
+    activation_bytes=_activation_bytes,
+    reference_bytes=_reference_bytes,
+    parity_sources=_parity_sources,
+)

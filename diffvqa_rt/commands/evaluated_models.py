@@ -132,7 +132,7 @@ def open_engines(arguments: argparse.Namespace) -> Engines:
     return Engines(
         name,
         manifest.metric.name,
-        "prompt" in manifest.metric.options,
+        manifest.metric.prompts is not None,
         arguments.trained_on,
         scorer,
         stamp,

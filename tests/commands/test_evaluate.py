@@ -125,7 +125,7 @@ def stand_in(monkeypatch):
         weights=SimpleNamespace(sha256="abc", is_trained=True),
         backends={"onnx": SimpleNamespace(files={"head.onnx": "123"})},
         model_label="tiny",
-        metric=SimpleNamespace(name="diffvqa", options=frozenset()),
+        metric=SimpleNamespace(name="diffvqa", prompts=None),
     )
     holder = SimpleNamespace(scorer=StandInScorer(), manifest=manifest)
 
@@ -179,7 +179,7 @@ def test_a_metric_that_takes_prompts_gets_them_and_another_does_not(evaluate, st
     table = write_prompted(tmp_path, [f"cat {i // 2}" for i in range(COUNT)])
     assert evaluate(f"csv={table}", "--engines", "x")[0] == 0 and "prompts" not in stand_in.scorer.options
     shutil.rmtree(tmp_path / "out")
-    stand_in.manifest.metric.options = frozenset({"prompt"})
+    stand_in.manifest.metric.prompts = "its way to read them"
     status, out, _ = evaluate(f"csv={table}", "--engines", "x")
     assert status == 0 and stand_in.scorer.options["prompts"] == [f"cat {i // 2}" for i in range(COUNT)]
     assert "| tiny |" in out and "tiny: each video is scored against its prompt." in out
@@ -191,7 +191,7 @@ def test_a_metric_that_takes_prompts_gets_them_and_another_does_not(evaluate, st
 def test_no_video_is_scored_of_tables_that_mix(evaluate, stand_in, tmp_path):
     folder = write_data_set(tmp_path / "konvid")
     table = write_prompted(tmp_path, ["a cat"] * (COUNT - 1) + [""])
-    stand_in.manifest.metric.options = frozenset({"prompt"})
+    stand_in.manifest.metric.prompts = "its way to read them"
     status, out, err = evaluate(f"konvid-1k={folder}", f"csv={table}", "--engines", "x")
     assert status == 1 and out == "" and stand_in.scorer.scored == []
     assert "mine: 1 of 60 videos have no prompt, 1059.mp4 for one" in err

@@ -164,7 +164,7 @@ def _parity_sources(config: AigcVqaConfig, clip: Path) -> dict[str, SampledFrame
 
 
 def _activation_bytes(config: AigcVqaConfig) -> int:
-    """The scores of the first windows, a number for each query, key and head; the comparison runs two videos at once."""
+    """The scores of the first windows: for each query, key and head. The comparison runs two videos at once."""
     alive = 2 * 4
     depth, rows, columns = config.stage_grids[0]
     in_window = min(depth, config.swin.window[0]) * config.swin.window[1] * config.swin.window[2]

@@ -5,8 +5,9 @@ outputs = play(chain, engines, {"frames": views})
 """
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -139,7 +140,7 @@ def play(
         chain: what runs.
         engines: by name; more than the chain has may be there.
         tensors: what the chain reads and does not make, rows first; pixels may be uint8 where the engine's border has
-            their scale.
+            their scale. One may have so many rows for each row of another, and no engine reads both.
         observe: sees every run of an engine; loops then run turn by turn.
         clock: measures each stage under its name.
         before_turn: may end a loop by an exception between two turns; an engine that plays all turns on its device
@@ -149,16 +150,43 @@ def play(
         What the chain makes and none of its stages reads.
     """
     clock = clock or StageClock()
-    rows = len(next(iter(tensors.values())))
+    rows = {name: len(tensors[name]) for name in given_names(chain)}
     limits = [most for item in chain if (most := engines[item.engine].max_videos) is not None]
-    size = min([rows, *limits])
-    parts = [
-        _play_together(
-            chain, engines, {name: array[i : i + size] for name, array in tensors.items()}, observe, clock, before_turn
-        )
-        for i in range(0, rows, size)
-    ]
+    # The least that has whole rows of every tensor.
+    pieces = math.gcd(*rows.values())
+    size = max(1, min([pieces, *(most * pieces // max(rows.values()) for most in limits)]))
+    parts = []
+    for i in range(0, pieces, size):
+        own = {name: tensors[name][i * count // pieces : (i + size) * count // pieces] for name, count in rows.items()}
+        parts.append(_play_together(chain, engines, own, observe, clock, before_turn))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def given_names(chain: Chain) -> list[str]:
+    """The tensors that a chain reads and does not make, each once."""
+    made = {name for item in chain for name in item.writes}
+    return [name for name in dict.fromkeys(name for item in chain for name in sorted(item.reads)) if name not in made]
+
+
+def split_chain(chain: Chain, names: Iterable[str]) -> tuple[Chain, Chain]:
+    """The part of a chain that nothing of the named tensors reaches, and the rest."""
+    reached = set(names)
+    first, second = [], []
+    for item in chain:
+        if reached & item.reads:
+            reached.update(item.writes)
+            second.append(item)
+        else:
+            first.append(item)
+    return tuple(first), tuple(second)
+
+
+def rows_of(chain: Chain, given: Mapping[str, int]) -> dict[str, int]:
+    """The rows of each of a chain's tensors, from those of the tensors that it starts from."""
+    rows = dict(given)
+    for item in chain:
+        rows |= dict.fromkeys(item.writes, max(rows[name] for name in item.reads))
+    return rows
 
 
 def _play_together(
@@ -221,6 +249,17 @@ def _run(
             return engine.loop(item, read, before_turn)
         return run_loop(item, engine, read, observe=observe, before_turn=before_turn)
     inputs = {name: tensors.read(name, scales.get(name)) for name in item.inputs}
+    rows, most = next(iter(inputs.values())).shape[0], engine.max_videos
+    if most is not None and rows > most:  # of a tensor with more rows than the others
+        parts = [
+            _call(item, engine, {name: array[i : i + most] for name, array in inputs.items()}, observe)
+            for i in range(0, rows, most)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in item.outputs}
+    return _call(item, engine, inputs, observe)
+
+
+def _call(item: Call, engine: Engine, inputs: Arrays, observe: Observer | None) -> Arrays:
     outputs = engine(inputs, item.outputs)
     if observe is not None:
         observe(item.engine, inputs, outputs)

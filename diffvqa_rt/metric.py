@@ -19,11 +19,14 @@ from diffvqa_rt.video import VideoInfo
 from diffvqa_rt.video.crops import Region, RgbFrame, check_crops, check_seed
 from diffvqa_rt.video.plan import DecodingPlan
 
-Option = Literal["crops", "frames", "patch_maps"]
+Option = Literal["crops", "frames", "patch_maps", "prompt"]
 """What a request may ask of some metrics only."""
 
 STANDARD_RESULTS = ("score", "frame_scores", "frame_weights", "patch_scores", "patch_weights")
 """The names in `Metric.results` that mean the same for every metric; other names are parts of the score."""
+
+RAW_PART = "raw_"
+"""The start of a result's name that is a part in the network's own unit."""
 
 ResizedBy = Literal["pillow", "dali"]
 """Which library resizes: Pillow, or DALI where DALI also decodes."""
@@ -58,6 +61,7 @@ class Request:
         crops: how many such places are scored; the metric's own number by default.
         frames: how many frames of a video are scored; the metric's own number by default.
         patch_maps: whether the result has the scores and weights of every patch.
+        prompt: the text that the video was made from.
         keep_interlaced: whether interlaced frames stay combed, as they are stored.
         resized_by: which library resizes.
     """
@@ -66,6 +70,7 @@ class Request:
     crops: int | None = None
     frames: int | None = None
     patch_maps: bool = False
+    prompt: str | None = None
     keep_interlaced: bool = False
     resized_by: ResizedBy = "pillow"
 
@@ -77,6 +82,8 @@ class Request:
         if self.frames is not None:
             object.__setattr__(self, "frames", whole("frames", self.frames, 1, MAX_FRAMES, error=InputError))
         object.__setattr__(self, "patch_maps", flag("patch_maps", self.patch_maps))
+        if self.prompt is not None:
+            check_prompt(self.prompt)
         object.__setattr__(self, "keep_interlaced", flag("keep_interlaced", self.keep_interlaced))
 
     @property
@@ -84,6 +91,61 @@ class Request:
         """The number of crops, which `Metric.settle` settles before a metric prepares."""
         assert self.crops is not None
         return self.crops
+
+
+def check_prompt(prompt: object) -> None:
+    """Raises InputError where a prompt is no text, or says nothing."""
+    if not isinstance(prompt, str):
+        raise InputError(f"prompt is a {type(prompt).__name__}; expected a text")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"prompt is no text in Unicode ({error.reason} at {error.start}); write it in UTF-8") from None
+    if not prompt.strip():
+        raise InputError("prompt is blank; leave it out to score the video alone")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptFacts:
+    """A prompt, its number of tokens, and whether the network read only the first of them."""
+
+    text: str
+    tokens: int
+    is_truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PreparedPrompt:
+    """A prompt as the engines take it.
+
+    Attributes:
+        facts: of it.
+        arrays: by name, of one row.
+        warnings: what the reader of a score should know of how the network reads it.
+    """
+
+    facts: PromptFacts
+    arrays: dict[str, NDArray]
+    warnings: tuple[ScoreWarning, ...] = ()
+
+
+ReadPrompt = Callable[[str], PreparedPrompt]
+"""Makes a prompt ready. Raises InputError where it cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptReading:
+    """How a metric reads prompts.
+
+    Attributes:
+        inputs: the tensors that it makes of one; the leading axis is the prompts.
+        files: config → the files of an engine folder that it takes to read them, by name; their SHA-256.
+        open: config, engine folder → the function that reads. Raises EngineMismatchError where a file is not right.
+    """
+
+    inputs: Callable[[Any], tuple[TensorSpec, ...]]
+    files: Callable[[Any], Mapping[str, str]]
+    open: Callable[[Any, Path], ReadPrompt]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,18 +177,20 @@ class Metric:
         frames: how many frames of a source it looks at, at the centres of as many equal spans.
         crops: config, frames → how many crops, where a request does not say.
         inputs: the tensors that `prepare` makes, whole shapes but for the leading axis, the rows.
-        prepare: those tensors of a source's frames; rows of one source are all alike to the engines. The request says
-            how many crops.
+        prepare: those tensors of a source's frames; rows of one source are all alike to the engines. A tensor may have
+            rows of its own number, which all sources share then. The request says how many crops.
         crop_regions: the part of the first frame that each crop shows.
         warnings: what the reader of a score should know of how this network sees such a source.
         engines: the borders of the engines by name, in the order in which a source passes them.
         chains: what runs, by name; under the metric's own name the one that gives all there is.
         choose: the name of the chain that a request takes.
-        results: what `finish` gives: `score` [crops]; of a metric that scores frames `frame_scores` and `frame_weights`
-            [crops, N]; of one that scores patches `patch_scores` and `patch_weights` [crops, N, parts, g, g]; and
-            [crops] each part of the score, by its name, in the patches' order.
+        results: config, chain → what `finish` gives of its outputs: `score` [crops]; of a metric that scores frames
+            `frame_scores` and `frame_weights` [crops, N]; of one that scores patches `patch_scores` and `patch_weights`
+            [crops, N, parts, g, g]; and [crops] each part of the score, by its name, in the patches' order, and, where
+            a part has a unit of its own in the network, the same after `raw_`.
         finish: config, the chain's outputs for one source, the number of its frames → its results.
         on_device: how a GPU prepares the same; None where it cannot.
+        prompts: how it reads a request's prompt; None where it takes none.
     """
 
     name: str
@@ -144,9 +208,10 @@ class Metric:
     engines: Callable[[Any], dict[str, EngineSpec]]
     chains: Callable[[Any], Mapping[str, Chain]]
     choose: Callable[[Request], str]
-    results: Callable[[Any], tuple[TensorSpec, ...]]
+    results: Callable[[Any, str], tuple[TensorSpec, ...]]
     finish: Callable[[Any, Arrays, int], dict[str, NDArray]]
     on_device: DevicePreparation | None = None
+    prompts: PromptReading | None = None
 
     def check(self, request: Request) -> None:
         """Raises InputError where the request asks for what this metric does not have."""
@@ -176,7 +241,16 @@ class Metric:
 
     def part_names(self, config: Any) -> tuple[str, ...]:
         """The parts of the score that have a name."""
-        return tuple(spec.name for spec in self.results(config) if spec.name not in STANDARD_RESULTS)
+        names = (spec.name for spec in self.results(config, self.name))
+        return tuple(name for name in names if name not in STANDARD_RESULTS and not name.startswith(RAW_PART))
+
+    def given(self, config: Any) -> tuple[TensorSpec, ...]:
+        """The tensors that its chains start from: of the frames, and of the prompt."""
+        return (*self.inputs(config), *(self.prompts.inputs(config) if self.prompts else ()))
+
+    def prompt_files(self, config: Any) -> Mapping[str, str]:
+        """The files of an engine folder that prompts are read with, by name; their SHA-256."""
+        return self.prompts.files(config) if self.prompts else {}
 
     def chain(self, config: Any) -> Chain:
         """The chain that gives all there is."""

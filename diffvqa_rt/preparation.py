@@ -1,12 +1,13 @@
 """From a source's frames to what a metric's engines take, in this process or in the decoder's."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning
-from diffvqa_rt.metric import Config, Metric, Request
+from diffvqa_rt.metric import Config, Metric, PreparedPrompt, Request
 from diffvqa_rt.video import SampledFrames, VideoInfo
 from diffvqa_rt.video.crops import Region
 
@@ -16,7 +17,7 @@ class PreparedSource:
     """A source that has become the engines' input; its full-size frames are gone.
 
     Attributes:
-        arrays: what `Metric.prepare` made, a row per crop.
+        arrays: what `Metric.prepare` made, by name; the rows of what is cut are crops.
         crop_regions: as `Metric.crop_regions`.
         timestamps_seconds, info, warnings: as in `SampledFrames`; the metric's own warnings are among them.
         decode_seconds, views_seconds: how long the decoding and the preparation took.
@@ -32,7 +33,12 @@ class PreparedSource:
 
     @property
     def rows(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        """The most rows of any of its arrays."""
+        return max(len(array) for array in self.arrays.values())
+
+    def with_prompt(self, prompt: PreparedPrompt | None) -> "PreparedSource":
+        """The same with a prompt's arrays."""
+        return self if prompt is None else dataclasses.replace(self, arrays=self.arrays | prompt.arrays)
 
 
 def prepare_frames(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.metric import RAW_PART, PromptFacts
 from diffvqa_rt.video import VideoInfo
 from diffvqa_rt.video.crops import Region
 
@@ -31,6 +32,7 @@ class ModelFacts:
     metric: str
     is_temporal: bool
     parts: tuple[str, ...]
+    takes_prompt: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,10 @@ class VideoScore:
     the batch's time that a video's rows have; from a server, with the wait for each stage. A video is decoded, and its
     views are cut, while the engines are at the one before: then the sum is more than the time that passed. `warnings`
     is empty where all is well. `metric` is the metric's name; `is_temporal` says whether it sees how a video moves.
-    `parts` are the named parts of `raw_score`, means over the crops. `crop_regions` are the parts of the first frame,
+    `parts` are the named parts of `raw_score`, means over the crops; a part that this score does not have is None.
+    `raw_parts` are the same in the network's own units, where it has such. `prompt` is the text that the video was
+    scored against, of `prompt_tokens` tokens, `is_prompt_truncated` if the network did not read them all; where a
+    metric takes a prompt and was given none, `model` says so. `crop_regions` are the parts of the first frame,
     in its pixels, that the crops show: left, top, right, bottom. `patch_maps` is there where it was asked for.
     """
 
@@ -83,9 +88,13 @@ class VideoScore:
     raw_score: float
     metric: str
     is_temporal: bool
-    parts: dict[str, float]
+    parts: dict[str, float | None]
     crop_regions: tuple[Region, ...]
     patch_maps: PatchMaps | None = None
+    raw_parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    prompt: str | None = None
+    prompt_tokens: int | None = None
+    is_prompt_truncated: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -113,6 +122,7 @@ def video_score(
     facts: ModelFacts,
     crop_regions: tuple[Region, ...],
     warnings: tuple[ScoreWarning, ...] = (),
+    prompt: PromptFacts | None = None,
 ) -> VideoScore:
     """The result of one video from what `Metric.finish` gave, wherever that was.
 
@@ -120,6 +130,7 @@ def video_score(
         results: by name; patch maps where they were asked for.
         source, seed, timestamps_seconds, info, stage_seconds, crop_regions, warnings: as in `VideoScore`.
         facts: of the model.
+        prompt: that it was scored against.
     """
     crop_scores = results["score"].astype(np.float64)
     raw_score = float(crop_scores.mean())
@@ -141,7 +152,7 @@ def video_score(
         seed=seed,
         video=info,
         stage_seconds=stage_seconds,
-        model=facts.model,
+        model=f"{facts.model}, without prompt" if facts.takes_prompt and prompt is None else facts.model,
         is_trained=facts.is_trained,
         weights_sha256=facts.weights_sha256,
         backend=facts.backend,
@@ -152,10 +163,18 @@ def video_score(
         raw_score=raw_score,
         metric=facts.metric,
         is_temporal=facts.is_temporal,
-        parts={name: float(results[name].astype(np.float64).mean()) for name in facts.parts},
+        parts={name: _mean(results.get(name)) for name in facts.parts},
         crop_regions=crop_regions,
         patch_maps=_patch_maps(facts.parts, results),
+        raw_parts={name: mean for name in facts.parts if (mean := _mean(results.get(f"{RAW_PART}{name}"))) is not None},
+        prompt=prompt.text if prompt else None,
+        prompt_tokens=prompt.tokens if prompt else None,
+        is_prompt_truncated=prompt.is_truncated if prompt else None,
     )
+
+
+def _mean(values: NDArray | None) -> float | None:
+    return None if values is None else float(values.astype(np.float64).mean())
 
 
 def _patch_maps(parts: tuple[str, ...], results: Mapping[str, NDArray[np.float32]]) -> PatchMaps | None:
@@ -169,18 +188,19 @@ def _fields(schema: type) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)]
 
 
-_NESTED = ("video", "stage_seconds", "parts", "patch_maps")
+_NESTED = ("video", "stage_seconds", "parts", "raw_parts", "patch_maps")
 # A column that is new goes to the end: readers count.
 _NEW = (
     *("warnings", "color_primaries", "sample_aspect_ratio", "field_order", "is_deinterlaced"),
     *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions"),
+    *("prompt", "prompt_tokens", "is_prompt_truncated"),
 )
 
 
 def csv_columns(stages: Iterable[str], parts: Iterable[str] = ()) -> tuple[str, ...]:
     """The whole of a `VideoScore` with these stages and parts on one level, and what a `ScoringFailure` adds.
 
-    Patch maps have no place there.
+    Patch maps and raw parts have no place there.
     """
     return (
         *(name for name in _fields(VideoScore) if name not in (*_NESTED, *_NEW)),

@@ -17,36 +17,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.chain import StageClock, play
+from diffvqa_rt.chain import Chain, StageClock, given_names, play, rows_of, split_chain
 from diffvqa_rt.checks import MAX_COUNT, whole
-from diffvqa_rt.decoding import DecodeLimits, EncodedSource, IsolatedDecoder, Pending
+from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, open_engines
 from diffvqa_rt.engines.manifest import Manifest, engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError
 from diffvqa_rt.forking import renew_in_children
-from diffvqa_rt.metric import Request, ResizedBy
+from diffvqa_rt.metric import PreparedPrompt, ReadPrompt, Request, ResizedBy
 from diffvqa_rt.preparation import PreparedSource, prepare_frames
 from diffvqa_rt.results import ModelFacts, ScoringFailure, VideoScore, video_score
-from diffvqa_rt.specs import Engine
+from diffvqa_rt.sources import Prompts, VideoSource, pairs_of, several, source_name
+from diffvqa_rt.specs import Arrays, Engine
 from diffvqa_rt.video import sample_frames
 
-VideoSource = EncodedSource | NDArray[np.uint8]
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A source, and the requests that it is scored by: one a prompt, alike in all else."""
+
+    source: VideoSource
+    requests: tuple[Request, ...]
+
+    @property
+    def request(self) -> Request:
+        """The request as far as it is of the source."""
+        return self.requests[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A source by its name, and what the engines take of it."""
+    """A source by its name, what the engines take of it, and its prompts; without one, None."""
 
     name: str
     source: PreparedSource
+    request: Request
+    prompts: tuple[PreparedPrompt | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
     """A source, and what has become of it so far."""
 
-    source: VideoSource
-    pending: Pending[PreparedSource] | ScoringFailure | None
+    asked: _Asked
+    pending: Pending[PreparedSource] | None
 
 
 class Scorer:
@@ -61,10 +75,12 @@ class Scorer:
         engines: Mapping[str, Engine],
         backend: BackendName,
         decoder: IsolatedDecoder | None = None,
+        read_prompt: ReadPrompt | None = None,
     ) -> None:
         self.manifest = manifest
         self._engines = engines
         self._decoder = decoder or IsolatedDecoder()
+        self._read_prompt = read_prompt
         self._facts = model_facts(manifest, backend)
         self._is_cut_off = False
         renew_in_children(self)
@@ -98,15 +114,17 @@ class Scorer:
         decoder.warm_up()  # beside the engines, which take longer
         try:
             manifest, engines = open_engines(Path(folder), backend, threads)
+            read_prompt = open_prompt_reading(manifest, Path(folder))
         except BaseException:
             decoder.close()  # here and not when it is collected, where Ctrl-C would be a traceback
             raise
-        return cls(manifest, engines, backend, decoder)
+        return cls(manifest, engines, backend, decoder, read_prompt)
 
     def score(
         self,
         source: VideoSource,
         *,
+        prompt: str | None = None,
         seed: int = 0,
         crops: int | None = None,
         frames: int | None = None,
@@ -118,6 +136,8 @@ class Scorer:
 
         Args:
             source: the video.
+            prompt: the text that the video was made from, of a metric that takes one; without it such a metric scores
+                the video alone, which is another scale.
             seed: where crops are cut; the same seed gives the same score.
             crops: how many crop positions to score; the result is their mean, with their spread beside it. The
                 metric's own number by default: one, of an image metric five of a still.
@@ -131,19 +151,19 @@ class Scorer:
         Raises:
             VideoDecodeError: no frame of the video can be had.
             DecoderStartError: there is no process to decode in.
-            ValueError, TypeError: an array of another shape or dtype, a number out of range, or an option that the
-                metric does not have.
+            ValueError, TypeError: an array of another shape or dtype, a number out of range, a blank prompt, or an
+                option that the metric does not have.
         """
-        request = self._request(
-            seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
-        )
-        pending = self._begin(source, request) if isolate else None
-        return self._score_batch([self._prepare(source, pending, request)], request)[0]
+        options = {"seed": seed, "crops": crops, "frames": frames, "patch_maps": patch_maps}
+        asked = self._asked(source, prompt, {**options, "keep_interlaced": keep_interlaced})
+        pending = self._begin(asked) if isolate else None
+        return self._score_batch([self._prepare(asked, pending)])[0][0]
 
     def score_many(
         self,
         sources: Iterable[VideoSource],
         *,
+        prompts: Iterable[Prompts] | None = None,
         seed: int = 0,
         crops: int | None = None,
         frames: int | None = None,
@@ -157,22 +177,27 @@ class Scorer:
         file does to its decoder, since paths and bytes are decoded in another process. That is at the next video while
         the engines are at this one, where `sources` is a sequence. The batch and the order change no bit of any score.
 
+        Args:
+            prompts: for each source its prompt, or None, or several. A result for each of several prompts follows, and
+                the video is decoded and seen once for all of them.
+
         Raises:
-            ValueError, TypeError: `batch`, `sources` itself or an option is not what it should be.
+            ValueError, TypeError: `batch`, `sources` itself, a prompt or an option is not what it should be.
         """
         batch = min(whole("batch", batch, 1), MAX_COUNT)
-        request = self._request(
-            seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
-        )
-        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
-            raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
+        options: dict[str, Any] = {"seed": seed, "crops": crops, "frames": frames, "patch_maps": patch_maps}
+        options |= {"keep_interlaced": keep_interlaced}
+        self.manifest.metric.check(Request(**options))
+        pairs = pairs_of(sources, prompts)
+        # What makes its items one by one is asked for the next one when that is due: it may wait for something.
+        is_ahead = isinstance(sources, Sequence)
         # Closed, so that the process does not go on with a video that nobody asks for any more.
-        with closing(self._prepare_many(sources, request)) as prepared:
+        with closing(self._prepare_many(pairs, options, is_ahead=is_ahead)) as prepared:
             while group := list(islice(prepared, batch)):
                 good = [item for item in group if isinstance(item, _Prepared)]
-                scores = iter(self._score_batch(good, request) if good else ())
+                scores = iter(self._score_batch(good) if good else ())
                 for item in group:
-                    yield item if isinstance(item, ScoringFailure) else next(scores)
+                    yield from item if isinstance(item, list) else next(scores)
 
     def close(self) -> None:
         """Ends the decoder's process; another path would start another one."""
@@ -186,100 +211,169 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _request(self, **options: Any) -> Request:
-        request = Request(**options)
-        self.manifest.metric.check(request)
-        return request
+    def _asked(self, source: VideoSource, prompts: Prompts, options: Mapping[str, Any]) -> _Asked:
+        """A source with its requests. Raises InputError where one is not for this metric."""
+        requests = tuple(Request(**options, prompt=prompt) for prompt in several(prompts))
+        for request in requests:
+            self.manifest.metric.check(request)
+        return _Asked(source, requests)
 
     def _prepare_many(
-        self, sources: Iterable[VideoSource], request: Request
-    ) -> Generator["_Prepared | ScoringFailure"]:
-        # What makes its items one by one is asked for the next one when that is due: it may wait for something.
-        is_ahead = isinstance(sources, Sequence)
-        begun = (_Begun(source, self._begin_or_fail(source, request)) for source in sources)
+        self, pairs: Iterable[tuple[VideoSource, Prompts]], options: Mapping[str, Any], *, is_ahead: bool
+    ) -> Generator["_Prepared | list[ScoringFailure]"]:
+        begun = (self._begin_or_fail(source, prompts, options) for source, prompts in pairs)
         current = next(begun, None)
         try:
             while current is not None:
-                prepared = self._prepare_or_fail(current, request)
+                prepared = self._prepare_or_fail(current)
                 if is_ahead:
                     current = next(begun, None)
                 yield prepared
                 if not is_ahead:
                     current = next(begun, None)
         finally:
-            if current is not None and isinstance(current.pending, Pending):
+            if isinstance(current, _Begun) and current.pending is not None:
                 current.pending.cancel()
 
-    def _begin_or_fail(self, source: VideoSource, request: Request) -> Pending[PreparedSource] | ScoringFailure | None:
+    def _begin_or_fail(
+        self, source: VideoSource, prompts: Prompts, options: Mapping[str, Any]
+    ) -> "_Begun | list[ScoringFailure]":
         try:
-            return self._begin(source, request)
+            asked = self._asked(source, prompts, options)
+            return _Begun(asked, self._begin(asked))
         except (DiffVQAError, TypeError, ValueError) as error:
-            return ScoringFailure(source=source_name(source), error=str(error))
+            return _failures(source, several(prompts), error)
 
-    def _prepare_or_fail(self, begun: "_Begun", request: Request) -> "_Prepared | ScoringFailure":
-        if isinstance(begun.pending, ScoringFailure):
-            return begun.pending
+    def _prepare_or_fail(self, begun: "_Begun | list[ScoringFailure]") -> "_Prepared | list[ScoringFailure]":
+        if isinstance(begun, list):
+            return begun
         try:
-            return self._prepare(begun.source, begun.pending, request)
+            return self._prepare(begun.asked, begun.pending)
         except (DiffVQAError, TypeError, ValueError) as error:
-            return ScoringFailure(source=source_name(begun.source), error=str(error))
+            return _failures(begun.asked.source, begun.asked.requests, error)
 
-    def _begin(self, source: VideoSource, request: Request) -> Pending[PreparedSource] | None:
+    def _begin(self, asked: _Asked) -> Pending[PreparedSource] | None:
         """The video on its way to another process; None for what is not to be decoded there."""
-        if not isinstance(source, str | os.PathLike | bytes):
+        if not isinstance(asked.source, str | os.PathLike | bytes):
             return None
-        return self._decoder.begin(source, self.manifest.metric, self.manifest.config, request)
+        return self._decoder.begin(asked.source, self.manifest.metric, self.manifest.config, asked.request)
 
-    def _prepare(self, source: VideoSource, pending: Pending[PreparedSource] | None, request: Request) -> "_Prepared":
-        if pending is not None:
-            return _Prepared(source_name(source), pending.result())
-        metric, config = self.manifest.metric, self.manifest.config
+    def _prepare(self, asked: _Asked, pending: Pending[PreparedSource] | None) -> "_Prepared":
+        source = self._decoded_here(asked) if pending is None else pending.result()
+        prompts = tuple(self._read(request.prompt) for request in asked.requests)
+        return _Prepared(source_name(asked.source), source, asked.request, prompts)
+
+    def _read(self, prompt: str | None) -> PreparedPrompt | None:
+        if prompt is None:
+            return None
+        assert self._read_prompt is not None, "the metric takes prompts, and nothing reads them"
+        return self._read_prompt(prompt)
+
+    def _decoded_here(self, asked: _Asked) -> PreparedSource:
+        metric, config, request = self.manifest.metric, self.manifest.config, asked.request
         start = time.perf_counter()
         sampled = sample_frames(
-            source,
+            asked.source,
             metric.frame_count(config, request),
             animation_count=metric.animation_frame_count(config, request),
             keep_interlaced=request.keep_interlaced,
         )
         decode_seconds = time.perf_counter() - start
-        return _Prepared(source_name(source), prepare_frames(sampled, metric, config, request, decode_seconds))
+        return prepare_frames(sampled, metric, config, request, decode_seconds)
 
-    def _score_batch(self, videos: list["_Prepared"], request: Request) -> list[VideoScore]:
+    def _score_batch(self, videos: list["_Prepared"]) -> list[list[VideoScore]]:
+        """The scores of each video, one a prompt; those that take the same chain go through the engines together."""
         if self._is_cut_off:
             raise DeviceUnavailableError(
                 f"these {self._facts.backend} engines are on a GPU, which a forked child cannot use; "
                 "open the scorer in the child, or start that by spawn"
             )
+        metric = self.manifest.metric
+        scores: dict[int, list[VideoScore]] = {}
+        chains = [metric.choose(video.request) for video in videos]
+        for chain in dict.fromkeys(chains):
+            numbers = [number for number, name in enumerate(chains) if name == chain]
+            scores |= zip(numbers, self._play(chain, [videos[number] for number in numbers]), strict=True)
+        return [scores[number] for number in range(len(videos))]
+
+    def _play(self, name: str, videos: list["_Prepared"]) -> list[list[VideoScore]]:
         metric, config = self.manifest.metric, self.manifest.config
         clock = StageClock()
-        sources = [video.source for video in videos]
-        arrays = {name: np.concatenate([source.arrays[name] for source in sources]) for name in sources[0].arrays}
-        outputs = play(metric.chains(config)[metric.choose(request)], self._engines, arrays, clock=clock)
-        scores, row, all_rows = [], 0, sum(source.rows for source in sources)
-        for video in videos:
-            source = video.source
-            rows = slice(row, row := row + source.rows)
-            own = {name: values[rows] for name, values in outputs.items()}
-            results = metric.finish(config, own, len(source.timestamps_seconds))
-            if not request.patch_maps:
-                results = {name: values for name, values in results.items() if not name.startswith("patch_")}
-            # The engines ran for all at once: a video's share is that of its rows.
-            share = {stage: seconds * source.rows / all_rows for stage, seconds in clock.seconds.items()}
-            seconds = {"decode": source.decode_seconds, "views": source.views_seconds, **share}
-            scores.append(
-                video_score(
-                    results,
-                    source=video.name,
-                    seed=request.seed,
-                    timestamps_seconds=source.timestamps_seconds,
-                    info=source.info,
-                    stage_seconds=seconds,
-                    facts=self._facts,
-                    crop_regions=source.crop_regions,
-                    warnings=source.warnings,
-                )
-            )
+        prompt_inputs = [spec.name for spec in metric.prompts.inputs(config)] if metric.prompts else []
+        seeing, asking = split_chain(metric.chains(config)[name], prompt_inputs)
+        arrays = [video.source.arrays for video in videos]
+        seen = self._play_together(seeing, arrays, clock)
+        # A prompt is a row of its own, with what was seen of its video beside it.
+        needed = given_names(asking)
+        rows = [
+            {**{key: values for key, values in own.items() if key in needed}, **(prompt.arrays if prompt else {})}
+            for own, video in zip(seen, videos, strict=True)
+            for prompt in video.prompts
+        ]
+        asked = iter(self._play_together(asking, rows, clock) if asking else [{} for _ in rows])
+        scores, all_rows = [], sum(video.source.rows for video in videos)
+        for video, own in zip(videos, seen, strict=True):
+            # The engines ran for all at once: a video's share is that of its rows, and a prompt's that of its video.
+            part = video.source.rows / all_rows / len(video.prompts)
+            share = {stage: clock.seconds[stage] * part for stage in clock.seconds}
+            scores.append([self._score(video, prompt, own | next(asked), share) for prompt in video.prompts])
         return scores
+
+    def _play_together(self, chain: Chain, sources: Sequence[Arrays], clock: StageClock) -> list[dict[str, NDArray]]:
+        """The outputs of each source, all of which pass a chain together."""
+        names = given_names(chain)
+        outputs = play(
+            chain,
+            self._engines,
+            {name: np.concatenate([source[name] for source in sources]) for name in names},
+            clock=clock,
+        )
+        first: dict[str, int] = dict.fromkeys(outputs, 0)
+        own = []
+        for source in sources:
+            rows = rows_of(chain, {name: len(source[name]) for name in names})
+            own.append({name: values[first[name] : first[name] + rows[name]] for name, values in outputs.items()})
+            first = {name: first[name] + rows[name] for name in outputs}
+        return own
+
+    def _score(
+        self, video: "_Prepared", prompt: PreparedPrompt | None, outputs: Arrays, stage_seconds: Mapping[str, float]
+    ) -> VideoScore:
+        source, request = video.source, video.request
+        results = self.manifest.metric.finish(self.manifest.config, outputs, len(source.timestamps_seconds))
+        if not request.patch_maps:
+            results = {name: values for name, values in results.items() if not name.startswith("patch_")}
+        prompts = len(video.prompts)
+        return video_score(
+            results,
+            source=video.name,
+            seed=request.seed,
+            timestamps_seconds=source.timestamps_seconds,
+            info=source.info,
+            stage_seconds={
+                "decode": source.decode_seconds / prompts,
+                "views": source.views_seconds / prompts,
+                **stage_seconds,
+            },
+            facts=self._facts,
+            crop_regions=source.crop_regions,
+            warnings=source.warnings + (prompt.warnings if prompt else ()),
+            prompt=prompt.facts if prompt else None,
+        )
+
+
+def _failures(source: VideoSource, requests: Sequence[object], error: Exception) -> list[ScoringFailure]:
+    """A failure for each request."""
+    return [ScoringFailure(source=source_name(source), error=str(error)) for _ in requests]
+
+
+def open_prompt_reading(manifest: Manifest, folder: Path) -> ReadPrompt | None:
+    """The function that reads prompts for an engine folder's network; None where its metric takes none.
+
+    Raises EngineMismatchError where a file that it takes is not as it was built.
+    """
+    prompts = manifest.metric.prompts
+    return prompts.open(manifest.config, folder) if prompts else None
 
 
 def model_facts(manifest: Manifest, backend: BackendName, views_by: ResizedBy = "pillow") -> ModelFacts:
@@ -297,16 +391,5 @@ def model_facts(manifest: Manifest, backend: BackendName, views_by: ResizedBy = 
         metric=manifest.metric_name,
         is_temporal=manifest.metric.is_temporal,
         parts=manifest.metric.part_names(manifest.config),
+        takes_prompt=manifest.metric.prompts is not None,
     )
-
-
-def source_name(source: object) -> str:
-    """The text that results and messages call a source, whatever it is."""
-    if isinstance(source, bytes):
-        return "<bytes>"
-    if isinstance(source, np.ndarray):
-        return "<array>"
-    try:
-        return str(os.fsdecode(source))  # type: ignore[arg-type]
-    except Exception:  # no path, or one whose own code fails
-        return f"<{type(source).__name__}>"

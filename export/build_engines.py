@@ -78,6 +78,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="TensorRT: plans that later versions of TensorRT open too (not for tensorrt-rtx)",
     )
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="vocab.txt of bert-base-uncased, which the paper network of aigc_vqa spells prompts with",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, its size and its memory")
     return parser.parse_args(argv)
 
@@ -115,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
             profile=arguments.videos,
             strip_weights=arguments.strip_weights,
             version_compatible=arguments.version_compatible,
+            vocabulary=arguments.vocabulary,
         )
     except ValueError as error:
         print(f"build_engines.py: {error}", file=sys.stderr)

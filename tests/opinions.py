@@ -14,9 +14,15 @@ def write(path: Path, text: str = "") -> Path:
 
 
 def make_table(
-    count: int = 50, *, name: str = "konvid-1k", splits=(None,), copies: int = 0, distortions=(None,)
+    count: int = 50,
+    *,
+    name: str = "konvid-1k",
+    splits=(None,),
+    copies: int = 0,
+    distortions=(None,),
+    generators=(None,),
 ) -> MosTable:
-    """Videos v000, v001, …; splits and distortions are dealt out in turns; each `copies` in a row share a content."""
+    """Videos v000, v001, …; each `copies` in a row share a content; splits and others are dealt out in turns."""
     rows = tuple(
         MosRow(
             name=f"v{i:03}",
@@ -25,6 +31,7 @@ def make_table(
             split=splits[i % len(splits)],
             content=f"c{i // copies}" if copies else None,
             distortion=distortions[i % len(distortions)],
+            generator=generators[i % len(generators)],
         )
         for i in range(count)
     )

@@ -247,4 +247,4 @@ def test_every_metrics_chains_fit_its_engines(name):
         chains = metric.chains(config)
         assert metric.name in chains
         for chain in chains.values():
-            check_chain(chain, metric.engines(config), metric.inputs(config))
+            check_chain(chain, metric.engines(config), metric.given(config))

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from diffvqa_rt.arguments import checked_arguments, whole_number
 from diffvqa_rt.commands.command import Command
+from diffvqa_rt.commands.prompts import result_count
 from diffvqa_rt.commands.results_writer import Result, write_results
 from diffvqa_rt.commands.scoring_arguments import add_scoring_arguments, scoring_options, video_sources
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
@@ -49,10 +50,12 @@ def _run(arguments: argparse.Namespace) -> int:
     """Has a server score the videos. The exit status: 0 done, 1 where a video has no score."""
     with _client(arguments) as client:
         metric = metric_named(arguments.metric)
-        results = client.score_many(video_sources(arguments.videos), **scoring_options(arguments, metric))
+        options = scoring_options(arguments, metric)
+        results = client.score_many(video_sources(arguments.videos), **options)
         # A server does not say which network it has before the first answer; all of a metric have the same parts.
         columns = csv_columns(metric.stages, metric.part_names(next(iter(metric.presets.values()))))
-        return write_results(_noting_untrained(results), len(arguments.videos), arguments.format, columns)
+        count = result_count(arguments.videos, options["prompts"])
+        return write_results(_noting_untrained(results), count, arguments.format, columns)
 
 
 def _client(arguments: argparse.Namespace) -> Client:

@@ -34,8 +34,8 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="MODEL[@TRAINED_ON]=FILE",
         help="predictions to evaluate as a row of the table, CSV (.csv) with columns video,score or JSON Lines; repeat "
         "for more models. {data} in FILE stands for each data set's name; {split} for 1 … "
-        f"{SPLITS}, where a model was trained for each random split; {{by}} for the kind of these splits, content or "
-        "image. TRAINED_ON: the NAME of the training data set",
+        f"{SPLITS}, where a model was trained for each random split; {{by}} for the kind of these splits, content, "
+        "image or video. TRAINED_ON: the NAME of the training data set",
     )
     add_engine_arguments(command, None, f"{DEFAULT_ENGINES}, or no engines where --scores is given")
     command.add_argument("--model", metavar="NAME", help="what to call the engines' row (default: as the folder says)")
@@ -50,10 +50,10 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         choices=("auto", *get_args(ProtocolName)),
         default="auto",
         help=f"splits: the mean over {SPLITS} random 8:2 splits, with all versions of one content on one side; "
-        "splits-by-image: with versions of one content on both, as much published code does; published: the published "
-        "test splits; whole: all videos. auto: published where there are any, whole for a model that was trained on "
-        "another data set, else as is usual for the data set, both kinds of random splits where contents have versions "
-        "(default: %(default)s)",
+        "splits-by-image and splits-by-video: with versions of one content on both, as much published code does, and "
+        "with equal shares of generators where they are known; published: the published test splits; whole: all "
+        "videos. auto: published where there are any, whole for a model that was trained on another data set, else as "
+        "is usual for the data set, both kinds of random splits where contents have versions (default: %(default)s)",
     )
     command.add_argument(
         "--published",

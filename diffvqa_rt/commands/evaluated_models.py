@@ -13,7 +13,7 @@ from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.evaluation.data_sets import ProtocolName
 from diffvqa_rt.evaluation.mos_table import MosTable
-from diffvqa_rt.evaluation.protocols import SPLITS
+from diffvqa_rt.evaluation.protocols import SPLITS, is_by_row
 from diffvqa_rt.evaluation.scores import Scores, ScoreStamp, VideoScorer, read_scores, score_rows
 from diffvqa_rt.scoring import Scorer
 
@@ -35,16 +35,16 @@ class Predictions:
             UsageError: the models of one kind of random splits would be tested on another kind's.
         """
         if len(protocols) > 1 and "{split}" in self.pattern and "{by}" not in self.pattern:
+            row = _divided_by(protocols[1])
             raise UsageError(
-                f"{table.title} is split by content and by image, and {self.pattern} does not say by which its models "
-                "were trained: put {by} into it, which stands for content and for image, or give --protocol splits or "
-                "--protocol splits-by-image"
+                f"{table.title} is split by content and by {row}, and {self.pattern} does not say by which its models "
+                f"were trained: put {{by}} into it, which stands for content and for {row}, or give --protocol splits "
+                f"or --protocol {protocols[1]}"
             )
         return {protocol: self._read(table, protocol) for protocol in protocols}
 
     def _read(self, table: MosTable, protocol: ProtocolName) -> tuple[Scores, ...]:
-        by = "image" if protocol == "splits-by-image" else "content"
-        file = self.pattern.replace("{data}", table.name).replace("{by}", by)
+        file = self.pattern.replace("{data}", table.name).replace("{by}", _divided_by(protocol))
         numbers = range(1, SPLITS + 1) if "{split}" in file else range(1)
         return tuple(read_scores(Path(file.replace("{split}", str(number))), table) for number in numbers)
 
@@ -52,6 +52,11 @@ class Predictions:
     def crops(self) -> None:
         """Not known: files have scores alone."""
         return None
+
+
+def _divided_by(protocol: ProtocolName) -> str:
+    """The word that `{by}` stands for: what splits keep whole."""
+    return protocol.removeprefix("splits-by-") if is_by_row(protocol) else "content"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ def _table_row(result: Result) -> str:
     spread = f"{result.crop_spread:7.3f}" if len(result.crop_scores) > 1 else f"{'':>7}"
     seconds = sum(result.stage_seconds.values())
     mark = "!" if result.warnings else " "
-    return f"{result.score:8.3f}{mark} {spread}  {seconds:7.2f}  {result.model:<16}  {printable(result.source)}"
+    prompt = f"  “{printable(result.prompt)}”" if result.prompt is not None else ""
+    return f"{result.score:8.3f}{mark} {spread}  {seconds:7.2f}  {result.model:<16}  {printable(result.source)}{prompt}"
 
 
 def _table(columns: Sequence[str]) -> Format:

@@ -5,6 +5,7 @@ import sys
 
 from diffvqa_rt.arguments import add_engine_arguments, whole_number
 from diffvqa_rt.commands.command import Command
+from diffvqa_rt.commands.prompts import result_count
 from diffvqa_rt.commands.results_writer import write_results
 from diffvqa_rt.commands.scoring_arguments import add_scoring_arguments, scoring_options, video_sources
 from diffvqa_rt.decoding import DecodeLimits
@@ -39,13 +40,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         manifest = scorer.manifest
-        results = scorer.score_many(
-            video_sources(arguments.videos),
-            batch=arguments.batch,
-            **scoring_options(arguments, manifest.metric),
-        )
+        options = scoring_options(arguments, manifest.metric)
+        results = scorer.score_many(video_sources(arguments.videos), batch=arguments.batch, **options)
         columns = csv_columns(manifest.metric.stages, manifest.metric.part_names(manifest.config))
-        return write_results(results, len(arguments.videos), arguments.format, columns)
+        count = result_count(arguments.videos, options["prompts"])
+        return write_results(results, count, arguments.format, columns)
 
 
 COMMAND = Command(

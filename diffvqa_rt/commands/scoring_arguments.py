@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from diffvqa_rt.arguments import UsageError, checked_arguments, whole_number
+from diffvqa_rt.commands.prompts import add_prompt_arguments, prompts_of
 from diffvqa_rt.commands.results_writer import FORMATS
 from diffvqa_rt.metric import MAX_FRAMES, Metric, Request
 from diffvqa_rt.video import MAX_SEED
@@ -25,6 +26,7 @@ def add_scoring_arguments(command: argparse.ArgumentParser) -> None:
         help="table: for people; json: one object a line, with frame scores, stage timings and the decoder's facts; "
         "csv: one row a video (default: %(default)s)",
     )
+    add_prompt_arguments(command)
     command.add_argument(
         "--seed",
         type=whole_number(0, MAX_SEED),
@@ -58,13 +60,19 @@ def add_scoring_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def scoring_options(arguments: argparse.Namespace, metric: Metric) -> dict[str, Any]:
-    """The keywords of `Scorer.score_many` that say how to score. Raises UsageError where the metric lacks an option."""
+    """The keywords of `Scorer.score_many` that say how to score.
+
+    Raises:
+        UsageError: the metric lacks an option, or the prompts are not right.
+        MosTableError: the prompts' table cannot be read.
+    """
     options = {name: getattr(arguments, name) for name in ("seed", "crops", "frames", "patch_maps", "keep_interlaced")}
+    prompts = prompts_of(arguments, arguments.videos)
     with checked_arguments():
-        metric.check(Request(**options))
+        metric.check(Request(**options, prompt=prompts[0][0] if prompts else None))
     if arguments.patch_maps and arguments.format != "json":
         raise UsageError(f"--patch-maps is for --format json; --format {arguments.format} has no place for them")
-    return options
+    return {**options, "prompts": prompts}
 
 
 def video_sources(videos: list[str]) -> list[str | OpenFile]:

@@ -216,15 +216,15 @@ class IsolatedDecoder:
 
         def allocate(size: int) -> memoryview:
             nonlocal content
-            if size > most or size % row_bytes:
-                raise ValueError(f"{size} bytes of rows; expected at most {most} and whole rows of {row_bytes}")
+            if size > most:
+                raise ValueError(f"{size} bytes of rows; expected at most {most}")
             content = np.empty(size, np.uint8)
             return content.data
 
         def unpack(values: dict[str, Any]) -> PreparedSource:
-            rows, start = len(content) // row_bytes, 0
+            start = 0
             arrays = {}
-            for spec in specs:
+            for spec, rows in zip(specs, values["rows"], strict=True):
                 end = start + rows * _row_bytes(spec)
                 arrays[spec.name] = content[start:end].view(spec.dtype).reshape(rows, *spec.shape[1:])
                 start = end
@@ -242,7 +242,7 @@ class IsolatedDecoder:
             "task": "prepare",
             "metric": metric.name,
             "config": config.as_dict(),
-            "request": dataclasses.asdict(request),
+            "request": dataclasses.asdict(dataclasses.replace(request, prompt=None)),  # which no frame depends on
         }
         return self._ask(source, task, _Reception(allocate, unpack))
 

@@ -131,6 +131,7 @@ def _prepare(source: OpenFile, request: dict[str, Any]) -> Answer:
     prepared = prepare_frames(sampled, metric, config, asked, decode_seconds)
     answer = _facts(prepared) | {
         "crop_regions": prepared.crop_regions,
+        "rows": [len(prepared.arrays[spec.name]) for spec in metric.inputs(config)],
         "decode_seconds": prepared.decode_seconds,
         "views_seconds": prepared.views_seconds,
     }

@@ -183,13 +183,17 @@ class BuildRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """An engine folder's manifest. A folder from before there were several metrics names none: it is of the default."""
+    """An engine folder's manifest. A folder from before there were several metrics names none: it is of the default.
+
+    `prompt_files` are the files that prompts are read with, by name, and their SHA-256.
+    """
 
     config: Config
     weights: WeightsRecord
     build: BuildRecord
     backends: dict[str, BackendRecord]
     metric_name: str = DEFAULT
+    prompt_files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -240,6 +244,7 @@ class Manifest:
             config=metric.config_from_dict(values["config"]),
             weights=WeightsRecord(**values["weights"]),
             build=BuildRecord(**values["build"]),
+            prompt_files=dict(values.get("prompt_files", {})),
             backends={
                 name: BackendRecord(
                     **{
@@ -292,8 +297,8 @@ class Manifest:
     def verify(self, folder: Path) -> None:
         """Raises EngineMismatchError unless the folder holds the listed engine files, unchanged, and no other."""
         self.refuse_unlisted(folder)
-        for record in self.backends.values():
-            for name, sha256 in record.files.items():
+        for files in (self.prompt_files, *(record.files for record in self.backends.values())):
+            for name, sha256 in files.items():
                 with map_verified(folder, name, sha256):
                     pass
 

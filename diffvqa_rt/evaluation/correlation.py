@@ -1,4 +1,4 @@
-"""The agreement of scores with opinions: SRCC, PLCC before and after the logistic fit, KRCC and RMSE, with intervals.
+"""The agreement of scores with opinions: SRCC, PLCC, KRCC, RMSE and the main score, with intervals.
 
 The coefficients are SciPy's. The fit is the 4-parameter logistic of VQEG's reports (Final report on the validation of
 objective models of video quality assessment, 2000; in the form of Seshadrinathan et al., TIP 2010):
@@ -9,7 +9,7 @@ objective models of video quality assessment, 2000; in the form of Seshadrinatha
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.optimize
@@ -19,9 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffvqa_rt.errors import EvaluationError
 
-MetricName = Literal["srcc", "plcc", "plcc_fitted", "krcc", "rmse"]
-METRICS: tuple[MetricName, ...] = ("srcc", "plcc", "plcc_fitted", "krcc", "rmse")
-"""`plcc` is of the raw scores; `plcc_fitted` and `rmse` are of the scores after the fit, `rmse` in units of the MOS."""
+MetricName = Literal["srcc", "plcc", "plcc_fitted", "krcc", "rmse", "rmse_matched", "main"]
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+"""`plcc` is of the raw scores; `plcc_fitted` and `rmse` are after the fit. `rmse_matched` is of scores that
+have the mean and the standard deviation of the MOS (SPEC-aigc-vqa, 9). Both errors are in units of the MOS. `main` is
+the mean of `srcc` and `plcc`."""
 
 MIN_VIDEOS = 10
 """A curve of four parameters through fewer says nothing, nor does an interval."""
@@ -223,19 +225,23 @@ def _widened(beta: _Floats) -> _Floats:
 def _measure(x: _Floats, y: _Floats, curve: OpinionCurve) -> list[float]:
     """The values of `METRICS`, in their order."""
     fitted = curve(x)
+    matched = (x - x.mean()) / x.std() * y.std() + y.mean()
+    srcc, plcc = float(scipy.stats.spearmanr(x, y).statistic), float(scipy.stats.pearsonr(x, y).statistic)
     return [
-        float(scipy.stats.spearmanr(x, y).statistic),
-        float(scipy.stats.pearsonr(x, y).statistic),
+        srcc,
+        plcc,
         math.nan if _is_constant(fitted) else float(scipy.stats.pearsonr(fitted, y).statistic),
         float(scipy.stats.kendalltau(x, y).statistic),
         float(np.sqrt(np.square(fitted - y).mean())),
+        float(np.sqrt(np.square(matched - y).mean())),
+        (srcc + plcc) / 2,
     ]
 
 
 def _bootstrap(
     x: _Floats, y: _Floats, curve: OpinionCurve, contents: Sequence[Hashable] | None, resamples: int, seed: int
 ) -> _Floats:
-    """The metrics [samples, 5] of resampled videos; samples in which a metric is not defined are left out."""
+    """The metrics [samples, 7] of resampled videos; samples in which a metric is not defined are left out."""
     by_content: dict[Hashable, list[int]] = {}
     for index, content in enumerate(range(len(x)) if contents is None else contents):
         by_content.setdefault(content, []).append(index)

@@ -10,7 +10,7 @@ from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.evaluation.correlation import Agreement, Estimate, MetricName, measure_agreement, rank_correlation
 from diffvqa_rt.evaluation.data_sets import ProtocolName
 from diffvqa_rt.evaluation.mos_table import Kind, MosRow, MosTable
-from diffvqa_rt.evaluation.protocols import published_splits, random_splits
+from diffvqa_rt.evaluation.protocols import is_by_row, published_splits, random_splits
 from diffvqa_rt.evaluation.scores import Scores
 
 
@@ -121,7 +121,7 @@ def distinct_scores(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
 
 def is_on_random_splits(protocol: ProtocolName) -> bool:
     """True for the protocols that test on random splits."""
-    return protocol in ("splits", "splits-by-image")
+    return protocol == "splits" or is_by_row(protocol)
 
 
 def rows_to_score(table: MosTable, protocol: ProtocolName) -> tuple[MosRow, ...]:
@@ -163,9 +163,9 @@ def evaluate(table: MosTable, model: ModelScores, protocol: ProtocolName, config
 def _on_random_splits(
     table: MosTable, model: ModelScores, protocol: ProtocolName, config: EvaluationConfig
 ) -> Evaluation:
-    by_image = protocol == "splits-by-image"
-    title = f"{table.title} by image" if by_image else table.title
-    splits = random_splits(table, by_image=by_image, seed=config.split_seed)
+    by_row = is_by_row(protocol)
+    title = f"{table.title} {protocol.removeprefix('splits-').replace('-', ' ')}" if by_row else table.title
+    splits = random_splits(table, by_row=by_row, seed=config.split_seed)
     is_retrained = len(model.by_split) > 1
     if is_retrained and len(model.by_split) != len(splits):
         raise EvaluationError(f"{model.model} has scores for {len(model.by_split)} splits; expected {len(splits)}")

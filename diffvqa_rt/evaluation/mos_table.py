@@ -27,6 +27,8 @@ class MosRow:
         content: the source that the video shares with its other versions; None where each is one of its own.
         reference: the file of that source, which need not be there; None where none is published.
         distortion: the type of what was done to that source; None where nothing is known to have been.
+        prompt: the text that the video was generated from; None where it was not, or the text is not known.
+        generator: the model that generated it; None where that is not known.
     """
 
     name: str
@@ -36,6 +38,8 @@ class MosRow:
     content: str | None = None
     reference: Path | None = None
     distortion: str | None = None
+    prompt: str | None = None
+    generator: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +169,8 @@ class MosTableBuilder:
         content: str | None = None,
         reference: Path | None = None,
         distortion: str | None = None,
+        prompt: str | None = None,
+        generator: str | None = None,
     ) -> None:
         """A row.
 
@@ -173,7 +179,8 @@ class MosTableBuilder:
             name: the video's name in the table.
             opinion: the cell with its opinion score.
             videos: where its file may be; the first that exists is taken.
-            split, content, reference, distortion: as in `MosRow`.
+            split, reference, distortion, prompt, generator: as in `MosRow`.
+            content: as in `MosRow`; videos of one prompt share it where it is not given.
 
         Raises:
             MosTableError: no name, one that appears twice, or an opinion that is no number or out of range.
@@ -192,9 +199,11 @@ class MosTableBuilder:
             video=video,
             mos=self._mos(where, opinion),
             split=split,
-            content=content or None,
+            content=content or prompt or None,
             reference=reference,
             distortion=distortion,
+            prompt=prompt or None,
+            generator=generator or None,
         )
 
     def _mos(self, where: str, opinion: str) -> float:

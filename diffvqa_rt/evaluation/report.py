@@ -1,7 +1,7 @@
 """Evaluations as tables: laid out like the papers' tables, and with everything that was measured.
 
-DiffVQA's Tables 1 to 4 and 6 and DiffV²IQA's I, III, IV and those of its ablations have one layout, DiffV²IQA's Table
-II has another. Published numbers stand below the measured ones where they are comparable.
+DiffVQA's Tables 1 to 4 and 6, DiffV²IQA's I, III, IV and those of its ablations and AIGC-VQA's have one layout,
+DiffV²IQA's Table II has another. Published numbers stand below the measured ones where they are comparable.
 """
 
 import csv
@@ -18,7 +18,7 @@ from diffvqa_rt.evaluation.protocols import SPLITS, TEST_SHARE
 from diffvqa_rt.evaluation.published import PublishedResult
 
 HEADLINES: tuple[MetricName, ...] = ("srcc", "plcc")
-"""The metrics that the paper's tables show of each test set."""
+"""The metrics that the paper's tables show of each test set, beside those that a published row has more."""
 
 TITLES: dict[MetricName, str] = {
     "srcc": "SRCC↑",
@@ -26,7 +26,10 @@ TITLES: dict[MetricName, str] = {
     "plcc_fitted": "PLCC, fitted↑",
     "krcc": "KRCC↑",
     "rmse": "RMSE, fitted↓",
+    "rmse_matched": "RMSE, matched↓",
+    "main": "Main score↑",
 }
+LOW_IS_GOOD: tuple[MetricName, ...] = ("rmse", "rmse_matched")
 METRIC_COLUMNS = (
     *("model", "trained_on", "data", "test_set", "protocol", "over", "videos", "metric", "value", "low", "high"),
     "crops",
@@ -70,29 +73,33 @@ def report_markdown(
 def paper_markdown(evaluations: Sequence[Evaluation], published: Sequence[PublishedResult] = ()) -> str:
     """A table with a row for each model, and for each test set a column with its SRCC and one with its PLCC.
 
+    A test set has a column more for each other metric that a published row has of it.
     Where training sets are known, a row above says which (Table 4), or which test sets are of the training set's own
     data set (Table 2). Of several models the best of a column is bold, of three or more the second-best underlined.
     """
-    test_sets, models, cells = _arrange(evaluations, published)
-    head = ["Test set", *_spread([test_set.title for test_set in test_sets])]
-    above = _row_above(test_sets)
-    rows = [["**Method**", *(f"**{TITLES[metric]}**" for _ in test_sets for metric in HEADLINES)]]
+    columns, models, cells = _arrange(evaluations, published)
+    head = ["Test set", *_spread([test_set.title for test_set, _ in columns])]
+    above = _row_above([test_set for test_set, _ in columns])
+    rows = [["**Method**", *(f"**{TITLES[metric]}**" for _, metric in columns)]]
     if above:
         rows.insert(0, [f"**{cell}**" if cell else "" for cell in head])
         head = above
-    marked = [mark_best([cells.get((model, *column)) for model in models]) for column in _columns(test_sets)]
+    marked = [
+        mark_best([cells.get((model, test_set, metric)) for model in models], is_low_good=metric in LOW_IS_GOOD)
+        for test_set, metric in columns
+    ]
     rows += [[_escape(model), *(column[index] for column in marked)] for index, model in enumerate(models)]
     return _markdown(head, rows)
 
 
 def paper_csv(evaluations: Sequence[Evaluation], published: Sequence[PublishedResult] = ()) -> str:
     """The same table for machines: one header line, values in full, nothing where a model was not tested."""
-    test_sets, models, cells = _arrange(evaluations, published)
+    columns, models, cells = _arrange(evaluations, published)
     header = ["model"]
-    for test_set, metric in _columns(test_sets):
+    for test_set, metric in columns:
         origin = f"{_title(test_set.trained_on)} → " if test_set.trained_on else ""
         header.append(f"{origin}{test_set.title} {metric}")
-    rows = [[model, *(_full(cells.get((model, *column))) for column in _columns(test_sets))] for model in models]
+    rows = [[model, *(_full(cells.get((model, *column))) for column in columns)] for model in models]
     return _csv(header, rows)
 
 
@@ -199,7 +206,8 @@ def metric_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, str | int |
 def caption(evaluations: Sequence[Evaluation], resamples: int, published: Sequence[PublishedResult] = ()) -> str:
     """Sentences that say what the numbers are: the protocols that occur, what is fitted, the intervals."""
     sentences = [
-        "PLCC is of the raw scores; fitted PLCC and RMSE (in units of the MOS) are after a 4-parameter logistic."
+        "PLCC is of the raw scores; fitted PLCC and RMSE (in units of the MOS) are after a 4-parameter logistic; "
+        "matched RMSE is of scores with the mean and standard deviation of the MOS; main score: (SRCC + PLCC) / 2."
     ]
     titles = {protocol: _titles(evaluations, protocol) for protocol in get_args(ProtocolName)}
     kinds = _kinds(evaluations)
@@ -210,6 +218,11 @@ def caption(evaluations: Sequence[Evaluation], resamples: int, published: Sequen
         sentences.append(
             f"{titles['splits-by-image']}: the same, but splits by image, which have versions of one content on both "
             "sides; that raises the numbers of models that were trained on the splits, and much published code does it."
+        )
+    if titles["splits-by-video"]:
+        sentences.append(
+            f"{titles['splits-by-video']}: the same, but splits by video, which have videos of one prompt on both "
+            "sides, and equal shares of the generators that the table names; AIGC-VQA's paper splits so."
         )
     same = [one for one in evaluations if is_on_random_splits(one.protocol) and not one.is_retrained]
     if same:
@@ -256,27 +269,31 @@ def remarks_markdown(evaluations: Sequence[Evaluation]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+_Column = tuple[_TestSet, MetricName]
 _Cells = dict[tuple[str, _TestSet, MetricName], float]
 
 
 def _arrange(
     evaluations: Sequence[Evaluation], published: Sequence[PublishedResult]
-) -> tuple[list[_TestSet], list[str], _Cells]:
-    """Test sets by training set, models in their order, and the headline value of each that was measured, or published.
+) -> tuple[list[_Column], list[str], _Cells]:
+    """Columns by training set, models in their order, and the headline value of each that was measured, or published.
 
     A published row comes after the measured ones; one that has no number for any of the test sets is left out.
     """
     cells: _Cells = {}
     for one in evaluations:
-        for metric in HEADLINES:
+        for metric in METRICS:
             cells[one.model, _test_set(one), metric] = one.headline(metric).value
     test_sets = _test_sets(evaluations)
+    wanted = {(test_set, metric) for test_set in test_sets for metric in HEADLINES}
     for result in published:
         for test_set in test_sets:
             if not result.distortion and test_set.matches(result):
                 for metric, value in result.metrics.items():
                     cells[result.method, test_set, metric] = value
-    return test_sets, list(dict.fromkeys(model for model, _, _ in cells)), cells
+                    wanted.add((test_set, metric))
+    columns = [(test_set, metric) for test_set in test_sets for metric in METRICS if (test_set, metric) in wanted]
+    return columns, list(dict.fromkeys(model for model, _, _ in cells)), cells
 
 
 def _test_set(one: Evaluation) -> _TestSet:
@@ -290,11 +307,8 @@ def _test_sets(evaluations: Sequence[Evaluation]) -> list[_TestSet]:
     return sorted(test_sets, key=lambda test_set: origins.index(test_set.trained_on))
 
 
-def _columns(test_sets: Sequence[_TestSet]) -> list[tuple[_TestSet, MetricName]]:
-    return [(test_set, metric) for test_set in test_sets for metric in HEADLINES]
-
-
 def _row_above(test_sets: Sequence[_TestSet]) -> list[str]:
+    """The cells above the columns' test sets."""
     origins = {test_set.trained_on for test_set in test_sets}
     if origins == {None}:
         return []
@@ -305,17 +319,14 @@ def _row_above(test_sets: Sequence[_TestSet]) -> list[str]:
 
 
 def _spread(titles: Sequence[str]) -> list[str]:
-    """Each title over its columns: Markdown has no merged cells, so it stands in the first of them, once for a run."""
-    cells = []
-    for index, title in enumerate(titles):
-        cells += ["" if index and titles[index - 1] == title else title, *[""] * (len(HEADLINES) - 1)]
-    return cells
+    """The columns' titles: Markdown has no merged cells, so each stands in the first column of a run of it."""
+    return ["" if index and titles[index - 1] == title else title for index, title in enumerate(titles)]
 
 
-def mark_best(column: Sequence[float | None]) -> list[str]:
+def mark_best(column: Sequence[float | None], *, is_low_good: bool = False) -> list[str]:
     """A column's cells: the best of several bold, the second-best of three or more underlined, by what is shown."""
     texts = ["N/A" if value is None else _short(value) for value in column]
-    shown = sorted({float(text) for text in texts if text not in ("N/A", "undefined")}, reverse=True)
+    shown = sorted({float(text) for text in texts if text not in ("N/A", "undefined")}, reverse=not is_low_good)
     measured = sum(text != "N/A" for text in texts)
     for index, text in enumerate(texts):
         if text in ("N/A", "undefined") or measured < 2:

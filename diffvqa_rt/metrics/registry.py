@@ -4,7 +4,7 @@ import importlib
 
 from diffvqa_rt.metric import Metric
 
-METRICS = ("diffvqa", "diffv2iqa")
+METRICS = ("diffvqa", "diffv2iqa", "aigc_vqa")
 """The names; a metric is `METRIC` in `diffvqa_rt.metrics.NAME.metric`."""
 
 DEFAULT = "diffvqa"

@@ -55,6 +55,8 @@ class Decoder:
         self._metric.check(request)
         if request.crops is not None and request.crops > limits.max_crops:
             raise InputError(f"crops is {request.crops}; this server takes at most {limits.max_crops}")
+        if request.prompt is not None and (size := len(request.prompt.encode())) > limits.max_prompt_bytes:
+            raise InputError(f"prompt is {size:,} bytes long; this server takes at most {limits.max_prompt_bytes:,}")
         self._check_rows((request.frames or 1) * (request.crops or 1))
 
     def _check_rows(self, rows: int) -> None:

@@ -38,12 +38,12 @@ class Failures:
 
 
 class ScoreMetrics:
-    """The metrics of every video that was scored."""
+    """The metrics of every video that was scored by a chain; scores of two chains are no one distribution."""
 
-    def __init__(self, metric: str, stages: Sequence[str], score_range: tuple[float, float]) -> None:
+    def __init__(self, chain: str, stages: Sequence[str], score_range: tuple[float, float]) -> None:
         low, high = score_range
         # Dashboards know the first metric's without this label.
-        labels = {} if metric == DEFAULT else {"metric": metric}
+        labels = {} if chain == DEFAULT else {"metric": chain}
         histogram = pb_utils.MetricFamily.HISTOGRAM
         description = "Seconds that a stage of scoring a video took, the wait for it included"
         seconds = pb_utils.MetricFamily(name="diffvqa_stage_seconds", description=description, kind=histogram)

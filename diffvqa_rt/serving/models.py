@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffvqa_rt.chain import STEP, Call, Chain, Loop, check_chain
+from diffvqa_rt.chain import STEP, Call, Chain, Loop, check_chain, given_names
 from diffvqa_rt.metric import PREPARATION, Config, Metric
 from diffvqa_rt.metrics.registry import DEFAULT
 from diffvqa_rt.specs import EngineSpec, TensorSpec
@@ -33,6 +33,7 @@ _OPTIONS = (
     TensorSpec("crops", "int32", (1,)),
     TensorSpec("keep_interlaced", "bool", (1,)),
     TensorSpec("frames", "int32", (1,)),
+    TensorSpec("prompt", "uint8", ("prompt_bytes",)),  # UTF-8
 )
 _FOR_ALL = frozenset({"seed", "keep_interlaced"})
 _LAST_STEP = "last_step"
@@ -127,14 +128,15 @@ class _Chain:
         self._metric, self._config, self._name, self._chain = metric, config, name, chain
         self._is_embedded = form == "embedded"
         self._engines: dict[str, EngineSpec] = metric.engines(config)
-        self._made = metric.inputs(config)
+        self._made = metric.given(config)
         self._tensors = check_chain(chain, self._engines, self._made)
+        self._started_from = frozenset(given_names(chain))
         self._loops = [item for item in chain if isinstance(item, Loop)]
         # Clients and dashboards know those of the first metric by these names.
         self._prefix = "" if metric.name == DEFAULT else f"{metric.name}-"
         self._request = (_VIDEO, *request_options(metric))
         self._optional = frozenset(spec.name for spec in request_options(metric))
-        self._results = metric.results(config)
+        self._results = metric.results(config, name)
         read = {name for item in chain for name in item.reads}
         self._outputs = [self._tensors[name] for item in chain for name in item.writes if name not in read]
 
@@ -187,7 +189,7 @@ class _Chain:
             ServedModel(
                 name=f"{self._prefix}dali",
                 inputs=device.inputs(self._config),
-                outputs=tuple(self._crossing(spec.name) for spec in self._made),
+                outputs=tuple(self._crossing(spec.name) for spec in self._metric.inputs(self._config)),
                 engine="dali",
             )
         ]
@@ -286,18 +288,25 @@ class _Chain:
         return f"{next(item.stage for item in self._chain if name in item.writes)}_{name}"
 
     def _ensemble(self) -> ServedModel:
+        # Without its prompt a chain that reads one cannot run, and another one would pass over it.
+        prompts = self._metric.prompts.inputs(self._config) if self._metric.prompts else ()
+        reads_prompt = any(spec.name in self._started_from for spec in prompts)
+        inputs = tuple(spec for spec in self._request if spec.name != "prompt" or reads_prompt)
         return ServedModel(
             name=self._name,
-            inputs=self._request,
+            inputs=inputs,
             outputs=(*self._results, *self._facts, self._stage_seconds),
-            optional=self._optional,
-            steps=tuple(self._steps()),
+            optional=self._optional - {"prompt"},
+            steps=tuple(self._steps(inputs)),
         )
 
-    def _steps(self) -> Iterator[EnsembleStep]:
+    def _steps(self, inputs: Iterable[TensorSpec]) -> Iterator[EnsembleStep]:
         preprocess, finish = self._preprocess(), self._finish()
+        unread = {spec.name for spec in self._made} - self._started_from
         yield EnsembleStep(
-            model=preprocess.name, inputs=_named_alike(preprocess.inputs), outputs=_named_alike(preprocess.outputs)
+            model=preprocess.name,
+            inputs=_named_alike(inputs),
+            outputs=_named_alike(spec for spec in preprocess.outputs if spec.name not in unread),
         )
         for item in self._chain:
             if isinstance(item, Call):

@@ -24,6 +24,7 @@ class RequestLimits(DecodeLimits):
             8K pictures by default.
         max_request_bytes: of the encoded video. Triton server itself reads messages of up to 2 GiB before that.
         max_crops: crop positions.
+        max_prompt_bytes: of the prompt in UTF-8.
     """
 
     TAKER: ClassVar[str] = "this server"
@@ -33,6 +34,7 @@ class RequestLimits(DecodeLimits):
     max_frame_pixels: int = 8192 * 4320
     max_request_bytes: int = 256 << 20
     max_crops: int = 16
+    max_prompt_bytes: int = 16 << 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,8 @@ from diffvqa_rt.evaluation.protocols import SPLITS, published_splits, random_spl
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_from_set
 
 SYNTHETIC = "synthetic"
-BY_IMAGE = "image-"
-"""Before the number of a random split: of the splits by image (SPEC-diffv2iqa, D32)."""
+BY_ROW = ("image-", "video-")
+"""Before the number of a random split: of the splits row by row (SPEC-diffv2iqa, D32)."""
 LEAST_FOR_AGREEMENT = 3
 """Opinions that a correlation is made of, at least."""
 
@@ -35,8 +35,8 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
         default="published",
         metavar="SPLIT",
         help=f"what to train on: published (the published training split), 1 … {SPLITS} (that one of the random 8:2 "
-        f"splits), {BY_IMAGE}1 … {BY_IMAGE}{SPLITS} (that one of the splits by image, where versions of one content "
-        "are on both sides), or all (default: %(default)s)",
+        f"splits), image-1 … image-{SPLITS} or video-1 … video-{SPLITS} (that one of the splits by image or by video, "
+        "where versions of one content are on both sides), or all (default: %(default)s)",
     )
     command.add_argument(
         "--split-seed", type=whole_number(0), default=0, metavar="N", help="of the random splits (default: %(default)s)"
@@ -79,10 +79,10 @@ def parse_data(text: str) -> tuple[str, Path]:
 
 def parse_split(text: str) -> str:
     """The text, where it names a split."""
-    numbers = map(str, range(1, SPLITS + 1))
-    if text not in ("published", "all") and text.removeprefix(BY_IMAGE) not in numbers:
+    numbered = {f"{by}{number}" for by in ("", *BY_ROW) for number in range(1, SPLITS + 1)}
+    if text not in ("published", "all", *numbered):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not published, all, or a number from 1 to {SPLITS}, with {BY_IMAGE} before it or without"
+            f"{text!r} is not published, all, or a number from 1 to {SPLITS}, alone or after image- or video-"
         )
     return text
 
@@ -114,12 +114,12 @@ def read_training_data(arguments: argparse.Namespace) -> TrainingData:
         held_out_rows = [row for split in splits for row in split.test]
         split = splits[0]
     else:
-        by_image = arguments.split.startswith(BY_IMAGE)
-        number = int(arguments.split.removeprefix(BY_IMAGE))
-        split = random_splits(table, by_image=by_image, seed=arguments.split_seed)[number - 1]
+        by_row = arguments.split.startswith(BY_ROW)
+        number = int(arguments.split.rpartition("-")[2])
+        split = random_splits(table, by_row=by_row, seed=arguments.split_seed)[number - 1]
         held_out_rows = list(split.test)
-        if by_image:
-            # Then the validation's videos are chosen by image too.
+        if by_row:
+            # Then the validation's videos are chosen row by row too.
             train = [replace(video, content=None) for video in videos_from_rows(split.train)]
             return TrainingData(train, videos_from_rows(held_out_rows), table.mos_range)
     return TrainingData(videos_from_rows(split.train), videos_from_rows(held_out_rows), table.mos_range)

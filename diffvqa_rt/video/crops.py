@@ -1,5 +1,7 @@
 """Pieces of a frame at native resolution: how many, where a seed places them, and what they show."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,17 @@ def check_seed(seed: int) -> int:
 def check_crops(crops: int) -> int:
     """Returns a request's number of crops as a plain integer. Raises InputError where it is out of range."""
     return whole("crops", crops, 1, MAX_CROPS, error=InputError)
+
+
+def check_frames(frames: Sequence[RgbFrame]) -> None:
+    """Raises TypeError or ValueError where there is no frame, or one is not [H, W, 3] uint8."""
+    if not len(frames):
+        raise ValueError("frames is empty; expected at least one [H, W, 3] array")
+    for index, frame in enumerate(frames):
+        if frame.dtype != np.uint8:
+            raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
+        if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
+            raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
 
 
 def scaling_warnings(width: int, height: int, size: int) -> tuple[ScoreWarning, ...]:

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,11 +72,9 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     builders = {name: builder_of(name, request) for name in backends}
     config = request.config
     metric = metric_named(request.metric)
-    sources = {
-        name: prepare_frames(sampled, metric, config, Request(crops=1), 0)
-        for name, sampled in request.export.parity_sources(config, request.clip).items()
-    }
     with WorkFolder(out, progress) as work:
+        prompt_files = _copy_prompt_files(request, metric, work)
+        sources = _parity_sources(request, metric, work.path)
         progress(f"load the weights: {request.weights.source}")
         network = request.weights.load()
         manifest = Manifest(
@@ -86,6 +85,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
             ),
             build=_build_record(),
             backends={},
+            prompt_files=prompt_files,
         )
         context = BuildContext(request, work, network, manifest.provenance)
         del network
@@ -101,7 +101,7 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
         records: dict[str, BackendRecord] = {}
         for name in request.backends:
             records[name] = _with_parity(context, name, built[name], manifest, tuple(sources), clip)
-        files = {file for record in records.values() for file in record.files}
+        files = {*prompt_files, *(file for record in records.values() for file in record.files)}
         took = dataclasses.replace(
             manifest.build,
             step_seconds={name: step.seconds for name, step in work.steps.items()},
@@ -115,9 +115,34 @@ def build_engines(request: BuildRequest, progress: Progress) -> Manifest:
     return manifest
 
 
+def _copy_prompt_files(request: BuildRequest, metric: Metric, work: WorkFolder) -> dict[str, str]:
+    """The files that prompts are read with, in the work folder; their SHA-256 by name."""
+    wanted = metric.prompt_files(request.config)
+    files: dict[str, str] = {}
+    for name, path in request.export.prompt_files(request.config, request.vocabulary).items():
+
+        def copy(folder: Path, name: str = name, path: Path = path) -> dict[str, Any]:
+            shutil.copyfile(path, folder / name)
+            return {}
+
+        files |= work.do(f"copy {name}", {"sha256": wanted[name]}, copy).files
+    return files
+
+
+def _parity_sources(request: BuildRequest, metric: Metric, folder: Path) -> dict[str, PreparedSource]:
+    read_prompt = metric.prompts.open(request.config, folder) if metric.prompts else None
+    sources = {}
+    for name, source in request.export.parity_sources(request.config, request.clip).items():
+        prompt = read_prompt(source.prompt) if read_prompt and source.prompt is not None else None
+        prepared = prepare_frames(source.frames, metric, request.config, Request(crops=1), 0)
+        sources[name] = prepared.with_prompt(prompt)
+    return sources
+
+
 def refuse_what_cannot_be_built(request: BuildRequest) -> None:
     """Refuses what needs no computing to be refused. Raises EngineBuildError, or VideoDecodeError for the clip."""
     refuse_to_replace_other_files(request.out.resolve())
+    request.export.prompt_files(request.config, request.vocabulary)
     for name in request.backends:
         builder_of(name, request)
     sample_frames(request.clip, count=1)
@@ -131,6 +156,7 @@ def refuse_to_replace_other_files(out: Path) -> None:
         # Read loosely: engines of an older format are there to be replaced.
         values = json.loads((out / MANIFEST_NAME).read_text(encoding="utf-8"))
         listed = {file for record in values["backends"].values() for file in record["files"]}
+        listed.update(values.get("prompt_files", ()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise EngineBuildError(f"{out} exists and is not an engine folder; choose another --out or remove it") from None
     foreign = unlisted_files(out, listed)

@@ -37,6 +37,7 @@ class BuildRequest:
         profile: how many videos at a time TensorRT's engines take.
         strip_weights: TensorRT plans without weights, which take them from the ONNX file beside them at opening.
         version_compatible: TensorRT plans that later versions of TensorRT open too.
+        vocabulary: the file that prompts are spelled with, for a network without one of its own.
     """
 
     weights: ChosenWeights
@@ -48,6 +49,7 @@ class BuildRequest:
     profile: Profile = field(default_factory=Profile)
     strip_weights: bool = False
     version_compatible: bool = False
+    vocabulary: Path | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.backends) - set(BACKENDS)

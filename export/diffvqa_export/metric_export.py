@@ -22,6 +22,21 @@ class ChosenWeights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ParitySource:
+    """What engines are compared with torch on: a source's frames, and its prompt where the metric takes one."""
+
+    frames: SampledFrames
+    prompt: str | None = None
+
+
+def no_prompt_files(config: Any, vocabulary: Path | None) -> dict[str, Path]:
+    """Of a metric without prompts. Raises ValueError where a vocabulary is given."""
+    if vocabulary is not None:
+        raise ValueError(f"vocabulary is {vocabulary}; this metric takes no prompts, leave it out")
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MetricExport:
     """A metric as the export sees it. A config is of the metric's own class.
 
@@ -36,6 +51,8 @@ class MetricExport:
         reference_bytes: config → the size of the recorded reference.
         parity_sources: config, the build's clip → what its engines are compared with torch on, by a name for the
             report. A network that gives two of them one score is refused.
+        prompt_files: config, the vocabulary that the build was given → where the files are that prompts are read with,
+            by their names in the engine folder. Raises ValueError where one is not to be had.
     """
 
     stages: Mapping[str, ExportStage]
@@ -46,4 +63,5 @@ class MetricExport:
     dynamic_sizes: Callable[[Any], Mapping[str, int]]
     activation_bytes: Callable[[Any], int]
     reference_bytes: Callable[[Any], int]
-    parity_sources: Callable[[Any, Path], Mapping[str, SampledFrames]]
+    parity_sources: Callable[[Any, Path], Mapping[str, ParitySource]]
+    prompt_files: Callable[[Any, Path | None], Mapping[str, Path]] = no_prompt_files

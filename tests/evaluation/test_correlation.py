@@ -50,6 +50,17 @@ def test_fitted_metrics_are_those_of_the_curve_that_comes_with_them():
     assert agreement.metrics["rmse"].value == pytest.approx(math.sqrt(np.mean((fitted - MOS) ** 2)), abs=1e-12)
 
 
+def test_matched_rmse_and_the_main_score_are_the_fields():
+    metrics = measure_agreement(SCORES, MOS, resamples=0).metrics
+    matched = (SCORES - np.mean(SCORES)) / np.std(SCORES) * np.std(MOS) + np.mean(MOS)
+    assert metrics["rmse_matched"].value == pytest.approx(math.sqrt(np.mean((matched - MOS) ** 2)), abs=1e-12)
+    # So it says what PLCC does, in units of the MOS.
+    assert metrics["rmse_matched"].value == pytest.approx(
+        np.std(MOS) * math.sqrt(2 - 2 * metrics["plcc"].value), abs=1e-12
+    )
+    assert metrics["main"].value == (metrics["srcc"].value + metrics["plcc"].value) / 2
+
+
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (0.04, 1), (1e6, -5e6), (1e-6, 0)])
 @pytest.mark.parametrize("direction", [1, -1])
 def test_the_fit_recovers_a_known_curve_on_any_scale(scale, offset, direction):

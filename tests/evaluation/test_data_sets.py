@@ -11,6 +11,7 @@ from opinions import write
 
 from diffvqa_rt.errors import MosTableError
 from diffvqa_rt.evaluation.data_sets import DATA_SETS, read_table
+from diffvqa_rt.evaluation.data_sets.generated_videos import GENERATED_VIDEO_SETS
 from diffvqa_rt.evaluation.data_sets.videos import VIDEO_SETS
 
 LSVQ_HEADER = "name,p1,height,width,mos_p1,mos,frame_number,is_test,is_valid"
@@ -73,6 +74,13 @@ def write_plain(folder: Path) -> Path:
     return write(folder / "mine.csv", text)
 
 
+def write_t2vqa_db(folder: Path) -> None:
+    text = "\ufeff0001.mp4|A red ball, rolling|55.25\r\n\n0002.mp4|a | or\u2028 b |7\n"
+    write(folder / "info.txt", text)
+    write(folder / "0001.mp4")
+    write(folder / "T2VQA-DB/0002.mp4")
+
+
 # Of each data set: what writes it, and name, file, opinion and split of its rows.
 LAYOUTS = {
     "konvid-1k": (
@@ -110,6 +118,10 @@ LAYOUTS = {
             ("0003.mp4", "0003.mp4", 4.5, "test"),
         ],
     ),
+    "t2vqa-db": (
+        write_t2vqa_db,
+        [("0001.mp4", "0001.mp4", 55.25, None), ("0002.mp4", "T2VQA-DB/0002.mp4", 7.0, None)],
+    ),
 }
 
 
@@ -133,8 +145,29 @@ def test_a_plain_csv_is_read_whatever_its_byte_order_mark_case_and_blank_lines(t
     assert read_table("csv", tmp_path / "mine.csv", mos_range=(0, 100)).mos_range == (0, 100)
 
 
+def test_a_plain_csv_may_have_prompts_and_generators(tmp_path):
+    text = 'video,prompt,generator,mos,content\na.mp4,"A ball, red",Gen-2,1,\nb.mp4,,,2,\nc.mp4,a cat,Gen-2,3,cats\n'
+    rows = read_table("csv", write(tmp_path / "mine.csv", text), require_videos=False).rows
+    assert [(row.prompt, row.generator) for row in rows] == [("A ball, red", "Gen-2"), (None, None), ("a cat", "Gen-2")]
+    assert [row.content for row in rows] == ["A ball, red", None, "cats"]
+
+
+def test_t2vqa_dbs_prompts_are_between_the_first_and_the_last_bar(tmp_path):
+    write_t2vqa_db(tmp_path)
+    rows = read_table("t2vqa-db", tmp_path).rows
+    assert [row.prompt for row in rows] == ["A red ball, rolling", "a | or\u2028 b"]
+    assert [row.content for row in rows] == [row.prompt for row in rows]
+
+
+@pytest.mark.parametrize("line", ["0001.mp4", "0001.mp4|55", "0001.mp4||55", "0001.mp4| |55"])
+def test_a_line_of_t2vqa_db_without_its_three_parts_is_refused(tmp_path, line):
+    write(tmp_path / "info.txt", f"0000.mp4|a cat|1\n{line}\n")
+    with pytest.raises(MosTableError, match=re.escape(f"line 2: expected name|prompt|mos; found {line!r}")):
+        read_table("t2vqa-db", tmp_path, require_videos=False)
+
+
 def test_every_video_set_has_a_test():
-    assert set(VIDEO_SETS) == set(LAYOUTS)
+    assert {*VIDEO_SETS, *GENERATED_VIDEO_SETS} == set(LAYOUTS)
 
 
 @pytest.mark.parametrize("missing", ["labels_train_test.csv", "labels_test_1080p.csv"])
@@ -243,7 +276,9 @@ def test_lsvqs_flag_must_be_one(tmp_path):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_folder_without_the_table_says_what_was_looked_for(tmp_path, name):
-    with pytest.raises(MosTableError, match=r"has no (\S*KoNViD_1k_mos|data\.mat|MOS_for|labels_train|train_data)"):
+    with pytest.raises(
+        MosTableError, match=r"has no (\S*KoNViD_1k_mos|data\.mat|MOS_for|labels_train|train_data|info\.txt)"
+    ):
         read_table(name, tmp_path)
     with pytest.raises(MosTableError, match="absent is not a folder"):
         read_table(name, tmp_path / "absent")

@@ -175,6 +175,7 @@ def test_the_best_is_marked_by_what_is_shown():
     assert report.mark_best([-0.2, -0.1]) == ["-0.200", "**-0.100**"]
     assert report.mark_best([0.9, None]) == ["0.900", "N/A"]
     assert report.mark_best([0.9, 0.9, 0.9]) == ["**0.900**"] * 3
+    assert report.mark_best([9.1, 9.0, 11.0], is_low_good=True) == ["<u>9.100</u>", "**9.000**", "11.000"]
 
 
 def test_the_caption_says_what_splits_without_training_mean(table_2):

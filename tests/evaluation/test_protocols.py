@@ -1,10 +1,14 @@
 """Training and test sides: random splits that repeat, published ones, and which a data set gets."""
 
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
 import pytest
 from opinions import make_table
 
 from diffvqa_rt.errors import EvaluationError
-from diffvqa_rt.evaluation.mos_table import MosTable
+from diffvqa_rt.evaluation.mos_table import MosRow, MosTable
 from diffvqa_rt.evaluation.protocols import default_protocols, published_splits, random_splits
 
 
@@ -44,7 +48,7 @@ def test_a_content_is_never_on_both_sides():
 
 
 def test_splits_by_image_have_a_content_on_both_sides():
-    for split in random_splits(make_table(300, name="live", copies=5), by_image=True):
+    for split in random_splits(make_table(300, name="live", copies=5), by_row=True):
         assert len(split.test) == 60 and names(split.test).isdisjoint(names(split.train))
         contents = [{row.content for row in rows} for rows in (split.train, split.test)]
         assert len(contents[0] & contents[1]) > 20
@@ -52,9 +56,28 @@ def test_splits_by_image_have_a_content_on_both_sides():
 
 def test_splits_by_image_are_those_of_a_data_set_without_contents():
     with_contents, without = make_table(60, name="live", copies=6), make_table(60, name="live")
-    by_image = random_splits(with_contents, by_image=True)
+    by_image = random_splits(with_contents, by_row=True)
     assert [names(split.test) for split in by_image] == [names(split.test) for split in random_splits(without)]
     assert [names(split.test) for split in by_image] != [names(split.test) for split in random_splits(with_contents)]
+
+
+def test_splits_by_video_have_equal_shares_of_known_generators():
+    # Dealt out unevenly: 60, 20 and 20 videos.
+    table = make_table(100, name="t2vqa-db", copies=10, generators=("A", "A", "A", "B", None))
+    for split in random_splits(table, by_row=True):
+        shares = Counter(row.generator for row in split.test)
+        assert shares == {"A": 12, "B": 4, None: 4} and len(split.train) == 80
+        assert len({row.content for row in split.test}) > 5
+    # By content a prompt is whole, with whatever generators it has.
+    assert all(len({row.content for row in split.test}) == 2 for split in random_splits(table))
+
+
+def test_a_generator_of_few_videos_moves_none_of_the_others():
+    table = make_table(50, generators=("A",))
+    stranger = MosRow(name="new", video=Path("new.mp4"), mos=1.0, generator="B")
+    larger = dataclasses.replace(table, rows=(*table.rows, stranger))
+    one, other = (random_splits(which, by_row=True)[0] for which in (table, larger))
+    assert names(one.test) == names(other.test) and "new" in names(other.train)
 
 
 @pytest.mark.parametrize(("count", "copies"), [(1, 0), (2, 0), (10, 10)])
@@ -112,4 +135,6 @@ def test_a_set_with_contents_is_split_in_both_ways_by_whoever_may_have_trained_o
     table = make_table(60, name="live", copies=6)
     assert default_protocols(table, None) == default_protocols(table, "live") == ("splits", "splits-by-image")
     assert default_protocols(table, "pipal") == ("whole",)
+    prompts = make_table(60, name="t2vqa-db", copies=6)
+    assert default_protocols(prompts, None) == ("splits", "splits-by-video")
     assert default_protocols(make_table(60, name="koniq-10k"), None) == ("splits",)

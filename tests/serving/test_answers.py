@@ -25,6 +25,7 @@ FACTS = dataclasses.asdict(
         metric="diffvqa",
         is_temporal=True,
         parts=(),
+        takes_prompt=False,
     )
 )
 INFO = dataclasses.asdict(sample_frames(np.zeros((1, 8, 8, 3), np.uint8), 1).info)

@@ -26,17 +26,17 @@ def read(folder, split, name="kadid-10k"):
     return read_training_data(SimpleNamespace(data=(name, folder), split=split, split_seed=0))
 
 
-@pytest.mark.parametrize(("split", "by_image"), [("3", False), ("image-3", True)])
-def test_a_split_is_the_one_that_evaluation_tests_on(kadid, split, by_image):
+@pytest.mark.parametrize(("split", "by_row"), [("3", False), ("image-3", True), ("video-3", True)])
+def test_a_split_is_the_one_that_evaluation_tests_on(kadid, split, by_row):
     data = read(kadid, split)
-    expected = random_splits(read_table("kadid-10k", kadid), by_image=by_image)[2]
+    expected = random_splits(read_table("kadid-10k", kadid), by_row=by_row)[2]
     assert [video.name for video in data.held_out] == [row.name for row in expected.test]
     assert [video.name for video in data.train] == [row.name for row in expected.train]
     shares = with_validation(data, 10, 0)
     assert [len(side) for side in (shares.train, shares.validation, shares.held_out)] == [70, 10, 20]
     validated = {video.name[:3] for video in shares.validation}
     # Two references whole, or images of many.
-    assert (len(validated) == 10 // COPIES) != by_image
+    assert (len(validated) == 10 // COPIES) != by_row
 
 
 def test_labels_are_high_for_good_images(tmp_path):

@@ -12,18 +12,20 @@ from pathlib import Path
 from diffvqa_rt.evaluation.data_sets.authentic_images import AUTHENTIC_IMAGE_SETS
 from diffvqa_rt.evaluation.data_sets.data_set import DataSet, ProtocolName
 from diffvqa_rt.evaluation.data_sets.distorted_images import DISTORTED_IMAGE_SETS
+from diffvqa_rt.evaluation.data_sets.generated_videos import GENERATED_VIDEO_SETS
 from diffvqa_rt.evaluation.data_sets.plain_csv import read_plain_csv
 from diffvqa_rt.evaluation.data_sets.videos import VIDEO_SETS
 from diffvqa_rt.evaluation.mos_table import MosTable, MosTableBuilder
 
 DATA_SETS: dict[str, DataSet] = {
     **VIDEO_SETS,
+    **GENERATED_VIDEO_SETS,
     **DISTORTED_IMAGE_SETS,
     **AUTHENTIC_IMAGE_SETS,
     "csv": DataSet(
         title="CSV",
         kind="video",
-        layout="a file with columns video,mos and, if wanted, split and content",
+        layout="a file with columns video,mos and, if wanted, split, content, prompt and generator",
         mos_range=None,
         protocol="whole",
         read=read_plain_csv,

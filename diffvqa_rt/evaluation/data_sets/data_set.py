@@ -7,8 +7,11 @@ from typing import Literal
 
 from diffvqa_rt.evaluation.mos_table import Kind, MosTableBuilder
 
-ProtocolName = Literal["splits", "splits-by-image", "published", "whole"]
-"""`splits` keeps all that shows one content on one side; `splits-by-image` does not (SPEC-diffv2iqa, D32)."""
+ProtocolName = Literal["splits", "splits-by-image", "splits-by-video", "published", "whole"]
+"""`splits` keeps all that shows one content on one side; `splits-by-image` does not (SPEC-diffv2iqa, D32).
+
+`splits-by-video` is the same of videos, with equal shares of generators where they are known (SPEC-aigc-vqa, 9).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -110,6 +110,6 @@ METRIC = Metric(
     engines=engine_specs,
     chains=lambda config: {"diffv2iqa": _chain(config)},
     choose=lambda request: "diffv2iqa",
-    results=_results,
+    results=lambda config, chain: _results(config),
     finish=_finish,
 )

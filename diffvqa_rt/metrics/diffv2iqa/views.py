@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffv2iqa.config import DiffV2IQAConfig
-from diffvqa_rt.video.crops import Region, RgbFrame, crop_regions
+from diffvqa_rt.video.crops import Region, RgbFrame, check_frames, crop_regions
 
 
 def view_regions(config: DiffV2IQAConfig, width: int, height: int, request: Request) -> tuple[Region, ...]:
@@ -32,13 +32,10 @@ def cut_views(config: DiffV2IQAConfig, frames: Sequence[RgbFrame], request: Requ
     Raises:
         ValueError, TypeError: a frame is of another shape or dtype.
     """
+    check_frames(frames)
     size = config.view_size
     pixels = np.empty((request.settled_crops, len(frames), size, size, 3), np.uint8)
     for index, frame in enumerate(frames):
-        if frame.dtype != np.uint8:
-            raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
-        if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
-            raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
         if index and frame is frames[index - 1]:
             pixels[:, index] = pixels[:, index - 1]
             continue

@@ -109,7 +109,7 @@ METRIC = Metric(
     engines=engine_specs,
     chains=lambda config: {"diffvqa": _chain(config)},
     choose=lambda request: "diffvqa",
-    results=_results,
+    results=lambda config, chain: _results(config),
     finish=_finish,
     on_device=DevicePreparation(inputs=device_tensors, rows=_device_rows, write_model=_write_device_model),
 )

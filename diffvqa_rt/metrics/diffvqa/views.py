@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.metrics.diffvqa.engines import PIXELS
-from diffvqa_rt.video.crops import RgbFrame, check_crops, check_seed, crop_places, crop_region
+from diffvqa_rt.video.crops import RgbFrame, check_crops, check_frames, check_seed, crop_places, crop_region
 
 
 def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.float32]:
@@ -52,13 +52,7 @@ def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int
         TypeError, ValueError: as `cut_views` says.
     """
     numbers = check_numbers(size, seed, crops)
-    if not len(frames):
-        raise ValueError("frames is empty; expected at least one [H, W, 3] array")
-    for index, frame in enumerate(frames):
-        if frame.dtype != np.uint8:
-            raise TypeError(f"frames[{index}] is an array of {frame.dtype}; expected uint8, RGB from 0 to 255")
-        if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
-            raise ValueError(f"frames[{index}] is of shape {frame.shape}; expected [H, W, 3], not empty")
+    check_frames(frames)
     return numbers
 
 

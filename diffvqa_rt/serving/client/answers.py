@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.metric import RAW_PART, PromptFacts
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.results import ModelFacts, VideoScore, video_score
 from diffvqa_rt.video import VideoInfo
@@ -29,6 +30,7 @@ _DEFAULTS: Mapping[str, object] = {
     "metric": DEFAULT,
     "is_temporal": True,
     "parts": (),
+    "takes_prompt": False,
 }
 
 
@@ -60,7 +62,12 @@ def score_from_answer(
         case [*names] if all(isinstance(name, str) for name in names):
             facts["parts"] = tuple(names)
     model_facts = ModelFacts(**_fields(ModelFacts, "model", facts))
-    parts = {name: _numbers(tensors, name, 1) for name in model_facts.parts}
+    prompt = _prompt(info.get("prompt"))
+    # Without a prompt there is no part that reads it.
+    may_lack = model_facts.takes_prompt and prompt is None
+    parts = {name: _numbers(tensors, name, 1) for name in model_facts.parts if name in tensors or not may_lack}
+    raw = {name: _numbers(tensors, name, 1) for part in parts if (name := f"{RAW_PART}{part}") in tensors}
+    parts |= raw
     if any(part.shape != score.shape for part in parts.values()):
         raise AnswerError(f"{' and '.join(parts)} are not of as many crops as the rest")
     maps = {name: _numbers(tensors, name, 5) for name in ("patch_scores", "patch_weights") if patch_maps}
@@ -76,6 +83,7 @@ def score_from_answer(
         facts=model_facts,
         crop_regions=_regions(info.get("crop_regions", [])),
         warnings=_warnings(info.get("warnings", [])),
+        prompt=prompt,
     )
 
 
@@ -143,6 +151,15 @@ def _regions(values: object) -> tuple[Region, ...]:
             case _:
                 raise AnswerError(f"video_info has a crop region that is not four numbers: {value!r}")
     return tuple(regions)
+
+
+def _prompt(values: object) -> PromptFacts | None:
+    match values:
+        case None:
+            return None
+        case {"text": str() as text, "tokens": int() as tokens, "is_truncated": bool() as is_truncated}:
+            return PromptFacts(text=text, tokens=tokens, is_truncated=is_truncated)
+    raise AnswerError(f"video_info has a prompt that is none: {values!r}")
 
 
 def _warnings(values: object) -> tuple[ScoreWarning, ...]:

@@ -1,8 +1,8 @@
 """Scoring videos on a server, over gRPC: what comes back is what `Scorer` gives on the server's machine."""
 
+import dataclasses
 import math
 import numbers
-import os
 import random
 import re
 import ssl
@@ -26,13 +26,13 @@ from diffvqa_rt.errors import DiffVQAError, InputError, VideoDecodeError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.results import ScoringFailure, VideoScore
-from diffvqa_rt.scoring import VideoSource, source_name
 from diffvqa_rt.serving.client.address import ServerAddress
 from diffvqa_rt.serving.client.answers import AnswerError, score_from_answer
 from diffvqa_rt.serving.client.diagnosis import NOT_GRPC, obstacle_at
 from diffvqa_rt.serving.client.request import MAX_MESSAGE_BYTES, encoded_video, request_tensors
 from diffvqa_rt.serving.client.waiter import Waiter
 from diffvqa_rt.serving.settings import require_pem
+from diffvqa_rt.sources import Prompts, VideoSource, pairs_of, several, source_name
 
 Result = VideoScore | ScoringFailure
 
@@ -148,6 +148,7 @@ class Client:
         self,
         source: VideoSource,
         *,
+        prompt: str | None = None,
         seed: int = 0,
         crops: int | None = None,
         frames: int | None = None,
@@ -158,7 +159,7 @@ class Client:
 
         Args:
             source: the video.
-            seed, crops, frames, patch_maps: as of `Scorer.score`.
+            prompt, seed, crops, frames, patch_maps: as of `Scorer.score`.
             keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
 
         Raises:
@@ -168,7 +169,12 @@ class Client:
             TypeError: the source is of another kind.
         """
         request = self._request(
-            seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
+            prompt=prompt,
+            seed=seed,
+            crops=crops,
+            frames=frames,
+            patch_maps=patch_maps,
+            keep_interlaced=keep_interlaced,
         )
         with self._waiter() as waiter:
             return self._ask(waiter, source_name(source), encoded_video(source), request)
@@ -177,6 +183,7 @@ class Client:
         self,
         sources: Iterable[VideoSource],
         *,
+        prompts: Iterable[Prompts] | None = None,
         seed: int = 0,
         crops: int | None = None,
         frames: int | None = None,
@@ -188,20 +195,23 @@ class Client:
         A video that cannot be scored gives a `ScoringFailure` in its place; the others are not affected. Closing the
         iterator cancels those that are under way.
 
+        Args:
+            prompts: for each source its prompt, or None, or several, each of which has a result of its own.
+
         Raises:
             InputError: an option is out of range, here or for the server, or the metric does not have it.
+            ValueError: there are more prompts than sources, or fewer.
             TypeError: `sources` is a single video.
         """
         request = self._request(
             seed=seed, crops=crops, frames=frames, patch_maps=patch_maps, keep_interlaced=keep_interlaced
         )
-        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
-            raise TypeError(f"sources is one {type(sources).__name__}; expected several videos, or use score()")
         under_way: deque[Future[Result]] = deque()
+        pairs = ((source, prompt) for source, given in pairs_of(sources, prompts) for prompt in several(given))
         with self._waiter() as waiter:
-            for source in sources:
+            for source, prompt in pairs:
                 done = under_way.popleft().result() if len(under_way) == self._concurrency else None
-                under_way.append(self._begin(waiter, source, request))
+                under_way.append(self._begin(waiter, source, request, prompt))
                 if done is not None:
                     yield done
             while under_way:
@@ -277,22 +287,29 @@ class Client:
             }
         return self._grpc.InferenceServerClient(self._address.target, channel_args=self._channel, **options)
 
-    def _begin(self, waiter: Waiter, source: VideoSource, request: Request) -> "Future[VideoScore | ScoringFailure]":
+    def _begin(
+        self, waiter: Waiter, source: VideoSource, request: Request, prompt: str | None
+    ) -> "Future[VideoScore | ScoringFailure]":
         """Scores a video in a thread of its own, which holds up no end of the process: it may read from a pipe."""
         future: Future[Result] = Future()
 
         def score() -> None:
             try:
-                future.set_result(self._score_or_failure(waiter, source, request))
+                future.set_result(self._score_or_failure(waiter, source, request, prompt))
             except BaseException as error:  # for whoever asks for the result
                 future.set_exception(error)
 
         threading.Thread(target=score, name="diffvqa-client", daemon=True).start()
         return future
 
-    def _score_or_failure(self, waiter: Waiter, source: VideoSource, request: Request) -> VideoScore | ScoringFailure:
+    def _score_or_failure(
+        self, waiter: Waiter, source: VideoSource, request: Request, prompt: str | None
+    ) -> VideoScore | ScoringFailure:
         name = source_name(source)
         try:
+            if prompt is not None:
+                request = dataclasses.replace(request, prompt=prompt)
+                self._metric.check(request)
             video = encoded_video(source)
         except (DiffVQAError, TypeError, ValueError, OSError) as error:
             return ScoringFailure(source=name, error=str(error))
@@ -306,13 +323,14 @@ class Client:
     def _ask(self, waiter: Waiter, name: str, video: NDArray[np.uint8], request: Request) -> VideoScore:
         """The result of a video. Asks again, with growing pauses, while the server is away."""
         inputs = request_tensors(self._grpc, video, request)
+        ensemble = self._metric.choose(request)
         asked = time.monotonic()
         deadline = asked + self._deadline_seconds
         deaths = 0
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                tensors = self._infer(waiter, inputs, max(deadline - time.monotonic(), 0.001))
+                tensors = self._infer(waiter, ensemble, inputs, max(deadline - time.monotonic(), 0.001))
                 return score_from_answer(tensors, source=name, seed=request.seed, patch_maps=request.patch_maps)
             except AnswerError as error:
                 raise RequestError(
@@ -346,12 +364,12 @@ class Client:
             waiter.pause(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _infer(self, waiter: Waiter, inputs: list[Any], seconds: float) -> dict[str, NDArray | None]:
+    def _infer(self, waiter: Waiter, ensemble: str, inputs: list[Any], seconds: float) -> dict[str, NDArray | None]:
         """The ensemble's outputs. Raises tritonclient's exception, of a call that was cancelled too."""
         answers: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
         with self._connection() as connection:
             call = connection.async_infer(
-                self._metric.name,
+                ensemble,
                 inputs,
                 lambda result, error: answers.put((result, error)),
                 client_timeout=seconds,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.metric import Request
-from diffvqa_rt.scoring import VideoSource
+from diffvqa_rt.sources import VideoSource
 from diffvqa_rt.video.container import open_source
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -37,6 +37,8 @@ def request_tensors(grpc: Any, video: NDArray[np.uint8], request: Request) -> li
     for name in ("crops", "frames"):
         if (number := getattr(request, name)) is not None:
             tensors.append((name, np.array([number], np.int32), "INT32"))
+    if request.prompt is not None:
+        tensors.append(("prompt", np.frombuffer(request.prompt.encode(), np.uint8), "UINT8"))
     if request.keep_interlaced:  # which servers before it do not know
         tensors.append(("keep_interlaced", np.array([True]), "BOOL"))
     return [

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from diffvqa_export.export_stage import EXAMPLE_VIDEOS, ExportStage, Tolerance
-from diffvqa_export.metric_export import ChosenWeights, MetricExport
+from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
 from diffvqa_export.precision import PRECISIONS
 from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig
 from diffvqa_rt.models.diffv2iqa.checkpoints import load_resnet, load_vit, load_weights, read_description
 from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA, random_network
 from diffvqa_rt.models.diffv2iqa.sr3 import load_sr3
-from diffvqa_rt.video import SampledFrames, sample_frames
+from diffvqa_rt.video import sample_frames
 
 _FLOAT32_BYTES = 4
 # Of the network that a folder of checkpoints does not hold: the branches.
@@ -89,10 +89,11 @@ def _checkpoint(folder: Path, part: str) -> Path:
     )
 
 
-def _parity_sources(config: DiffV2IQAConfig, clip: Path) -> dict[str, SampledFrames]:
+def _parity_sources(config: DiffV2IQAConfig, clip: Path) -> dict[str, ParitySource]:
     """A picture, and one without anything to see: a dead network gives both one score, and passes any comparison."""
     grey = np.full((1, config.view_size, config.view_size, 3), 128, np.uint8)
-    return {clip.name: sample_frames(clip, 1), "flat grey": sample_frames(grey, 1)}
+    pictures = {clip.name: sample_frames(clip, 1), "flat grey": sample_frames(grey, 1)}
+    return {name: ParitySource(frames=frames) for name, frames in pictures.items()}
 
 
 def _activation_bytes(config: DiffV2IQAConfig) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffvqa_export.export_stage import ExportStage, Folds, Tolerance, random_frames
-from diffvqa_export.metric_export import ChosenWeights, MetricExport
+from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
 from diffvqa_export.precision import PRECISIONS
 from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_stable_diffusion, load_weights, read_description
@@ -136,5 +136,5 @@ EXPORT = MetricExport(
     dynamic_sizes=_dynamic_sizes,
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,
-    parity_sources=lambda config, clip: {clip.name: sample_frames(clip, config.frames)},
+    parity_sources=lambda config, clip: {clip.name: ParitySource(frames=sample_frames(clip, config.frames))},
 )

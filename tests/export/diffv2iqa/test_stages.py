@@ -114,7 +114,7 @@ def test_a_dead_network_is_refused_and_nothing_is_written(tmp_path, clip):
 
 
 def test_parity_is_measured_on_a_picture_and_on_flat_grey(clip):
-    sources = EXPORT.parity_sources(SMALL, clip)
+    sources = {name: source.frames for name, source in EXPORT.parity_sources(SMALL, clip).items()}
     assert list(sources) == ["frog.mp4", "flat grey"]
     assert all(len(source.frames) == 1 for source in sources.values())
     assert np.ptp(sources["flat grey"].frames[0]) == 0 < np.ptp(sources["frog.mp4"].frames[0])

@@ -114,7 +114,7 @@ def test_results_are_means_over_frames_and_shares_add_up():
     results = METRIC.finish(TINY, outputs, frames)
     assert {name: values.shape for name, values in results.items()} == {
         spec.name: tuple({"videos": crops, "frames": frames}.get(size, size) for size in spec.shape)
-        for spec in METRIC.results(TINY)
+        for spec in METRIC.results(TINY, METRIC.name)
     }
     assert METRIC.part_names(TINY) == ("vcg", "vda")
     np.testing.assert_allclose(results["vcg"] + results["vda"], results["score"], rtol=1e-6)

@@ -19,7 +19,7 @@ class TritonPythonModel:
         self._given = json.loads(self._responder.parameters["given"])
         chain = self._metric.chains(self._config)[self._responder.parameters["chain"]]
         self._timed, self._names = timed_stages(chain), served_stages(chain)
-        self._metrics = ScoreMetrics(self._metric.name, self._names, self._config.score_range)
+        self._metrics = ScoreMetrics(self._responder.parameters["chain"], self._names, self._config.score_range)
 
     def execute(self, requests):
         return self._responder.answer(requests, self._finish)

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import logging
 import time
+from pathlib import Path
 
 import numpy as np
 
+from diffvqa_rt.errors import InputError
 from diffvqa_rt.metric import Request
-from diffvqa_rt.scoring import model_facts
+from diffvqa_rt.scoring import model_facts, open_prompt_reading
 from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.models import request_options, served_stages
 from diffvqa_rt.serving.python_backend import CalledModelError, Responder, UnavailableError, call_model
@@ -30,8 +32,12 @@ class TritonPythonModel:
         self._decoder = Decoder(
             self._metric, self._config, settings.limits, settings.python, max_rows=settings.max_rows
         )
+        self._read_prompt = open_prompt_reading(manifest, Path(settings.engines))
         facts = dataclasses.asdict(model_facts(manifest, settings.backend, self._resized_by))
-        self._facts = as_json({**facts, "stages": served_stages(self._metric.chain(self._config))})
+        self._facts = {
+            name: as_json({**facts, "stages": served_stages(chain)})
+            for name, chain in self._metric.chains(self._config).items()
+        }
         self._scales = pixel_scales(self._metric, self._config) if self._is_production else {}
 
     def execute(self, requests):
@@ -41,16 +47,20 @@ class TritonPythonModel:
         inputs, received = request.inputs, time.monotonic()
         if self._responder.is_stopped:
             raise UnavailableError("the server is stopping; ask again later, or another one")
-        asked = {spec.name: inputs[spec.name][0].item() for spec in self._options if spec.name in inputs}
+        asked = {spec.name: inputs[spec.name] for spec in self._options if spec.name in inputs}
+        asked = {name: text_of(values) if name == "prompt" else values[0].item() for name, values in asked.items()}
         asked = Request(**asked, resized_by=self._resized_by)
         video = inputs["video"].data
         prepared = self._prepare_on_device(video, asked) if self._dali else None
         arrays, decoded, regions, decode_seconds = prepared or self._prepare_on_host(video, asked)
+        prompt = None if asked.prompt is None else self._read_prompt(asked.prompt)
+        facts = video_facts(decoded, prompt) | {"crop_regions": regions}
         return {
             **arrays,
+            **(prompt.arrays if prompt else {}),
             "timestamps_seconds": np.array(decoded.timestamps_seconds),
-            "video_info": as_json(video_facts(decoded) | {"crop_regions": regions}),
-            "model": self._facts,
+            "video_info": as_json(facts),
+            "model": self._facts[self._metric.choose(asked)],
             "preprocess_marks": np.array([received, received + decode_seconds, time.monotonic()]),
         }
 
@@ -99,10 +109,22 @@ def pixel_scales(metric, config):
     return {name: scale for engine in engines for name, scale in engine.pixels.items()}
 
 
-def video_facts(decoded):
-    """The content of the tensor `video_info`: the fields of `VideoInfo`, and what the decoder has warned of."""
-    warnings = [dataclasses.asdict(warning) for warning in decoded.warnings]
-    return {**dataclasses.asdict(decoded.info), "warnings": warnings}
+def video_facts(decoded, prompt):
+    """The content of the tensor `video_info`: the fields of `VideoInfo`, the warnings, and the prompt if there is one.
+
+    Warnings are the decoder's and the prompt's.
+    """
+    found = decoded.warnings + (prompt.warnings if prompt else ())
+    facts = {**dataclasses.asdict(decoded.info), "warnings": [dataclasses.asdict(warning) for warning in found]}
+    return facts | ({"prompt": dataclasses.asdict(prompt.facts)} if prompt else {})
+
+
+def text_of(content):
+    """The text of UTF-8 bytes."""
+    try:
+        return content.tobytes().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"prompt is no text in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def as_json(facts):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffvqa_export.export_stage import EXAMPLE_VIDEOS, ExportStage, Tolerance
-from diffvqa_export.metric_export import ChosenWeights, MetricExport
+from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
 from diffvqa_rt.metrics.toy_luma.config import SIZE, ToyLumaConfig
 from diffvqa_rt.models.toy_luma.stages import ToyLuma, random_network
 from safetensors import safe_open
@@ -62,5 +62,5 @@ EXPORT = MetricExport(
     dynamic_sizes=lambda config: {},
     activation_bytes=lambda config: 4 * 3 * SIZE**2 * config.frames,
     reference_bytes=lambda config: 4 * 3 * SIZE**2 * config.frames,
-    parity_sources=lambda config, clip: {clip.name: sample_frames(clip, config.frames)},
+    parity_sources=lambda config, clip: {clip.name: ParitySource(frames=sample_frames(clip, config.frames))},
 )

@@ -116,6 +116,6 @@ METRIC = Metric(
     engines=_engines,
     chains=lambda config: {"toy_luma": _chain(config)},
     choose=lambda request: "toy_luma",
-    results=_results,
+    results=lambda config, chain: _results(config),
     finish=_finish,
 )

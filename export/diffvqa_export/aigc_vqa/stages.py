@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from diffvqa_export.export_stage import EXAMPLE_VIDEOS, ExportStage, Folds, Tolerance, random_frames
-from diffvqa_export.metric_export import ChosenWeights, MetricExport
+from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
+from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metrics.aigc_vqa.config import AigcVqaConfig
+from diffvqa_rt.metrics.aigc_vqa.metric import VOCABULARY
+from diffvqa_rt.metrics.aigc_vqa.presets import TINY, TINY_VOCABULARY
 from diffvqa_rt.models.aigc_vqa.checkpoints import (
     load_blip,
     load_convnext,
@@ -21,12 +24,15 @@ from diffvqa_rt.models.aigc_vqa.checkpoints import (
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
 from diffvqa_rt.models.aigc_vqa.swin import WindowAttention
 from diffvqa_rt.specs import Precision
-from diffvqa_rt.video import SampledFrames, sample_frames
+from diffvqa_rt.text.wordpiece import WordPiece
+from diffvqa_rt.video import sample_frames
 
 _FLOAT32_BYTES = 4
 # Of the network that a folder of checkpoints does not hold.
 _REST_SEED = 0
 _EXAMPLE_FRAMES = 3
+# The first fits the clip that builds are compared on by default; no clip is as both say.
+_PROMPTS = ("a frog", "a red car in a city at night")
 
 # Of all four (SPEC §11): the largest errors that its prototype had are 1.3e-6, 1.1e-3 and 8e-3.
 _TOLERANCES: dict[Precision, Tolerance] = {
@@ -159,8 +165,28 @@ def _weights_of_checkpoints(preset: AigcVqaConfig, folder: Path) -> ChosenWeight
     return ChosenWeights(preset, False, f"{folder.name}: {', '.join(read)}; the rest random", load)
 
 
-def _parity_sources(config: AigcVqaConfig, clip: Path) -> dict[str, SampledFrames]:
-    return {clip.name: sample_frames(clip, config.frames)}
+def _parity_sources(config: AigcVqaConfig, clip: Path) -> dict[str, ParitySource]:
+    """The clip with each prompt: an alignment branch that does not read gives both one score, and is refused."""
+    frames = sample_frames(clip, config.frames)
+    return {f"{clip.name} ({prompt})": ParitySource(frames=frames, prompt=prompt) for prompt in _PROMPTS}
+
+
+def _prompt_files(config: AigcVqaConfig, vocabulary: Path | None) -> dict[str, Path]:
+    """The vocabulary: the package's own where the network is spelled with it, else the one that the build was given."""
+    if config.text.vocabulary_sha256 == TINY.text.vocabulary_sha256:
+        path = vocabulary or TINY_VOCABULARY
+    elif vocabulary is None:
+        raise ValueError(
+            f"{config.name} spells prompts with a vocabulary that the package does not have; give the vocab.txt of "
+            "bert-base-uncased with --vocabulary (any folder of BERT or BLIP in transformers' layout has one)"
+        )
+    else:
+        path = vocabulary
+    try:
+        WordPiece.read(path, config.text.vocabulary_sha256)
+    except EngineMismatchError as error:
+        raise ValueError(str(error)) from error
+    return {VOCABULARY: path}
 
 
 def _activation_bytes(config: AigcVqaConfig) -> int:
@@ -174,7 +200,7 @@ def _activation_bytes(config: AigcVqaConfig) -> int:
 def _reference_bytes(config: AigcVqaConfig) -> int:
     pixels = 2 * config.frames * 3 * config.view_size**2  # both views: as bytes, and normalised
     tokens = config.frames * config.frame_tokens * config.vision.width
-    return pixels * (1 + _FLOAT32_BYTES) + tokens * _FLOAT32_BYTES
+    return len(_PROMPTS) * (pixels * (1 + _FLOAT32_BYTES) + tokens * _FLOAT32_BYTES)
 
 
 EXPORT = MetricExport(
@@ -187,4 +213,5 @@ EXPORT = MetricExport(
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,
     parity_sources=_parity_sources,
+    prompt_files=_prompt_files,
 )

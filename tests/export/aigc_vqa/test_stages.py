@@ -7,12 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from aigc_vqa_network import SMALL
 from diffvqa_export.aigc_vqa.stages import EXPORT, STAGES
 from diffvqa_export.backends.onnx_from_module import onnx_from_module
 from diffvqa_export.export_stage import ExportJob
 from diffvqa_export.precision import write_precision
 from diffvqa_export.weights import choose_weights
+from prompted_network import SMALL
 from torch import nn
 
 from diffvqa_rt.metrics.aigc_vqa.engines import engine_specs

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from aigc_vqa_network import SMALL
+from prompted_network import SMALL
 
-from diffvqa_rt.metrics.aigc_vqa.config import AigcVqaConfig
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
 
 
@@ -20,7 +19,7 @@ class Given(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def small() -> AigcVqaConfig:
+def small():
     return SMALL
 
 

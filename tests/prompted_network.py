@@ -1,4 +1,4 @@
-"""A small AIGC-VQA network for tests that need no weights of ours."""
+"""A small AIGC-VQA, which builds and scores in a moment."""
 
 import dataclasses
 
@@ -16,4 +16,4 @@ SMALL = dataclasses.replace(
     adapter=AdapterConfig(bottleneck=12),
     text=dataclasses.replace(TINY.text, width=48, layers=2, heads=3, prompt_tokens=9),
 )
-"""Four frames, views of 64×64, cut into 8×8 pieces. Windows are shifted in the first two stages."""
+"""Views of 64×64, cut into 8×8 pieces; four frames. Windows are shifted in the first two stages."""

@@ -216,7 +216,8 @@ def assert_joined(configs, ensemble: str) -> set[str]:
     for step in configs[ensemble].ensemble_scheduling.step:
         model = configs[step.model_name]
         inputs, outputs = borders(model.input), borders(model.output)
-        assert set(step.input_map) == set(inputs)
+        optional = {tensor.name for tensor in model.input if tensor.optional}
+        assert set(inputs) - optional <= set(step.input_map) <= set(inputs)
         for name, tensor in step.input_map.items():
             assert fits(known[tensor], inputs[name]), (step.model_name, name)
         for name, tensor in step.output_map.items():

@@ -11,7 +11,7 @@
   lies between the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,17 +84,20 @@ def stage_arithmetic(
     *,
     names: Sequence[str] | None = None,
     rows: int = 1,
+    sizes: Mapping[str, int] | None = None,
     precision: Precision = "fp32",
 ) -> dict[str, Arithmetic]:
     """The work of one call of each stage of a metric's network, or of those that are named; of a loop's, of one step.
 
-    `rows`: of the batch, the engines' leading axis.
+    Args:
+        rows: of the batch, the engines' leading axis.
+        sizes: of the other dynamic dimensions; those of a whole source by default.
     """
     export, models = metric_export(metric), models_of(metric)
     with torch.device("meta"):
         # Small constants are made on the CPU all the same.
         modules = models.stages(models.network(config).to("meta"))
-    sizes = {"videos": rows, **export.dynamic_sizes(config)}
+    sizes = {"videos": rows, **(export.dynamic_sizes(config) if sizes is None else sizes)}
     specs = metric_named(metric).engines(config)
     counted = {}
     for name in names or modules:

@@ -1,4 +1,6 @@
-"""Many at a time: all stages of `tiny` on one, two and four videos; of an image metric on one to twenty crops.
+"""Many at a time: all stages of `tiny` on one, two and four videos, or on one, five and twenty crops.
+
+Crops have rows where they are not what more videos are: of a picture, and where only a part of the engines sees them.
 
 All rows of a metric are one group; a row's ratio is over eager torch on as many.
 
@@ -7,10 +9,9 @@ All rows of a metric are one group; a row's ratio is over eager torch on as many
 
 import numpy as np
 import pytest
-from providers import BASELINE, network_of, prepared
+from providers import BASELINE, PRESET, asked, network_of, prepared
 from stage_runs import TOLERANCE, chain_of, largest_error
 
-from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.registry import METRICS, metric_named
 
 # How many → rounds: one is as many times as long.
@@ -22,12 +23,16 @@ PROVIDERS = ("onnxruntime", BASELINE)
 pytestmark = pytest.mark.timeout(1200)
 
 
-def metrics(*, is_temporal: bool) -> list[str]:
-    return [metric for metric in METRICS if metric_named(metric).is_temporal == is_temporal]
+TEMPORAL = [metric for metric in METRICS if metric_named(metric).is_temporal]
+
+
+def has_rows_of_crops(name: str) -> bool:
+    metric = metric_named(name)
+    return not metric.is_temporal or len(metric.inputs(metric.preset_named(PRESET))) > 1
 
 
 @pytest.mark.parametrize("device", [DEVICE])
-@pytest.mark.parametrize("metric", metrics(is_temporal=True))
+@pytest.mark.parametrize("metric", TEMPORAL)
 @pytest.mark.parametrize("videos", VIDEOS)
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_videos_at_a_time(benchmark, time_in_turns, providers, metric, videos, device, provider):
@@ -40,13 +45,14 @@ def test_videos_at_a_time(benchmark, time_in_turns, providers, metric, videos, d
 
 
 @pytest.mark.parametrize("device", [DEVICE])
-@pytest.mark.parametrize("metric", metrics(is_temporal=False))
+@pytest.mark.parametrize("metric", filter(has_rows_of_crops, METRICS))
 @pytest.mark.parametrize("crops", CROPS)
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_crops(benchmark, time_in_turns, providers, photograph, metric, crops, device, provider):
+def test_crops(benchmark, time_in_turns, providers, clip, photograph, metric, crops, device, provider):
     own = providers[metric]
-    given = prepared(own.metric, own.config, photograph, Request(crops=crops))
-    benchmark.group = f"score: all stages, C crops of a picture, {network_of(metric)}, float32"
+    what, source = ("video", clip) if own.metric.is_temporal else ("picture", photograph)
+    given = prepared(own.metric, own.config, source, asked(own.metric, crops=crops))
+    benchmark.group = f"score: all stages, C crops of a {what}, {network_of(metric)}, float32"
     benchmark.extra_info |= {"axis": "C", "value": crops}
     time_row(benchmark, time_in_turns, own, device, provider, given, CROPS[crops])
 

@@ -19,7 +19,7 @@ from unittest import mock
 import av
 import numpy as np
 import pytest
-from providers import network_of
+from providers import asked, network_of
 from scipy.io import savemat
 
 from diffvqa_rt import Scorer
@@ -118,13 +118,17 @@ def _rows() -> list:
 def test_frames(benchmark, time_in_turns, request, scorers, clip, tmp_path, metric: str, provider: str) -> None:
     """From eight decoded frames to a score, or to one a frame; of a metric that scores pictures, from one."""
     scorer, is_video = scorers[metric], metric_named(metric).is_temporal
+    prompt = asked(metric_named(metric)).prompt
     frames = np.stack(sample_frames(clip, scorer.manifest.config.frames if is_video else 1).frames)
     what = "8 frames of 720×480 to scores" if is_video else "a picture of 720×480 to its score"
     benchmark.group = f"peers: {what}, {network_of(metric)}"
     benchmark.extra_info |= {"provider": provider, "baseline": provider == BASELINE, "threads": available_cpus()}
     if provider == BASELINE:
-        benchmark.extra_info |= {"weights": scorer.manifest.model_label, "crops": len(scorer.score(frames).crop_scores)}
-        time_in_turns(lambda: scorer.score(frames), {}, 3)
+        benchmark.extra_info |= {
+            "weights": scorer.manifest.model_label,
+            "crops": len(scorer.score(frames, prompt=prompt).crop_scores),
+        }
+        time_in_turns(lambda: scorer.score(frames, prompt=prompt), {}, 3)
         return
     pyiqa = request.getfixturevalue("pyiqa")
     import torch
@@ -140,7 +144,7 @@ def test_frames(benchmark, time_in_turns, request, scorers, clip, tmp_path, metr
     scores = run()
     assert scores.size == len(frames) and np.isfinite(scores).all()
     benchmark.extra_info |= {"weights": WEIGHTS[provider], "version": pyiqa.__version__}
-    time_in_turns(run, {BASELINE: lambda: scorer.score(frames)}, ROUNDS.get(provider, 1), is_warm=True)
+    time_in_turns(run, {BASELINE: lambda: scorer.score(frames, prompt=prompt)}, ROUNDS.get(provider, 1), is_warm=True)
 
 
 @pytest.fixture(scope="module")

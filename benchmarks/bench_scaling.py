@@ -1,8 +1,9 @@
-"""How the time grows: with the number N of views, the number of steps and the side S of the views.
+"""How the time grows: with the number N of views, of steps and T of frames, and the side S of the views.
 
-N and the steps are of the engine of each metric's loop, nine tenths of the arithmetic; S is of the first engine of the
-chain, which takes the views. `bench_batch` has the number V of videos and C of crops, `bench_decode` a file's length.
-All rows of an axis are one group, and `scaling.fitted_exponent` says how steep it is: 1 is linear, and in S, where four
+N and the steps are of the engine of a metric's loop, nine tenths of the arithmetic; S is of the first engine of such a
+chain, which takes the views. A metric without a loop has T, which all of its chain grows with: each T is a network.
+`bench_batch` has the number V of videos and C of crops, `bench_score` P of prompts, `bench_decode` a file's length. All
+rows of an axis are one group, and `scaling.fitted_exponent` says how steep it is: 1 is linear, and in S, where four
 times the pixels are twice the side, 2 is linear in the pixels and 4 what attention would be alone.
 
     pytest benchmarks/bench_scaling.py --benchmark-only
@@ -11,7 +12,7 @@ times the pixels are twice the side, 2 is linear in the pixels and 4 what attent
 import dataclasses
 
 import pytest
-from providers import BASELINE, PRESET, exported_beside_torch, network_of
+from providers import BASELINE, PRESET, exported_beside_torch, network_of, prepared
 from stage_runs import TOLERANCE, call_of, chain_of, largest_error, random_inputs, some_views
 
 from diffvqa_rt.chain import Loop
@@ -21,6 +22,7 @@ ROUNDS = 5
 VIEWS = (1, 4, 16)
 # For steps and sides: enough to keep two cores at work.
 FEW_VIEWS = 4
+FRAMES = (4, 8, 16)
 PROVIDERS = ("onnxruntime", BASELINE)
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.parametrize("device", ["cpu"])]
@@ -30,9 +32,13 @@ def preset_of(metric):
     return metric_named(metric).preset_named(PRESET)
 
 
-def loop_of(metric) -> Loop:
-    (loop,) = (item for item in metric_named(metric).chain(preset_of(metric)) if isinstance(item, Loop))
-    return loop
+# The loop of each metric that has one.
+LOOPS = {
+    metric: item
+    for metric in METRICS
+    for item in metric_named(metric).chain(preset_of(metric))
+    if isinstance(item, Loop)
+}
 
 
 def sides_of(metric) -> tuple[int, ...]:
@@ -48,11 +54,11 @@ def time_row(benchmark, time_in_turns, metric, provider, axis, value, what, runs
     time_in_turns(runs[provider], {} if provider == BASELINE else {BASELINE: runs[BASELINE]}, ROUNDS, is_warm=True)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", LOOPS)
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_views(benchmark, time_in_turns, providers, metric, device, provider, views):
-    own, name = providers[metric], loop_of(metric).engine
+    own, name = providers[metric], LOOPS[metric].engine
     inputs, outputs = own.inputs.calls[name]
     inputs = some_views(own.metric.engines(own.config)[name], inputs, views)
     runs = {provider: call_of(own.engines(device, provider)[name], inputs, outputs) for provider in PROVIDERS}
@@ -60,11 +66,11 @@ def test_views(benchmark, time_in_turns, providers, metric, device, provider, vi
 
 
 @pytest.mark.parametrize(
-    ("metric", "steps"), [(metric, steps) for metric in METRICS for steps in (1, 3, loop_of(metric).count)]
+    ("metric", "steps"), [(metric, steps) for metric, loop in LOOPS.items() for steps in (1, 3, loop.count)]
 )
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_steps(benchmark, time_in_turns, providers, metric, device, provider, steps):
-    own, loop = providers[metric], loop_of(metric)
+    own, loop = providers[metric], LOOPS[metric]
     tensors = some_views(own.metric.engines(own.config)[loop.engine], own.inputs.looped[loop.stage], FEW_VIEWS)
     kept = {name: (output, steps - 1) for name, output in loop.carry.items()}
     shorter = dataclasses.replace(loop, count=steps, keep=kept)
@@ -79,7 +85,7 @@ def engines_by_side():
     return {}
 
 
-@pytest.mark.parametrize(("metric", "side"), [(metric, side) for metric in METRICS for side in sides_of(metric)])
+@pytest.mark.parametrize(("metric", "side"), [(metric, side) for metric in LOOPS for side in sides_of(metric)])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_sides(benchmark, time_in_turns, providers, engines_by_side, tmp_path, metric, device, provider, side):
     own = providers[metric]
@@ -96,3 +102,34 @@ def test_sides(benchmark, time_in_turns, providers, engines_by_side, tmp_path, m
     runs = {provider: call_of(engine, inputs) for provider, engine in engines.items()}
     what = f"{name} on {FEW_VIEWS} views of S×S"
     time_row(benchmark, time_in_turns, metric, provider, "S", side, what, runs)
+
+
+@pytest.fixture(scope="module")
+def engines_by_frames():
+    """The engines of each T by provider and name, by metric and T, as they are made."""
+    return {}
+
+
+def engines_of(own, config, folder):
+    """Those that are built, and in the place of each whose border is another with this config, exported ones."""
+    engines = {provider: dict(own.engines("cpu", provider)) for provider in PROVIDERS}
+    built = own.metric.engines(own.config)
+    for name in (name for name, spec in own.metric.engines(config).items() if spec != built[name]):
+        for provider, engine in exported_beside_torch(own.metric.name, config, name, folder).items():
+            engines[provider][name] = engine
+    return engines
+
+
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric not in LOOPS])
+@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_frames(
+    benchmark, time_in_turns, providers, engines_by_frames, clip, tmp_path, metric, device, provider, frames
+):
+    own = providers[metric]
+    config = dataclasses.replace(own.config, frames=frames)
+    if (metric, frames) not in engines_by_frames:
+        engines_by_frames[metric, frames] = engines_of(own, config, tmp_path)
+    chain, given = own.metric.chain(config), prepared(own.metric, config, clip)
+    runs = {name: chain_of(chain, engines, given) for name, engines in engines_by_frames[metric, frames].items()}
+    time_row(benchmark, time_in_turns, metric, provider, "T", frames, "all stages on T frames", runs)

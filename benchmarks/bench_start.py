@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from child import Finished, run_child
-from providers import BACKENDS, BASELINE, PRESET, network_of, what_lacks
+from providers import BACKENDS, BASELINE, PRESET, asked, network_of, what_lacks
 
 from diffvqa_rt.engines import available_cpus
 from diffvqa_rt.metrics.registry import DEFAULT, METRICS, metric_named
@@ -87,6 +87,8 @@ def test_start(benchmark, baselines, builds, clip, tmp_path, metric: str, provid
     skip_without(provider)
     folder = builds.folder("onnx", metric)
     options = ["--engines", str(folder), "--backend", BACKENDS[provider], "--format", "json"]
+    prompt = asked(metric_named(metric)).prompt
+    options += ["--prompt", prompt] if prompt else []
     command = [sys.executable, "-m", "diffvqa_rt.cli", "score", *options, str(clip)]
     children = Children(lambda: command, lambda: environment(tmp_path))
     benchmark.group = f"start: process start to the first score, {network_of(metric)}"

@@ -22,13 +22,16 @@ _OPTIONS = {
 }
 
 
-def encode_segment(source: Path, target: Path, size: tuple[int, int], codec: str = "libx264") -> Path:
+def encode_segment(
+    source: Path, target: Path, size: tuple[int, int], codec: str = "libx264", *, frames: int = SEGMENT_FRAMES
+) -> Path:
     """Ten seconds (250 frames at 25 Hz) of the frames of `source`, `size` (width, height) in pixels, yuv420p BT.709.
 
     Args:
         source: any video with at least two frames.
         target: what to write; its suffix names the container.
         codec: `libx264`, or `libvpx-vp9`.
+        frames: how many, if not those ten seconds.
     """
     with av.open(target, "w") as output:
         stream = output.add_stream(codec, rate=RATE_HZ, options=_OPTIONS[codec])
@@ -36,7 +39,7 @@ def encode_segment(source: Path, target: Path, size: tuple[int, int], codec: str
         stream.pix_fmt = "yuv420p"
         # Declared, so that nobody has to guess.
         stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1
-        for index, frame in enumerate(islice(_forth_and_back(source), SEGMENT_FRAMES)):
+        for index, frame in enumerate(islice(_forth_and_back(source), frames)):
             scaled = frame.reformat(*size, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             scaled.pts, scaled.time_base = index, Fraction(1, RATE_HZ)
             output.mux(stream.encode(scaled))

@@ -7,8 +7,10 @@ numba). On a GPU: `onnx-cuda`, `tensorrt`, and the three of torch there. `pytorc
 """
 
 import importlib.util
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffvqa_kernels.selective_scan.inductor_cpu  # noqa: F401  the scan as C++, for torch.compile too
@@ -27,12 +29,13 @@ from torch import nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
+from diffvqa_rt import Scorer
 from diffvqa_rt.engines import BackendName, Engine, available_cpus, open_engines
 from diffvqa_rt.engines.inductor_backend import TensorArray, keep_float32
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.engines.onnx_backend import cpu_session_options, onnx_engine
 from diffvqa_rt.engines.torch_backend import TorchEngine
-from diffvqa_rt.metric import Metric, Request
+from diffvqa_rt.metric import Metric, ReadPrompt, Request
 from diffvqa_rt.metrics.registry import metric_named
 from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.preparation import prepare_frames
@@ -41,6 +44,9 @@ from diffvqa_rt.video import sample_frames
 
 PRESET = "tiny"
 """The network of each metric that its rows are of, unless a group's name says another."""
+
+PROMPT = "a green toy frog on a wooden table"
+"""The prompt of every source, for a metric that takes one; it fits the clip."""
 
 BASELINE = "pytorch"
 CPU_PROVIDERS = ("onnxruntime", "aot_inductor", "torch_compile", BASELINE)
@@ -73,11 +79,28 @@ def compiled_stages(metric: str) -> list[str]:
     return [name for name, stage in metric_export(metric).stages.items() if not stage.has_scan]
 
 
+def asked(metric: Metric, **options: Any) -> Request:
+    """The request of a row: with `PROMPT`, of a metric that takes one."""
+    return Request(prompt=PROMPT if metric.prompts else None, **options)
+
+
 def prepared(metric: Metric, config: Any, source: Path, request: Request | None = None) -> Arrays:
-    """The arrays that the metric's chain starts from, of a file."""
-    request = request or Request()
+    """The arrays that the metric's chain starts from, of a file; by default as `asked` without options."""
+    request = request or asked(metric)
     sampled = sample_frames(source, metric.frame_count(config, request))
-    return prepare_frames(sampled, metric, config, request, 0).arrays
+    made = prepare_frames(sampled, metric, config, request, 0)
+    read = prompt_reading(metric, config)
+    return made.with_prompt(read(request.prompt) if read and request.prompt is not None else None).arrays
+
+
+def prompt_reading(metric: Metric, config: Any) -> ReadPrompt | None:
+    """The function that reads prompts, before there is an engine folder; None of a metric without them."""
+    if metric.prompts is None:
+        return None
+    with TemporaryDirectory() as folder:
+        for name, path in metric_export(metric.name).prompt_files(config, None).items():
+            shutil.copy(path, Path(folder, name))
+        return metric.prompts.open(config, Path(folder))
 
 
 class PlainScan:
@@ -165,6 +188,11 @@ class Providers:
         if reason := self._missing.get((device, provider)):
             pytest.skip(reason)
         return self._engines[device, provider]
+
+    def scorer(self, device: str, provider: str) -> Scorer:
+        """A scorer on the engines of a row. Skips as `engines`."""
+        engines, read_prompt = self.engines(device, provider), prompt_reading(self.metric, self.config)
+        return Scorer(self.manifest, engines, BACKENDS[provider], read_prompt=read_prompt)
 
     def runs(self, device: str, provider: str) -> dict[str, Run]:
         """`StageInputs.runs` of one video on the engines of a row. Skips as `engines`."""

@@ -32,6 +32,7 @@ def _stages() -> list[str]:
 HEADLINES = (
     "score: a file",
     "score: a JPEG",
+    "score: a clip",
     "preprocess: a file of 5 s",
     *_stages(),
     "selective_scan: forward,",
@@ -44,6 +45,7 @@ FACTS: Mapping[str, str] = {
     "p50_seconds": "p50 {:.3g} s",
     "p99_seconds": "p99 {:.3g} s",
     "overhead_seconds": "{:.3g} s more than in-process",
+    "bar": "bar: {}",
     "share_of_matrix_product": "{:.0%} of the matrix product's FLOP/s",
     "share_of_copy": "{:.1%} of the copy's bytes/s",
     "weights": "weights: {}",

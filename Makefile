@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 ENGINES := build/tiny/manifest.json
 IMAGE_ENGINES := build/diffv2iqa-tiny/manifest.json
+PROMPT_ENGINES := build/aigc_vqa-tiny/manifest.json
 RECIPE = --work build/weights --out diffvqa_rt/weights $(if $(CLIPS),--clips $(CLIPS))
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
@@ -33,9 +34,10 @@ lint: $(READY)
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
-# Five minutes of 16 clients of both metrics, and two for the comparison: build/soak.json. Not beside other work: it compares speeds.
-soak: $(ENGINES) $(IMAGE_ENGINES)
-	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --engines build/diffv2iqa-tiny --out build/soak.json
+# Five minutes of 16 clients of three metrics, and two for the comparison: build/soak.json. Not beside other work: it compares speeds.
+soak: $(ENGINES) $(IMAGE_ENGINES) $(PROMPT_ENGINES)
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --engines build/diffv2iqa-tiny \
+		--engines build/aigc_vqa-tiny --out build/soak.json
 
 # Ten thousand broken files by the decoder's process and by the command, and ten thousand broken requests to a real server.
 fuzz: $(READY)
@@ -62,6 +64,9 @@ $(ENGINES): $(READY) $(SOURCES)
 
 $(IMAGE_ENGINES): $(READY) $(SOURCES)
 	$(BIN)/python export/build_engines.py --metric diffv2iqa --out build/diffv2iqa-tiny
+
+$(PROMPT_ENGINES): $(READY) $(SOURCES)
+	$(BIN)/python export/build_engines.py --metric aigc_vqa --out build/aigc_vqa-tiny
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

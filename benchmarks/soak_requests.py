@@ -36,6 +36,7 @@ class Request:
     seed: int = 0
     crops: int | None = None
     frames: int | None = None
+    prompt: str | None = None
     refusal: str = ""
 
 
@@ -43,13 +44,14 @@ def make_requests(metrics: Collection[str] = (DEFAULT,)) -> dict[str, Request]:
     """Everything that clients ask of these metrics, by name.
 
     Each gets ten videos that can be scored and seven things that can't; where frames are scored alone, a part of the
-    frames too.
+    frames too; and where prompts are taken, good and bad ones.
     """
     requests: dict[str, Request] = {}
     for metric in metrics:
         options = metric_named(metric).options
         for name, request in _requests().items():
-            if request.frames is None or "frames" in options:
+            needed = {name for name in ("frames", "prompt") if getattr(request, name) is not None}
+            if needed <= options:
                 requests[f"{metric}: {name}"] = replace(request, metric=metric)
     return requests
 
@@ -94,6 +96,17 @@ def _requests() -> dict[str, Request]:
             for name, (video, what, limit) in beyond_limits.items()
         },
         "crops": Request(video=mp4, crops=4, refusal="InputError: crops is 4; this server takes at most 3"),
+        "prompt": Request(video=mp4, prompt="a green toy frog on a wooden table"),
+        "another prompt, two crops": Request(video=mp4, prompt="two red trains at night", seed=7, crops=2),
+        "prompt with signs": Request(video=mp4, prompt="\u00dcber \u732b\U0001f431\u202e, [SEP]\0\n" + 40 * "'"),
+        "prompt of many words": Request(video=png, prompt="word " * 100),
+        "blank prompt": Request(video=mp4, prompt=" \n"),
+        "prompt to no video": Request(video=bad["random bytes"], prompt="a green toy frog"),
+        "long prompt": Request(
+            video=mp4,
+            prompt="word " * 4000,
+            refusal="InputError: prompt is 20,000 bytes long; this server takes at most 16,384",
+        ),
     }
 
 
@@ -102,7 +115,8 @@ def answer_of(scorers: Mapping[str, Scorer | Client], request: Request) -> Answe
     options = {"frames": request.frames} if request.frames else {}
     try:
         scorer = scorers[request.metric]
-        answer = scorer.score(request.video, seed=request.seed, crops=request.crops, **options).as_dict()
+        asked = {"prompt": request.prompt, "seed": request.seed, "crops": request.crops, **options}
+        answer = scorer.score(request.video, **asked).as_dict()
     except DiffVQAError as error:
         return f"{type(error).__name__}: {error}"
     del answer["stage_seconds"]

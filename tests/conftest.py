@@ -83,17 +83,9 @@ def small_engines(small_weights, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prompted_engines(tmp_path_factory) -> Path:
     """Engines of a small AIGC-VQA, with random weights. Not to be changed."""
-    import build_engines
-    from prompted_network import SMALL
+    from prompted_network import build_small
 
-    from diffvqa_rt.models.aigc_vqa.network import random_network
-    from diffvqa_rt.models.weights import save_weights
-
-    folder = tmp_path_factory.mktemp("prompted")
-    save_weights(random_network(SMALL), folder / "small.safetensors", is_trained=False)
-    command = ["--metric", "aigc_vqa", "--weights", str(folder / "small.safetensors"), "--backend", "onnx,torch"]
-    assert build_engines.main([*command, "--out", str(folder / "engines")]) == 0
-    return folder / "engines"
+    return build_small(tmp_path_factory.mktemp("prompted"))
 
 
 @pytest.fixture

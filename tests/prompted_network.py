@@ -1,6 +1,11 @@
-"""A small AIGC-VQA, which builds and scores in a moment."""
+"""A small AIGC-VQA, which builds and scores in a moment.
+
+PYTHONPATH=tests:export python tests/prompted_network.py build/small
+"""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 from diffvqa_rt.metrics.aigc_vqa.config import AdapterConfig, ConvNextConfig, SwinConfig, VisionConfig
 from diffvqa_rt.metrics.aigc_vqa.presets import TINY
@@ -17,3 +22,21 @@ SMALL = dataclasses.replace(
     text=dataclasses.replace(TINY.text, width=48, layers=2, heads=3, prompt_tokens=9),
 )
 """Views of 64×64, cut into 8×8 pieces; four frames. Windows are shifted in the first two stages."""
+
+
+def build_small(folder: Path) -> Path:
+    """Builds its engines with random weights, by ONNX Runtime and torch. Returns their folder, in `folder`."""
+    import build_engines
+
+    from diffvqa_rt.models.aigc_vqa.network import random_network
+    from diffvqa_rt.models.weights import save_weights
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(random_network(SMALL), folder / "small.safetensors", is_trained=False)
+    command = ["--metric", "aigc_vqa", "--weights", str(folder / "small.safetensors"), "--backend", "onnx,torch"]
+    assert build_engines.main([*command, "--out", str(folder / "engines")]) == 0
+    return folder / "engines"
+
+
+if __name__ == "__main__":
+    print(build_small(Path(sys.argv[1])))

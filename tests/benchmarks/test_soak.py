@@ -110,11 +110,12 @@ def test_the_clients_requests_are_good_and_bad_and_of_many_kinds():
     requests = make_requests()
     assert len(requests) == 17 and len({(r.video, r.crops) for r in requests.values()}) == 17
     assert sum(bool(request.refusal) for request in requests.values()) == 4
-    both = make_requests(["diffvqa", "diffv2iqa"])
-    assert len(both) == 17 + 19 and both.keys() > requests.keys()
-    assert {name for name, request in both.items() if request.frames} == {
+    several = make_requests(["diffvqa", "diffv2iqa", "aigc_vqa"])
+    assert len(several) == 17 + 19 + 24 and several.keys() > requests.keys()
+    assert {name for name, request in several.items() if request.frames} == {
         *("diffv2iqa: three frames", "diffv2iqa: frames"),
     }
+    assert {name.partition(":")[0] for name, request in several.items() if request.prompt is not None} == {"aigc_vqa"}
 
 
 def test_misuse_is_status_2(capsys):

@@ -111,7 +111,7 @@ def engines_by_frames():
 
 
 def engines_of(own, config, folder):
-    """Those that are built, and in the place of each whose border is another with this config, exported ones."""
+    """The built engines, but exported ones where their border is another with this config."""
     engines = {provider: dict(own.engines("cpu", provider)) for provider in PROVIDERS}
     built = own.metric.engines(own.config)
     for name in (name for name, spec in own.metric.engines(config).items() if spec != built[name]):

@@ -9,16 +9,19 @@ import pytest
 import turns
 from diffvqa_kernels import testing
 from floors import Floor, RegressionError, read_floors
-from providers import BASELINE, prepared
+from providers import BASELINE, PROMPT, prepared
 from scans import HAS_GPU, PROVIDERS
 from stage_runs import WHOLE, StageInputs
 
+from diffvqa_rt import Scorer
 from diffvqa_rt.engines import open_engines
 from diffvqa_rt.metric import Request
 
 # Floor → stage. A picture has five crops.
 OF_A_VIDEO = {"vae_encoder": "vae_encoder", "unet_controller": "unet_controller", "score": WHOLE}
 OF_A_PICTURE = {"restoration_step": "restoration_step", "quality_branches": "quality_branches", "picture": WHOLE}
+OF_A_GENERATED_VIDEO = {"technical": "technical", "generated_video": WHOLE}
+PROMPTS = "ten_prompts"
 SCANS = ("scan_numba", "scan_onnx")
 ROUNDS = {"score": 2, "picture": 2}
 MANY_ROUNDS = 5
@@ -36,6 +39,11 @@ def picture_runs(diffv2iqa_engines, clip):
     return runs_by_provider(diffv2iqa_engines, clip, Request(frames=1))
 
 
+@pytest.fixture(scope="module")
+def prompted_runs(prompted_engines, clip):
+    return runs_by_provider(prompted_engines, clip)
+
+
 def runs_by_provider(folder, source, request=None):
     engines = {}
     for provider, backend in (("onnxruntime", "onnx"), (BASELINE, "torch")):
@@ -50,7 +58,7 @@ def check(name, runs):
 
 
 def test_every_floor_is_held_here():
-    assert set(read_floors()) == {*OF_A_VIDEO, *OF_A_PICTURE, *SCANS}
+    assert set(read_floors()) == {*OF_A_VIDEO, *OF_A_PICTURE, *OF_A_GENERATED_VIDEO, PROMPTS, *SCANS}
 
 
 @pytest.mark.parametrize("name", OF_A_VIDEO)
@@ -61,6 +69,20 @@ def test_engines_keep_their_speed_with_videos(video_runs, name):
 @pytest.mark.parametrize("name", OF_A_PICTURE)
 def test_engines_keep_their_speed_with_pictures(picture_runs, name):
     check(name, {provider: runs[OF_A_PICTURE[name]] for provider, runs in picture_runs.items()})
+
+
+@pytest.mark.parametrize("name", OF_A_GENERATED_VIDEO)
+def test_engines_keep_their_speed_with_prompts(prompted_runs, name):
+    check(name, {provider: runs[OF_A_GENERATED_VIDEO[name]] for provider, runs in prompted_runs.items()})
+
+
+def test_ten_prompts_see_a_video_once(prompted_engines, clip):
+    prompts = {"one_prompt": [PROMPT], "ten_prompts": [f"{PROMPT} at {hour} o'clock" for hour in range(10)]}
+    with Scorer.open(prompted_engines) as scorer:
+        check(
+            PROMPTS,
+            {name: lambda own=own: list(scorer.score_many([clip], prompts=[own])) for name, own in prompts.items()},
+        )
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from machine import machine
+from prompted_network import build_small
 
 from fuzz.corpus import sound_files
 from fuzz.engines import smallest_engines
@@ -35,12 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     files = sound_files()
     with TemporaryDirectory() as folder:
         engines = smallest_engines(Path(folder, "engines"))
+        prompted = build_small(Path(folder, "prompted"))
         parts: dict[str, Callable[[], Any]] = {}
         if arguments.files:
             parts["decoder"] = lambda: fuzz_files(files, arguments.files, arguments.seed)
             parts["command"] = lambda: fuzz_command(files, arguments.files, arguments.seed, engines)
         if arguments.requests:
-            parts["requests"] = lambda: fuzz_requests(engines, arguments.requests, arguments.seed)
+            parts["requests"] = lambda: fuzz_requests([engines, prompted], arguments.requests, arguments.seed)
         report: dict[str, Any] = {"machine": machine(PACKAGES), "seed": arguments.seed, "corpus": len(files)}
         faults: list[str] = []
         for name, run in parts.items():

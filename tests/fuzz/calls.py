@@ -75,7 +75,7 @@ def make_case(corpus: Corpus, seed: int, index: int) -> Case:
 
 def _infer_message(corpus: Corpus, choose: random.Random) -> tuple[tuple[str, ...], bytes]:
     """A request for one of the models, serialized, and the kinds of its mutations."""
-    model = choose.choice([corpus.models[-1], choose.choice(corpus.models)])
+    model = choose.choice([choose.choice(corpus.models_of_videos), choose.choice(corpus.models)])
     request = valid_request(corpus, model, choose)
     count = choose.choices([0, 1, 2, 3], [3, 60, 27, 10])[0]
     kinds = tuple(choose.sample(list(MUTATIONS), count))

@@ -26,6 +26,19 @@ ODD_TEXTS = (
     "a" * 255,
     "a" * 70_000,
 )
+ODD_PROMPTS = (
+    b"",
+    b" \r\n\t",
+    b"a c\xffat",
+    b"\xed\xa0\x80",  # half a surrogate pair
+    b"\xf0\x9f\x92",  # cut inside a character
+    bytes(range(32)),
+    b"[CLS] [SEP] [PAD]",
+    "e\u0301\u202e\u200b\U0001f4a9".encode() * 1000,
+    b"word " * 4000,
+    bytes(1 << 20),
+    b"a" * (1 << 20),
+)
 KEYS = (
     "sequence_id",
     "sequence_start",
@@ -171,6 +184,19 @@ def _video_size(request: pb.ModelInferRequest, corpus: Corpus, choose: random.Ra
             request.raw_input_contents[index] = content
 
 
+def _prompt(request: pb.ModelInferRequest, corpus: Corpus, choose: random.Random) -> None:
+    """One that is no text, blank or too long; one more where the model takes none; or none where it takes one."""
+    raw = request.raw_input_contents
+    place = next((index for index, tensor in enumerate(request.inputs) if tensor.name == "prompt"), None)
+    if place is not None and place < len(raw):
+        del request.inputs[place], raw[place]
+        if choose.random() < 0.2:
+            return
+    content = choose.choice((*ODD_PROMPTS, choose.randbytes(choose.choice((1, 20, 3000)))))
+    request.inputs.add(name="prompt", datatype="UINT8", shape=[len(content)])
+    raw.append(content)
+
+
 def _numbers(request: pb.ModelInferRequest, corpus: Corpus, choose: random.Random) -> None:
     for index, tensor in enumerate(request.inputs):
         if tensor.datatype in ("INT32", "INT64") and index < len(request.raw_input_contents):
@@ -242,6 +268,7 @@ MUTATIONS: dict[str, Mutation] = {
     "raw contents": _raw,
     "typed contents": _contents,
     "size": _video_size,
+    "prompt": _prompt,
     "numbers": _numbers,
     "floats": _floats,
     "outputs": _outputs,

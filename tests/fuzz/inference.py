@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import numpy as np
 from clips import make_clip
 from google.protobuf.message import DecodeError
+from prompted_network import SMALL
 from served import still
 from tritonclient.grpc import service_pb2 as pb
 
+from diffvqa_rt.metrics.aigc_vqa.metric import METRIC as PROMPTED
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.serving.models import served_models
@@ -30,7 +33,8 @@ TYPES = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
-_SERVED = served_models(METRIC, TINY, "embedded")
+PROMPTS = ("a cat on a sofa", "\u732b", "word " * 40)
+_SERVED = served_models(PROMPTED, SMALL, "embedded") | served_models(METRIC, TINY, "embedded")
 MODELS = tuple(_SERVED)
 ENSEMBLE = MODELS[-1]
 OPTIONAL = frozenset().union(*(spec.optional for spec in _SERVED.values()))
@@ -41,7 +45,7 @@ class Corpus:
     """What requests are made from.
 
     Attributes:
-        models: that get requests; every other request is for the last one.
+        models: that get requests; every other request is for one that takes a video.
         inputs: each model's, as the server's metadata says.
         outputs: their names by model.
         videos: encoded, small.
@@ -52,12 +56,16 @@ class Corpus:
     outputs: Mapping[str, tuple[str, ...]]
     videos: tuple[bytes, ...]
 
+    @property
+    def models_of_videos(self) -> list[str]:
+        return [name for name in self.models if any(tensor.name == "video" for tensor in self.inputs[name])]
 
-def read_corpus(stub: Any, models: tuple[str, ...] = MODELS) -> Corpus:
-    """The corpus for requests to some of a server's models, by its `ModelMetadata`."""
-    metadata = {name: stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=20) for name in MODELS}
+
+def read_corpus(stub: Any, models: tuple[str, ...] | None = None) -> Corpus:
+    """The corpus for requests to a server's models, or to some of them, by its `ModelMetadata`."""
+    metadata = {name: answer for name in MODELS if (answer := _metadata(stub, name)) is not None}
     return Corpus(
-        models=models,
+        models=models or tuple(metadata),
         inputs={name: tuple(answer.inputs) for name, answer in metadata.items()},
         outputs={name: tuple(output.name for output in answer.outputs) for name, answer in metadata.items()},
         videos=(
@@ -67,6 +75,16 @@ def read_corpus(stub: Any, models: tuple[str, ...] = MODELS) -> Corpus:
             still(),
         ),
     )
+
+
+def _metadata(stub: Any, model: str) -> Any:
+    """What the server says of a model; None where it does not serve it."""
+    try:
+        return stub.ModelMetadata(pb.ModelMetadataRequest(name=model), timeout=20)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return None
 
 
 def good_request(corpus: Corpus) -> pb.ModelInferRequest:
@@ -94,6 +112,8 @@ def _values(corpus: Corpus, tensor: Any, choose: random.Random) -> np.ndarray:
     shape = [1 if size < 0 else size for size in tensor.shape]
     if tensor.name == "video":
         return np.frombuffer(choose.choice(corpus.videos), np.uint8)
+    if tensor.name == "prompt":
+        return np.frombuffer(choose.choice(PROMPTS).encode(), np.uint8)
     if tensor.datatype == "UINT8":
         return generator.integers(0, 256, shape, dtype)
     if tensor.datatype == "FP32":

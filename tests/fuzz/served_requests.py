@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2_grpc
 from diffvqa_rt.serving.endpoints import fetch_metrics
 from diffvqa_rt.serving.tritonserver import children
 from fuzz.calls import CLOSED, DEADLINE_SECONDS, GOOD_EVERY, Call, Case, Wire, make_case
-from fuzz.inference import MODELS, Corpus, read_corpus, wraps_around
+from fuzz.inference import Corpus, read_corpus, wraps_around
 from fuzz.wire import Wires
 
 LIMITS = (
@@ -84,9 +84,10 @@ class RequestOutcomes:
         return dataclasses.asdict(self)
 
 
-def fuzz_requests(engines: Path, count: int, seed: int, *, first: int = 0) -> RequestOutcomes:
-    """Starts a server on an engine folder for `fuzz_served`, and stops it: that must go well, too."""
-    server = Served(engines, *LIMITS)
+def fuzz_requests(engines: Sequence[Path], count: int, seed: int, *, first: int = 0) -> RequestOutcomes:
+    """Starts a server on engine folders for `fuzz_served`, and stops it: that must go well, too."""
+    others = [word for folder in engines[1:] for word in ("--engines", str(folder))]
+    server = Served(engines[0], *others, *LIMITS)
     try:
         server.wait_until_ready()
         outcomes = fuzz_served(server, count, seed, first=first)
@@ -99,10 +100,11 @@ def fuzz_requests(engines: Path, count: int, seed: int, *, first: int = 0) -> Re
 
 
 def fuzz_served(
-    served: Served, count: int, seed: int, *, first: int = 0, models: tuple[str, ...] = MODELS
+    served: Served, count: int, seed: int, *, first: int = 0, models: tuple[str, ...] | None = None
 ) -> RequestOutcomes:
     """Sends the cases `first` … `first + count` of a seed to a server, some at a time, and the good request at last.
 
+    They are for all of its models that the corpus knows, or for those that are named.
     Errors that are Triton server's own are told from ours by our metric of faults. Where it has grown, each kind of
     error is provoked again, alone.
     """

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffvqa_rt.errors import CapacityError
+from diffvqa_rt.metric import PREPARATION
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 
 # In a checkout, and as the wheel installs it.
@@ -36,7 +37,7 @@ _CLIENTS_BY_NAME = {"test_one_video": 1, "test_sixteen_clients": 16}
 
 
 StageSeconds = Mapping[str, float]
-"""Seconds of one video that is alone on its device, by the metric's stage."""
+"""Seconds of one video that is alone on its device, by the metric's stage; 0 of one that its request did not take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,7 +250,7 @@ def _from_scores(name: str, objects: Iterable[Mapping[str, Any]]) -> list[Measur
     for row in objects:
         if "stage_seconds" in row:  # a video that failed has none
             metric = _metric_of(row)
-            kind = (metric, str(row["model"]).removesuffix(" (untrained)"), str(row["backend"]))
+            kind = (metric, str(row["model"]).replace(" (untrained)", ""), str(row["backend"]))
             rows.setdefault(kind, []).append(_stage_seconds(metric, row["stage_seconds"]))
     return [
         MeasurementFile(
@@ -334,11 +335,16 @@ def _metric_of(facts: Mapping[str, Any]) -> str:
     return metric_named(str(facts.get("metric", DEFAULT))).name
 
 
-def _stage_seconds(metric: str, values: Mapping[str, Any]) -> StageSeconds:
-    names = metric_named(metric).stages
-    if missing := [name for name in names if name not in values]:
+def _stage_seconds(name: str, values: Mapping[str, Any]) -> StageSeconds:
+    """Seconds of each stage of a metric: none of those that the video's chain does not have."""
+    metric = metric_named(name)
+    chains = metric.chains(next(iter(metric.presets.values()))).values()
+    needed = [{*PREPARATION, *(item.stage for item in chain)} for chain in chains]
+    missing = [stage for stage in metric.stages if stage not in values]
+    if not any(stages <= values.keys() for stages in needed):
         raise ValueError(f"stage_seconds lacks {', '.join(missing)}")
-    return {name: _number(name, values, lambda value: value >= 0) for name in names}
+    absent = dict.fromkeys(missing, 0.0)
+    return {stage: _number(stage, absent | values, lambda value: value >= 0) for stage in metric.stages}
 
 
 def _is_positive(value: float) -> bool:

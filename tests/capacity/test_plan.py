@@ -311,6 +311,17 @@ def test_scores_of_ones_own_machine_are_a_measurement(tmp_path):
     assert len(alone.videos) == 1
 
 
+def test_a_video_without_a_prompt_has_no_stages_that_read_one(tmp_path):
+    seconds = dict.fromkeys(("decode", "views", "technical", "aesthetic"), 0.2)
+    row = a_score(metric="aigc_vqa", model="tiny (untrained), without prompt", stage_seconds=seconds)
+    path = write_lines(tmp_path / "scores.json", row)
+    found = measurement_from([path], Wanted(device="mine", is_gpu=None), this_machines_cores=2)
+    assert found.preset == "tiny, without prompt"
+    assert found.videos == ({**seconds, "vision": 0.0, "alignment": 0.0},)
+    assert Device(found).seconds_alone == pytest.approx(0.8)
+    assert "vision" not in Device(found).limits()
+
+
 def plan(capsys, *arguments: str | Path) -> tuple[int, str, str]:
     """(status, stdout, stderr) of `diffvqa plan`."""
     status = cli.main(["plan", *map(str, arguments)])
@@ -375,6 +386,7 @@ def test_a_processor_is_no_gpu(capsys):
         (b'{"benchmarks": [{}]}', "'extra_info' is missing"),
         (b'{"benchmarks": [{"extra_info": {"clients": -1}, "name": ""}]}', "clients is -1"),
         (json.dumps(a_score(stage_seconds={"decode": 1})).encode(), "lacks views, vae_encoder, denoise, head"),
+        (json.dumps(a_score(metric="aigc_vqa", stage_seconds={"decode": 1})).encode(), "lacks views, technical"),
         (json.dumps(a_score(stage_seconds=dict.fromkeys(STAGES, math.nan))).encode(), "decode is nan"),
         (json.dumps(a_score(stage_seconds=dict.fromkeys(STAGES, -1))).encode(), "decode is -1"),
         (json.dumps(a_score(stage_seconds=dict.fromkeys(STAGES, "1"))).encode(), "decode is '1'"),

@@ -343,8 +343,8 @@ def _stage_seconds(name: str, values: Mapping[str, Any]) -> StageSeconds:
     missing = [stage for stage in metric.stages if stage not in values]
     if not any(stages <= values.keys() for stages in needed):
         raise ValueError(f"stage_seconds lacks {', '.join(missing)}")
-    absent = dict.fromkeys(missing, 0.0)
-    return {stage: _number(stage, absent | values, lambda value: value >= 0) for stage in metric.stages}
+    whole = dict.fromkeys(missing, 0.0) | dict(values)
+    return {stage: _number(stage, whole, lambda value: value >= 0) for stage in metric.stages}
 
 
 def _is_positive(value: float) -> bool:

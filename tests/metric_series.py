@@ -9,13 +9,16 @@ from typing import get_args
 
 import pytest
 
-from diffvqa_rt.metrics.diffvqa.metric import METRIC
-from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.metrics.registry import METRICS, metric_named
 from diffvqa_rt.serving.models import Form, served_models
 
 ROOT = Path(__file__).parents[1]
 
-MODELS = {model for form in get_args(Form) for model in served_models(METRIC, TINY, form)}
+_NETWORKS = [(metric, metric.presets["tiny"]) for metric in map(metric_named, METRICS)]
+MODELS = {
+    model for metric, config in _NETWORKS for form in get_args(Form) for model in served_models(metric, config, form)
+}
+ENSEMBLES = {chain for metric, config in _NETWORKS for chain in metric.chains(config)}
 
 
 def our_series() -> dict[str, dict[str, set[str]]]:
@@ -42,7 +45,9 @@ def our_series() -> dict[str, dict[str, set[str]]]:
         metrics = runpy.run_path(str(ROOT / "diffvqa_rt" / "serving" / "metrics.py"))
         for model in MODELS:
             metrics["Failures"](f"{model}_0_0")
-        metrics["ScoreMetrics"](METRIC.name, METRIC.stages, TINY.score_range)
+        for metric, config in _NETWORKS:
+            for chain in metric.chains(config):
+                metrics["ScoreMetrics"](chain, metric.stages, config.score_range)
     return series
 
 

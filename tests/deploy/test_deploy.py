@@ -15,7 +15,7 @@ from pathlib import Path
 import build_engines
 import pytest
 import yaml
-from metric_series import MODELS, OURS, TRITONS
+from metric_series import ENSEMBLES, MODELS, OURS, TRITONS
 from packaging.specifiers import SpecifierSet
 
 from diffvqa_rt import __version__, cli
@@ -35,6 +35,8 @@ FIRST_SAFE_RELEASE = (26, 7)
 
 TRITONS_REASONS = {"REJECTED", "CANCELED", "BACKEND", "OTHER"}
 
+
+PREPARING = {model for model in MODELS if model.endswith("preprocess")}
 
 # What Prometheus says of each target that it scrapes.
 PROMETHEUS = {"up"}
@@ -323,20 +325,28 @@ def test_a_request_that_failed_is_counted_once(place, reasons):
     # `unavailable` of `denoise` stands for a failure of `unet_controller`.
     assert ours.name == "diffvqa_failures_total" and passed(ours, "reason") == reasons
     assert passed(ours, "model_instance") == OURS[ours.name]["model_instance"]
-    # `diffvqa` counts the same requests again; `preprocess` has another way to do what `dali` fails at.
-    assert tritons.name == "nv_inference_request_failure" and passed(tritons, "model") == MODELS - {"diffvqa", "dali"}
+    # Ensembles count the same requests again; `preprocess` has another way to do what `dali` fails at.
+    of_dali = {model for model in MODELS if model.endswith("dali")}
+    assert tritons.name == "nv_inference_request_failure" and passed(tritons, "model") == MODELS - ENSEMBLES - of_dali
     assert passed(tritons, "reason") == TRITONS_REASONS - {"CANCELED"}
     for selector in requests:
-        assert selector.name == "nv_inference_request_success" and passed(selector, "model") == {"preprocess"}
+        assert selector.name == "nv_inference_request_success" and passed(selector, "model") == PREPARING
 
 
 def test_who_was_sent_away_is_told_by_the_model_that_knows_of_a_stop():
     (path,) = (path for path in ROOT.glob("triton_repo/*/1/model.py") if "is_stopped" in path.read_text("utf-8"))
     models = served_models(METRIC, TINY, "embedded").values()
     (name,) = (model.name for model in models if model.program == path.parts[-3])
+    assert name in PREPARING
     (unavailable,) = selectors("panel Videos failed, B")
     assert passed(unavailable, "reason") == {"unavailable"}
-    assert passed(unavailable, "model_instance") == {f"{name}_0_0"}
+    assert passed(unavailable, "model_instance") == {f"{model}_0_0" for model in PREPARING}
+
+
+@pytest.mark.parametrize("place", ["alert DiffVQAQueue", "panel Videos scored, A", "adapter's metric"])
+def test_a_scored_video_of_any_metric_is_counted(place):
+    (counted,) = (one for one in selectors(place) if one.name == "nv_inference_request_success")
+    assert passed(counted, "model") == ENSEMBLES
 
 
 def test_the_autoscaler_reads_what_the_adapter_makes_of_the_scraped_pods():

@@ -41,7 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not BUILDS.keys().isdisjoint(fixtures_of(item)):
             item.add_marker(pytest.mark.engines)
-            item.add_marker(pytest.mark.engines)
 
 
 @pytest.fixture(scope="session")

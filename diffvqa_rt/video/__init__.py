@@ -11,7 +11,7 @@ from diffvqa_rt.video.crops import MAX_SEED, crop_places
 from diffvqa_rt.video.decode import sample_frames
 from diffvqa_rt.video.sampled import SampledFrames, VideoInfo
 
-DECODING_VERSION = 2
+DECODING_VERSION = 3
 """Goes up when the same file is to give other pixels: another decoder, other colours, other samples, other views.
 
 What keeps anything that was made from decoded pixels has it in its key, so that two decoders' results never mix.

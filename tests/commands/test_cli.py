@@ -80,7 +80,7 @@ def test_a_bad_file_is_reported_and_the_others_are_still_scored(diffvqa, clip, t
     assert status == 1
     assert "score" in good
     assert "missing.mp4 cannot be read" in missing["error"] and "score" not in missing
-    assert "Is a directory" in folder["error"]
+    assert "is a folder without pictures of its own" in folder["error"]
     assert missing["error"] in err and folder["error"] in err
     table = diffvqa(tmp_path / "missing.mp4")[1].splitlines()
     assert table[1].split() == ["failed", str(tmp_path / "missing.mp4")]

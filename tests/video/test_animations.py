@@ -3,14 +3,19 @@
 import io
 import struct
 import tracemalloc
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from pictures import animation, encoded, picture
 from PIL import Image
 
+from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.video import sample_frames
 
+GENERATED = Path(__file__).parents[2].parent / "shared" / "media" / "aigc"
+OVER_WHITE = ScoreWarning("transparency-over-white", "where it is transparent, it is scored over white")
 DELAYS_MS = [100, 300, 50, 150, 400]
 
 
@@ -35,6 +40,21 @@ def test_an_animation_is_a_video_by_its_delays(file_format: str, codec: str, cou
     assert info.duration_seconds == pytest.approx(1.0)
     assert info.frame_rate_hz == pytest.approx(5.0)
     assert sampled.warnings == ()
+
+
+@pytest.mark.skipif(not GENERATED.is_dir(), reason="the generated clips are not beside this repository")
+def test_generated_gifs_are_those_of_ffmpeg() -> None:
+    for path in sorted(GENERATED.glob("*.gif")):
+        with av.open(path) as container:
+            shown = list(container.decode(video=0))
+        delays = [float(frame.duration * frame.time_base) for frame in shown]
+        for count in (8, 16):
+            chosen = on_screen(delays, count)
+            sampled = sample_frames(path, count)
+            assert sampled.timestamps_seconds == pytest.approx([shown[index].time for index in chosen]), path
+            for frame, index in zip(sampled.frames, chosen, strict=True):
+                np.testing.assert_array_equal(frame, shown[index].to_ndarray(format="rgb24"), str(path))
+            assert sampled.warnings == (), path
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
@@ -104,6 +124,46 @@ def test_apng_blends_and_disposes() -> None:
     full = Image.new("RGBA", (8, 6), (200, 0, 0, 255))
     content = encoded(full, "PNG", save_all=True, append_images=[half, full], blend=[0, 1, 0], duration=100)
     assert np.abs(sample_frames(content, 3).frames[1][0, 0].astype(int) - (100, 0, 100)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"),
+    [("PNG", {"disposal": 1, "blend": 0}), ("WEBP", {"lossless": True, "exact": True}), ("AVIF", {"quality": 100})],
+)
+def test_a_transparent_animation_is_over_white_and_says_so(file_format: str, options: dict) -> None:
+    opacities = (255, 128, 0)
+    images = [Image.new("RGBA", (32, 32), (200, 0, 100, opacity)) for opacity in opacities]
+    content = encoded(images[0], file_format, save_all=True, append_images=images[1:], duration=100, **options)
+    sampled = sample_frames(content, 3)
+    white = Image.new("RGBA", (32, 32), "white")
+    for frame, image in zip(sampled.frames, images, strict=True):
+        expected = np.asarray(Image.alpha_composite(white, image).convert("RGB"), np.int16)
+        assert np.abs(frame - expected).max() <= (3 if file_format == "AVIF" else 1)
+    assert sampled.warnings == (OVER_WHITE,)
+    # Of three spans, the middle of one; a picture that is not sampled has no say.
+    opaque = encoded(images[0], file_format, save_all=True, append_images=images[::-1], duration=[900, 50, 50, 50])
+    assert sample_frames(opaque, 1).warnings == ()
+
+
+def test_a_gif_that_nothing_covers_is_over_white_and_says_so() -> None:
+    sampled = sample_frames(gif((1, 3, CORNER, 1)), 1)
+    assert (tuple(sampled.frames[0][0, 0]), tuple(sampled.frames[0][3, 4])) == (GREEN, (255, 255, 255))
+    assert sampled.warnings == (OVER_WHITE,)
+    covered = sample_frames(gif((1, 3, WHOLE, 0), (1, 3, CORNER, 3)), 2)
+    assert tuple(covered.frames[1][0, 0]) == RED
+    assert covered.warnings == ()
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize("loop", [None, 0, 3])
+def test_neither_loops_nor_interlacing_count(loop: int | None, interlace: int) -> None:
+    options = {"interlace": interlace} | ({} if loop is None else {"loop": loop})
+    sampled, plain = (
+        sample_frames(animation("GIF", DELAYS_MS, **options), 8),
+        sample_frames(animation("GIF", DELAYS_MS), 8),
+    )
+    np.testing.assert_array_equal(np.stack(sampled.frames), np.stack(plain.frames))
+    assert sampled.info == plain.info
 
 
 def test_memory_does_not_grow_with_an_animation() -> None:

@@ -31,8 +31,8 @@ def rgb_of(
 ) -> tuple[NDArray[np.uint8], tuple[ScoreWarning, ...]]:
     """The pixels, [H, W, 3] uint8 RGB by the ICC profile, not turned, and what is to be said of them.
 
-    `grey_range` has the samples that are black and white in a grey picture of more than 8 bits. Alpha is ignored, unless
-    the picture is to be laid over white.
+    `grey_range` has the samples that are black and white in a grey picture of more than 8 bits. Alpha is ignored, or
+    with `is_over_white` the picture is laid over white.
 
     Raises:
         PictureFaultError: its samples have no known scale.
@@ -47,7 +47,7 @@ def rgb_of(
 
 
 def _alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
-    """The opacity, [H, W] uint8, None of a picture without; a grey level of 16 bits that is transparent counts not."""
+    """The opacity, [H, W] uint8, None where all is opaque; so counts 16-bit grey with a transparent level."""
     if not image.has_transparency_data or image.mode.startswith("I"):
         return None
     return np.asarray(image.convert("RGBA").getchannel("A"))

@@ -99,8 +99,8 @@ def sample_picture_of_sequence(name: str, file: BinaryIO) -> SampledFrames:
             if header is not None and len(header.delays) <= 1:
                 return _sample_picture(file, header, picture_format, 1, is_over_white=True)
     raise VideoDecodeError(
-        f"{name} is not a still picture, as those of a folder must be; take it out of the folder, and give it by itself "
-        "if it is a video"
+        f"{name} is not a still picture, as those of a folder must be; take it out of the folder, and give it by "
+        "itself if it is a video"
     )
 
 

@@ -25,7 +25,9 @@ CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs built engines."""
     for item in items:
-        if {"built_engines", "small_engines", "diffv2iqa_engines"} & set(getattr(item, "fixturenames", ())):
+        if {"built_engines", "small_engines", "diffv2iqa_engines", "prompted_engines"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker(pytest.mark.engines)
 
 
@@ -76,6 +78,22 @@ def small_engines(small_weights, tmp_path_factory) -> Path:
     command = ["--weights", str(small_weights), "--backend", "onnx,torch", "--out", str(folder)]
     assert build_engines.main(command) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def prompted_engines(tmp_path_factory) -> Path:
+    """Engines of a small AIGC-VQA, with random weights. Not to be changed."""
+    import build_engines
+    from prompted_network import SMALL
+
+    from diffvqa_rt.models.aigc_vqa.network import random_network
+    from diffvqa_rt.models.weights import save_weights
+
+    folder = tmp_path_factory.mktemp("prompted")
+    save_weights(random_network(SMALL), folder / "small.safetensors", is_trained=False)
+    command = ["--metric", "aigc_vqa", "--weights", str(folder / "small.safetensors"), "--backend", "onnx,torch"]
+    assert build_engines.main([*command, "--out", str(folder / "engines")]) == 0
+    return folder / "engines"
 
 
 @pytest.fixture

@@ -132,6 +132,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     engines = [open_engines(arguments)] if uses_engines else []
     config = evaluate.EvaluationConfig(split_seed=arguments.split_seed, resamples=arguments.resamples)
+    for model in engines:
+        for table in tables:
+            model.has_prompts(table)  # or an error, before the first video is scored
     scored = []
     for model in [*engines, *arguments.scores]:
         for table in tables:
@@ -142,7 +145,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 by_protocol = model.scores(table, protocols, kept)
             for protocol, by_split in by_protocol.items():
                 scores = evaluate.ModelScores(
-                    model=model.name, trained_on=model.trained_on, by_split=by_split, crops=model.crops
+                    model=model.name,
+                    trained_on=model.trained_on,
+                    by_split=by_split,
+                    crops=model.crops,
+                    has_prompts=model.has_prompts(table),
                 )
                 scored.append((table, scores, protocol))
     failures = {sentence: None for _, scores, _ in scored for part in scores.by_split for sentence in part.failures}

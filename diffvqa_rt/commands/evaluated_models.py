@@ -14,7 +14,7 @@ from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.evaluation.data_sets import ProtocolName
 from diffvqa_rt.evaluation.mos_table import MosTable
 from diffvqa_rt.evaluation.protocols import SPLITS, is_by_row
-from diffvqa_rt.evaluation.scores import Scores, ScoreStamp, VideoScorer, read_scores, score_rows
+from diffvqa_rt.evaluation.scores import Scores, ScoreStamp, VideoScorer, prompts_of, read_scores, score_rows
 from diffvqa_rt.scoring import Scorer
 
 
@@ -53,6 +53,9 @@ class Predictions:
         """Not known: files have scores alone."""
         return None
 
+    def has_prompts(self, table: MosTable) -> None:
+        """Not known either."""
+
 
 def _divided_by(protocol: ProtocolName) -> str:
     """The word that `{by}` stands for: what splits keep whole."""
@@ -65,6 +68,7 @@ class Engines:
 
     name: str
     metric: str
+    takes_prompt: bool
     trained_on: str | None
     scorer: VideoScorer
     stamp: ScoreStamp
@@ -73,6 +77,13 @@ class Engines:
     @property
     def crops(self) -> int:
         return self.stamp.crops
+
+    def has_prompts(self, table: MosTable) -> bool | None:
+        """True where the table's videos are scored against prompts; None of a metric that takes none.
+
+        Raises EvaluationError where only some of the videos have one.
+        """
+        return bool(prompts_of(table)) if self.takes_prompt else None
 
     def scores(
         self, table: MosTable, protocols: Sequence[ProtocolName], path: Path
@@ -95,6 +106,7 @@ class Engines:
                 rows,
                 path,
                 self.stamp,
+                prompts=prompts_of(table) if self.takes_prompt else None,
                 short_side=table.short_side,
                 batch=self.batch,
                 on_video=lambda: bar.update(),
@@ -117,4 +129,12 @@ def open_engines(arguments: argparse.Namespace) -> Engines:
         crops=arguments.crops,
     )
     name = arguments.model or manifest.model_label
-    return Engines(name, manifest.metric.name, arguments.trained_on, scorer, stamp, arguments.batch)
+    return Engines(
+        name,
+        manifest.metric.name,
+        manifest.metric.prompts is not None,
+        arguments.trained_on,
+        scorer,
+        stamp,
+        arguments.batch,
+    )

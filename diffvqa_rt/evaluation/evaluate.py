@@ -32,12 +32,15 @@ class ModelScores:
         trained_on: the `MosTable.name` of what it was trained on; None where that is not known.
         by_split: one set of scores for all, or, where a model was trained for each random split, one for each.
         crops: the crop positions that a score is the mean of; None where that is not known.
+        has_prompts: whether each video was scored against its prompt; None of a model that takes none, or where that is
+            not known.
     """
 
     model: str
     trained_on: str | None
     by_split: tuple[Scores, ...]
     crops: int | None = None
+    has_prompts: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +48,8 @@ class Evaluation:
     """A model on one test set.
 
     Attributes:
-        model, trained_on, crops: as in `ModelScores`.
+        model: its name; one that takes prompts, and had none, is another model.
+        trained_on, crops, has_prompts: as in `ModelScores`.
         data, kind, test_set: the data set's name, what is in it, and the test set's title, such as `LSVQ test`.
         protocol: how.
         whole: over all tested videos, with intervals; None where each random split has scores of its own.
@@ -59,6 +63,7 @@ class Evaluation:
     model: str
     trained_on: str | None
     crops: int | None
+    has_prompts: bool | None
     data: str
     kind: Kind
     test_set: str
@@ -202,9 +207,10 @@ def _evaluation(
     excluded: Sequence[str],
 ) -> Evaluation:
     return Evaluation(
-        model=model.model,
+        model=f"{model.model}, without prompt" if model.has_prompts is False else model.model,
         trained_on=model.trained_on,
         crops=model.crops,
+        has_prompts=model.has_prompts,
         data=table.name,
         kind=table.kind,
         test_set=test_set,

@@ -237,6 +237,13 @@ def caption(evaluations: Sequence[Evaluation], resamples: int, published: Sequen
         sentences.append(f"{titles['published']}: the published test split.")
     if titles["whole"]:
         sentences.append(f"{titles['whole']}: all {kinds} of the data set.")
+    with_prompts, without = ([one for one in evaluations if one.has_prompts is has] for has in (True, False))
+    if with_prompts:
+        sentences.append(f"{_models(with_prompts)}: each video is scored against its prompt.")
+    if without:
+        sentences.append(
+            f"{_models(without)}: the video alone, on another scale; not comparable with scores of prompts."
+        )
     for model, crops in dict.fromkeys((one.model, one.crops) for one in evaluations if one.crops):
         sentences.append(f"{_escape(model)}: {crops} crop position{'s' if crops > 1 else ''} of each.")
     test_sets = _test_sets(evaluations)

@@ -23,14 +23,20 @@ from diffvqa_rt.evaluation.shrinking import read_shrunk
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.video import DECODING_VERSION
 
-_KEYS = ("video", "source", "score", "raw_score", "error")
+_KEYS = ("video", "source", "prompt", "score", "raw_score", "error")
 
 
 class VideoScorer(Protocol):
     """Scores videos: `diffvqa_rt.Scorer`, or a stand-in."""
 
     def score_many(
-        self, sources: Iterable[Path | NDArray[np.uint8]], *, seed: int, crops: int, batch: int
+        self,
+        sources: Iterable[Path | NDArray[np.uint8]],
+        *,
+        prompts: Sequence[str] | None = None,
+        seed: int,
+        crops: int,
+        batch: int,
     ) -> Iterator[VideoScore | ScoringFailure]: ...
 
 
@@ -66,12 +72,13 @@ def read_scores(path: Path, table: MosTable) -> Scores:
 
     Raises:
         MosTableError: the file cannot be read or is malformed, an entry's score is no finite number, a video has two,
-            or there is none for any video of the table.
+            there is none for any video of the table, or some are of a prompt and others are not.
     """
     names = {row.name: row.name for row in table.rows}
     files = {os.path.abspath(row.video): row.name for row in table.rows}
     by_name: dict[str, float] = {}
     failures: list[str] = []
+    first_place: dict[bool, str] = {}
     for row in _read_entries(path):
         video = row.cells.get("video") or row.cells["source"]
         name = names.get(video) or files.get(os.path.abspath(video))
@@ -83,6 +90,12 @@ def read_scores(path: Path, table: MosTable) -> Scores:
         if name in by_name:
             raise MosTableError(f"{row.where}: {video} appears twice")
         by_name[name] = parse_number(row.where, "score", row.cells.get("raw_score") or row.cells["score"])
+        first_place.setdefault(bool(row.cells.get("prompt")), row.where)
+        if len(first_place) > 1:
+            raise MosTableError(
+                f"{row.where}: a score {'with' if row.cells.get('prompt') else 'without'} a prompt, unlike that in "
+                f"{first_place[not row.cells.get('prompt')]}; the two do not compare, put them into two files"
+            )
     if not by_name:
         example = table.rows[0].name
         raise MosTableError(f"{path} has no score for any {table.kind} of {table.title} (one of them is {example})")
@@ -111,6 +124,8 @@ def _read_json_lines(path: Path) -> Iterator[SourceRow]:
         entry = _parse_json(where, line)
         if ("video" not in entry and "source" not in entry) or ("score" not in entry and "error" not in entry):
             raise MosTableError(f"{where}: expected the keys 'video' (or 'source') and 'score'")
+        if entry.get("prompt") is None:
+            entry.pop("prompt", None)
         yield SourceRow(where, {key: str(entry[key]) for key in _KEYS if key in entry})
 
 
@@ -124,12 +139,26 @@ def _parse_json(where: str, line: bytes) -> dict[str, Any]:
     return entry
 
 
+def prompts_of(table: MosTable) -> dict[str, str]:
+    """The prompt of each row by its name; empty where none has one. Raises EvaluationError where only some have."""
+    prompts = {row.name: row.prompt for row in table.rows if row.prompt is not None}
+    if prompts and len(prompts) < len(table.rows):
+        without = next(row.name for row in table.rows if row.prompt is None)
+        raise EvaluationError(
+            f"{table.title}: {len(table.rows) - len(prompts)} of {len(table.rows)} {table.kind}s have no prompt, "
+            f"{without} for one; scores with a prompt and without one do not compare: make two tables of them, or give "
+            "all a prompt, or none"
+        )
+    return prompts
+
+
 def score_rows(
     scorer: VideoScorer,
     rows: Sequence[MosRow],
     path: Path,
     stamp: ScoreStamp,
     *,
+    prompts: Mapping[str, str] | None = None,
     short_side: int | None = None,
     batch: int = 1,
     on_video: Callable[[], None] = lambda: None,
@@ -142,16 +171,18 @@ def score_rows(
         path: JSON Lines, made if need be, appended to otherwise. A last line without an end, as a killed run may leave
             it, is dropped.
         stamp: what the scores depend on.
+        prompts: of each row by its name, for a scorer that takes them; None or empty to score the videos alone.
         short_side: as in `MosTable`; pictures are then shrunk here, and the scorer gets their pixels.
         batch: how many videos go through the engines together; changes no score.
         on_video: called after each video, those that were kept before included.
 
     Raises:
-        EvaluationError: the file holds scores with another stamp, or of other videos under these names.
+        EvaluationError: the file holds scores with another stamp, or of other videos or prompts under these names.
         MosTableError: the file is malformed.
         OSError: the file cannot be written.
     """
-    kept = _read_kept(path, stamp, {row.name: _file_bytes(row.video) for row in rows})
+    prompts = prompts or {}
+    kept = _read_kept(path, stamp, {row.name: (_file_bytes(row.video), prompts.get(row.name)) for row in rows})
     for row in rows:
         if row.name in kept:
             on_video()
@@ -162,17 +193,20 @@ def score_rows(
     if short_side is not None:
         scoring.clear()
         sources = _shrink(remaining, short_side, scoring, failures, on_video)
+    options: dict[str, Any] = {"prompts": [prompts[row.name] for row in remaining]} if prompts else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        for result in scorer.score_many(sources, seed=stamp.seed, crops=stamp.crops, batch=batch):
+        for result in scorer.score_many(sources, seed=stamp.seed, crops=stamp.crops, batch=batch, **options):
             row = scoring.popleft()
             if isinstance(result, ScoringFailure):
                 failures.append(result.error if short_side is None else f"{row.video}: {result.error}")
             elif not math.isfinite(score := result.raw_score):  # clamped to the range, the order would be lost
                 failures.append(f"{row.name}: its score is {score}")
             else:
-                entry = {"video": row.name, "score": score, **asdict(stamp)}
-                file.write(json.dumps(entry | {"file_bytes": _file_bytes(row.video)}).encode() + b"\n")
+                entry = {"video": row.name, "score": score, **asdict(stamp), "file_bytes": _file_bytes(row.video)}
+                if prompts:
+                    entry["prompt"] = prompts[row.name]
+                file.write(json.dumps(entry).encode() + b"\n")
                 file.flush()
                 kept[row.name] = score
             on_video()
@@ -206,7 +240,8 @@ def _file_bytes(path: Path) -> int | None:
         return None
 
 
-def _read_kept(path: Path, stamp: ScoreStamp, file_bytes: Mapping[str, int | None]) -> dict[str, float]:
+def _read_kept(path: Path, stamp: ScoreStamp, inputs: Mapping[str, tuple[int | None, str | None]]) -> dict[str, float]:
+    """The kept scores by name; `inputs` are the bytes and the prompt of each row by its name."""
     if not path.exists():
         return {}
     content = path.read_bytes()
@@ -222,9 +257,16 @@ def _read_kept(path: Path, stamp: ScoreStamp, file_bytes: Mapping[str, int | Non
                     "choose another --out, or delete the file"
                 )
         name = str(entry.get("video"))
-        if entry.get("file_bytes") != file_bytes.get(name, entry.get("file_bytes")):
+        was = (entry.get("file_bytes"), entry.get("prompt"))
+        now = inputs.get(name, was)
+        if was[0] != now[0]:
             raise EvaluationError(
-                f"{where}: {name} was another file ({entry.get('file_bytes')} bytes, and now {file_bytes[name]}); "
+                f"{where}: {name} was another file ({was[0]} bytes, and now {now[0]}); "
+                "choose another --out, or delete the file"
+            )
+        if was[1] != now[1]:
+            raise EvaluationError(
+                f"{where}: {name} had another prompt ({was[1]!r}, and now {now[1]!r}); "
                 "choose another --out, or delete the file"
             )
         kept[name] = parse_number(where, "score", str(entry.get("score")))

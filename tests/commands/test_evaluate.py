@@ -125,7 +125,7 @@ def stand_in(monkeypatch):
         weights=SimpleNamespace(sha256="abc", is_trained=True),
         backends={"onnx": SimpleNamespace(files={"head.onnx": "123"})},
         model_label="tiny",
-        metric=SimpleNamespace(name="diffvqa"),
+        metric=SimpleNamespace(name="diffvqa", prompts=None),
     )
     holder = SimpleNamespace(scorer=StandInScorer(), manifest=manifest)
 
@@ -166,6 +166,35 @@ def test_engines_and_files_stand_in_one_table_and_only_tested_videos_are_scored(
     assert status == 0
     assert stand_in.scorer.scored == [str(1030 + i) for i in range(30)]
     assert "| Test set | mine test |  |" in out and "| tiny |" in out and "| M | **0.9" in out
+
+
+def write_prompted(folder, prompts):
+    lines = [f"{1000 + i}.mp4,{i},{prompt}" for i, prompt in enumerate(prompts)]
+    for i in range(len(prompts)):
+        write(folder / f"{1000 + i}.mp4")
+    return write(folder / "mine.csv", "video,mos,prompt\n" + "\n".join(lines) + "\n")
+
+
+def test_a_metric_that_takes_prompts_gets_them_and_another_does_not(evaluate, stand_in, tmp_path):
+    table = write_prompted(tmp_path, [f"cat {i // 2}" for i in range(COUNT)])
+    assert evaluate(f"csv={table}", "--engines", "x")[0] == 0 and "prompts" not in stand_in.scorer.options
+    shutil.rmtree(tmp_path / "out")
+    stand_in.manifest.metric.prompts = "its way to read them"
+    status, out, _ = evaluate(f"csv={table}", "--engines", "x")
+    assert status == 0 and stand_in.scorer.options["prompts"] == [f"cat {i // 2}" for i in range(COUNT)]
+    assert "| tiny |" in out and "tiny: each video is scored against its prompt." in out
+    shutil.rmtree(tmp_path / "out")
+    status, out, _ = evaluate(f"csv={write_prompted(tmp_path, [''] * COUNT)}", "--engines", "x")
+    assert status == 0 and "| tiny, without prompt |" in out and "prompts" not in stand_in.scorer.options
+
+
+def test_no_video_is_scored_of_tables_that_mix(evaluate, stand_in, tmp_path):
+    folder = write_data_set(tmp_path / "konvid")
+    table = write_prompted(tmp_path, ["a cat"] * (COUNT - 1) + [""])
+    stand_in.manifest.metric.prompts = "its way to read them"
+    status, out, err = evaluate(f"konvid-1k={folder}", f"csv={table}", "--engines", "x")
+    assert status == 1 and out == "" and stand_in.scorer.scored == []
+    assert "mine: 1 of 60 videos have no prompt, 1059.mp4 for one" in err
 
 
 def test_missing_videos_refuse_a_data_set_or_are_skipped(evaluate, stand_in, tmp_path):

@@ -43,7 +43,7 @@ def stand_in(monkeypatch):
         weights=SimpleNamespace(sha256="abc", is_trained=True),
         backends={"onnx": SimpleNamespace(files={"head.onnx": "123"})},
         model_label="tiny",
-        metric=SimpleNamespace(name="diffv2iqa"),
+        metric=SimpleNamespace(name="diffv2iqa", prompts=None),
     )
     scorer = StandInScorer()
     engines = SimpleNamespace(

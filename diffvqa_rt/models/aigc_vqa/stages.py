@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from diffvqa_rt.models.aigc_vqa.adapter import Adapter
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, TechnicalBranch, align
 from diffvqa_rt.models.aigc_vqa.reward import Reward
-from diffvqa_rt.models.aigc_vqa.swin import WindowAttention
+from diffvqa_rt.models.aigc_vqa.swin import FoldedWindowAttention, WindowAttention
 from diffvqa_rt.models.aigc_vqa.text_encoder import TextEncoder
 from diffvqa_rt.models.registry import MetricModels
 
@@ -41,9 +41,9 @@ def folded(branch: TechnicalBranch) -> TechnicalBranch:
     """
     shared = (*branch.parameters(), *branch.buffers())
     branch = copy.deepcopy(branch, {id(tensor): tensor for tensor in shared})
-    for module in branch.modules():
+    for path, module in list(branch.named_modules()):
         if isinstance(module, WindowAttention):
-            module.fold()
+            branch.set_submodule(path, FoldedWindowAttention(module))
     return branch
 
 

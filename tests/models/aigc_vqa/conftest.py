@@ -1,13 +1,11 @@
 """A small network, and what it takes."""
 
-import dataclasses
 from typing import NamedTuple
 
 import pytest
 import torch
+from prompted_network import SMALL
 
-from diffvqa_rt.metrics.aigc_vqa.config import AdapterConfig, ConvNextConfig, SwinConfig, VisionConfig
-from diffvqa_rt.metrics.aigc_vqa.presets import TINY
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
 
 
@@ -22,18 +20,7 @@ class Given(NamedTuple):
 
 @pytest.fixture(scope="session")
 def small():
-    """Views of 64×64, cut into 8×8 pieces; four frames. Windows are shifted in the first two stages."""
-    return dataclasses.replace(
-        TINY,
-        frames=4,
-        view_size=64,
-        grid=8,
-        swin=SwinConfig(width=16, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=(2, 4, 4)),
-        convnext=ConvNextConfig(widths=(8, 16, 24, 32), depths=(3, 1, 2, 1)),
-        vision=VisionConfig(width=32, depth=2, heads=2),
-        adapter=AdapterConfig(bottleneck=12),
-        text=dataclasses.replace(TINY.text, width=48, layers=2, heads=3, prompt_tokens=9),
-    )
+    return SMALL
 
 
 @pytest.fixture(scope="session")

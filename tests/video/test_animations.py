@@ -48,13 +48,12 @@ def test_generated_gifs_are_those_of_ffmpeg() -> None:
         with av.open(path) as container:
             shown = list(container.decode(video=0))
         delays = [float(frame.duration * frame.time_base) for frame in shown]
-        for count in (8, 16):
-            chosen = on_screen(delays, count)
-            sampled = sample_frames(path, count)
-            assert sampled.timestamps_seconds == pytest.approx([shown[index].time for index in chosen]), path
-            for frame, index in zip(sampled.frames, chosen, strict=True):
-                np.testing.assert_array_equal(frame, shown[index].to_ndarray(format="rgb24"), str(path))
-            assert sampled.warnings == (), path
+        chosen = on_screen(delays, 8)
+        sampled = sample_frames(path, 8)
+        assert sampled.timestamps_seconds == pytest.approx([shown[index].time for index in chosen]), path
+        for frame, index in zip(sampled.frames, chosen, strict=True):
+            np.testing.assert_array_equal(frame, shown[index].to_ndarray(format="rgb24"), str(path))
+        assert sampled.warnings == (), path
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])

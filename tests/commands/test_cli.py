@@ -92,7 +92,14 @@ def write_still(path: Path) -> None:
     Image.new("RGB", (90, 60), (200, 30, 60)).save(path, "PNG")
 
 
+def write_folder(path: Path) -> None:
+    path.mkdir()
+    for index in range(3):
+        write_still(path / f"{index}.png")
+
+
 SCORABLE = {
+    "frames": write_folder,
     "one_frame.mp4": lambda path: path.write_bytes(make_clip(frames=1)),
     "sixteen.mp4": lambda path: path.write_bytes(make_clip(size=(16, 16))),
     "still.png": write_still,

@@ -255,6 +255,7 @@ def test_a_result_names_the_engines_that_made_it(scorer, clip):
     assert (result.engines_sha256, result.precision) == (engines_sha256(record.files), "fp32")
     assert result.engines_sha256 != engines_sha256(dict.fromkeys(record.files, "0" * 64))
     # Readers count: what is new comes last.
-    assert csv_columns(scorer.manifest.metric.stages, ["vcg"])[-7:] == (
-        *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions", "part_vcg"),
+    assert csv_columns(scorer.manifest.metric.stages, ["vcg"])[-10:] == (
+        *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions"),
+        *("prompt", "prompt_tokens", "is_prompt_truncated", "part_vcg"),
     )

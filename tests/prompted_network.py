@@ -24,17 +24,32 @@ SMALL = dataclasses.replace(
 """Views of 64×64, cut into 8×8 pieces; four frames. Windows are shifted in the first two stages."""
 
 
-def build_small(folder: Path) -> Path:
-    """Builds its engines with random weights, by ONNX Runtime and torch. Returns their folder, in `folder`."""
-    import build_engines
-
+def save_small_weights(path: Path) -> Path:
+    """Writes a file of random weights, and returns its path."""
     from diffvqa_rt.models.aigc_vqa.network import random_network
     from diffvqa_rt.models.weights import save_weights
 
+    save_weights(random_network(SMALL), path, is_trained=False)
+    return path
+
+
+def build_small(folder: Path) -> Path:
+    """Builds engines with those weights, by ONNX Runtime and torch. Returns their folder, in `folder`."""
+    import build_engines
+
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(random_network(SMALL), folder / "small.safetensors", is_trained=False)
-    command = ["--metric", "aigc_vqa", "--weights", str(folder / "small.safetensors"), "--backend", "onnx,torch"]
-    assert build_engines.main([*command, "--out", str(folder / "engines")]) == 0
+    weights = str(save_small_weights(folder / "small.safetensors"))
+    command = [
+        "--metric",
+        "aigc_vqa",
+        "--weights",
+        weights,
+        "--backend",
+        "onnx,torch",
+        "--out",
+        str(folder / "engines"),
+    ]
+    assert build_engines.main(command) == 0
     return folder / "engines"
 
 

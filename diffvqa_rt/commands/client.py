@@ -20,7 +20,7 @@ from diffvqa_rt.serving.models import served_stages
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
-    add_scoring_arguments(command)
+    add_scoring_arguments(command, "a video or image file, or - for one on standard input")
     command.add_argument(
         "--metric",
         choices=METRICS,

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("served", reason="needs Triton server and its client", exc_type=ImportError)
 
+from fuzz.served_requests import fuzz_served
 from served import CLIPS, Served, assert_joined, assert_same, grpc, in_protobuf
 
 from diffvqa_rt import Scorer
@@ -24,6 +25,7 @@ from diffvqa_rt.serving.model_config import config_of_engine, config_of_ensemble
 from diffvqa_rt.serving.models import served_models
 
 MAX_CROPS = 3
+PROMPTED_MODELS = ("aigc_vqa-preprocess", "aigc_vqa-alignment", "aigc_vqa_visual", "aigc_vqa")
 CAT, CAR = "a cat on a sofa", "two red cars at night"
 
 
@@ -175,6 +177,13 @@ def test_the_client_command_asks_with_a_table_of_prompts(all_three, asking, tmp_
     row = json.loads(subprocess.run([*command, *options], check=True, capture_output=True).stdout)
     expected = asking.score(tmp_path / "clip.mp4", prompt=CAT)
     assert (row["score"], row["prompt"], row["parts"]) == (expected.score, CAT, expected.parts)
+
+
+def test_mutated_requests_with_prompts_are_answered_or_refused(all_three):
+    outcomes = fuzz_served(all_three, 80, seed=2, models=PROMPTED_MODELS)
+    assert outcomes.faults == ()
+    assert outcomes.outcomes["answered"] >= 5
+    assert outcomes.by_kind["prompt"].keys() >= {"answered", "refused: INVALID_ARGUMENT"}
 
 
 CURVES = {"score", "frame_scores", "frame_weights", "patch_scores", "patch_weights"}

@@ -24,13 +24,19 @@ class ViewStage(nn.Module):
 
 
 class AlignmentStage(nn.Module):
-    """frame_tokens [V, T, P, C], token_ids and token_mask [V, L] → alignment_score [V]."""
+    """frame_tokens [V, T, P, C], token_ids and token_mask [V, L] → alignment_score [V].
+
+    A number beyond the vocabulary counts as its last: a server's stage may be asked by anyone, and a GPU's gather reads
+    whatever memory it is told to.
+    """
 
     def __init__(self, adapter: Adapter | None, text_encoder: TextEncoder, reward: Reward) -> None:
         super().__init__()
         self.adapter, self.text_encoder, self.reward = adapter, text_encoder, reward
 
     def forward(self, frame_tokens: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor]:
+        token_ids = token_ids.clamp(0, self.text_encoder.embeddings.word_embeddings.num_embeddings - 1)
+        token_mask = token_mask.clamp(0, 1)
         return (align(self.adapter, self.text_encoder, self.reward, frame_tokens, token_ids, token_mask),)
 
 

@@ -222,12 +222,22 @@ class _Chain:
         handing_over = {"hands_over_to": f"{self._prefix}{follower.stage}"} if isinstance(follower, Loop) else {}
         return ServedModel(
             name=f"{self._prefix}{call.engine}",
-            inputs=tuple(self._crossing(tensor.name) for tensor in spec.inputs),
+            inputs=tuple(map(self._crossing, (*spec.input_names, *self._waits_for(call)))),
             outputs=tuple(self._crossing(name) for name in call.outputs),
             program="engine",
             stage=call.stage,
             parameters={"stage": call.stage, **handing_over},
         )
+
+    def _waits_for(self, call: Call) -> tuple[str, ...]:
+        """The tensor that an engine's model takes only to run after the engine before it.
+
+        Steps of an ensemble that begin together end Triton server 2.51 where their client has hung up by then: it
+        releases a request that it still uses (triton-inference-server/core#483, mended before production's images).
+        """
+        place = self._chain.index(call)
+        before = self._chain[place - 1].writes if place else ()
+        return () if not self._is_embedded or call.reads.intersection(before) else before[:1]
 
     def _loop(self, loop: Loop) -> ServedModel:
         marks = TensorSpec(marks_of(loop), "float64", (2,))
@@ -312,7 +322,7 @@ class _Chain:
             if isinstance(item, Call):
                 yield EnsembleStep(
                     model=f"{self._prefix}{item.engine}",
-                    inputs={name: name for name in item.inputs},
+                    inputs={name: self._inside(name) for name in (*item.inputs, *self._waits_for(item))},
                     outputs={name: self._inside(name) for name in item.outputs},
                 )
                 continue

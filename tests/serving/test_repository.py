@@ -13,6 +13,7 @@ from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
+from diffvqa_rt.metrics.registry import METRICS, metric_named
 from diffvqa_rt.serving.model_config import config_of_dali, config_of_engine, config_of_ensemble, config_of_program
 from diffvqa_rt.serving.models import served_models, served_stages
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
@@ -66,6 +67,18 @@ def test_a_config_has_the_names_types_and_dims_of_its_spec(configs, settings):
 def test_the_ensemble_joins_equal_tensors_and_gives_out_all_that_a_result_needs(configs):
     given_out = assert_joined(configs, "diffvqa")
     assert {"score", "frame_scores", "frame_weights", "timestamps_seconds", "video_info", "model"} < given_out
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_steps_of_an_embedded_ensemble_begin_one_by_one(name):
+    """Triton server 2.51 ends where several begin together and their client has hung up."""
+    metric = metric_named(name)
+    for ensemble in served_models(metric, metric.presets["tiny"], "embedded").values():
+        known, waiting = {spec.name for spec in ensemble.inputs}, list(ensemble.steps)
+        while waiting:
+            (ready,) = (step for step in waiting if known.issuperset(step.inputs.values()))
+            known.update(ready.outputs.values())
+            waiting.remove(ready)
 
 
 def test_engines_that_follow_each_other_are_timed_as_one():

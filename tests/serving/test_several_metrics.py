@@ -183,7 +183,7 @@ def test_mutated_requests_with_prompts_are_answered_or_refused(all_three):
     outcomes = fuzz_served(all_three, 80, seed=2, models=PROMPTED_MODELS)
     assert outcomes.faults == ()
     assert outcomes.outcomes["answered"] >= 5
-    assert outcomes.by_kind["prompt"].keys() >= {"answered", "refused: INVALID_ARGUMENT"}
+    assert "refused: INVALID_ARGUMENT" in outcomes.by_kind["prompt"]
 
 
 CURVES = {"score", "frame_scores", "frame_weights", "patch_scores", "patch_weights"}

@@ -16,11 +16,12 @@ class TritonPythonModel:
         return self._responder.answer(requests, self._play)
 
     def _play(self, request):
-        tensors = {name: request.inputs[name] for name in self._call.inputs}
-        self._responder.check_rows(tensors)
+        # What it waits for is among the others.
+        inputs = {name: request.inputs[name] for name in self._call.inputs}
+        self._responder.check_rows(inputs)
         wanted = tuple(name for name in self._call.outputs if name in request.wanted)
         call = dataclasses.replace(self._call, outputs=wanted)
-        outputs = play((call,), {call.engine: self._engine}, tensors)
+        outputs = play((call,), {call.engine: self._engine}, inputs)
         if "hands_over_to" in self._responder.parameters:
             self._responder.wait_until_free(self._responder.parameters["hands_over_to"])
         return outputs

@@ -1,4 +1,4 @@
-"""The branches' numbers of many videos, how they agree with opinions, and the scale that they are brought to (SPEC §6)."""
+"""The branches' numbers of many videos: how they agree with opinions, and how they come to their scale (SPEC §6)."""
 
 import dataclasses
 from collections.abc import Sequence

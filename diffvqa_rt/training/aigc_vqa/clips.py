@@ -67,7 +67,7 @@ def with_opinions(videos: Sequence[LabelledVideo], *, needs_prompts: bool) -> li
     without = [video.name for video in kept if video.prompt is None]
     if needs_prompts and without:
         raise TrainingError(
-            f"{len(without)} of {len(kept)} videos have no prompt, the first of them {without[0]}; the alignment branch "
-            "learns from videos that have one (a column `prompt` of the table), stage 1 from any"
+            f"{len(without)} of {len(kept)} videos have no prompt, the first of them {without[0]}; give the table a "
+            "column `prompt`, or train stage 1, which needs none"
         )
     return kept

@@ -262,13 +262,13 @@ def _network_to_train(
 
 TRAIN = TrainingStage(
     description="Train a stage of AIGC-VQA by correlation and rank of a batch's scores. Stage 1 teaches the technical "
-    "and the aesthetic branch, stage 2 the alignment branch, from videos with prompts, and stage 3 all of them and "
-    "their sum; each takes the weights of the one before. At the end of each, scores are brought to the scale of the "
-    "opinions, on the videos that were learned from. The last epoch is kept. A run that was stopped goes on at its last "
-    "checkpoint when started again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli train …` and "
-    "torchrun use several GPUs.",
-    epilog="DIR gets weights.safetensors (for the next stage's --weights, and build_engines.py's), scores.csv (what the "
-    "sum of the stage's branches gives the videos that were held out, for `diffvqa evaluate --scores`), "
+    "and the aesthetic branch; stage 2 the alignment branch, from videos with prompts; stage 3 all of them and their "
+    "sum. Each takes the weights of the one before. At its end scores are brought to the scale of the opinions, on the "
+    "videos that were learned from. The last epoch is kept. A run that was stopped goes on at its last checkpoint when "
+    "started again, and ends with the same weights. `accelerate launch -m diffvqa_rt.cli train …` and torchrun use "
+    "several GPUs.",
+    epilog="DIR gets weights.safetensors (for the next stage's --weights, and build_engines.py's), scores.csv (what "
+    "the sum of the stage's branches gives the videos that were held out, for `diffvqa evaluate --scores`), "
     "best.safetensors (what learned, at the epoch that is best on what is held out), checkpoint.safetensors and "
     "tensorboard/.",
     add_arguments=_add_arguments,

@@ -102,11 +102,12 @@ def main_score(scores: NDArray[np.float64], videos: Sequence[LabelledVideo]) -> 
 
 
 def agreement_lines(numbers: Numbers, videos: Sequence[LabelledVideo]) -> list[str]:
-    """A line for each branch, and one for their sum where they are several."""
+    """A line for each branch, and one for their sum where they are several; none of fewer than three opinions."""
     scores = dict(numbers)
     if len(numbers) > 1:
         scores["sum"] = _sum(numbers, tuple(numbers))
     return [
-        f"{name}: " + ", ".join(f"{what} {value:.4f}" for what, value in main_score(values, videos).items())
+        f"{name}: " + ", ".join(f"{what} {value:.4f}" for what, value in found.items())
         for name, values in scores.items()
+        if (found := main_score(values, videos))
     ]

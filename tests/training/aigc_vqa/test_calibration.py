@@ -92,3 +92,4 @@ def test_agreement_is_said_by_branch_and_for_their_sum(numbers, opinions):
     assert [line.split(":")[0] for line in lines] == ["technical", "aesthetic", "alignment", "sum"]
     assert lines[-1].startswith("sum: srcc 0.9") and ", main 0.9" in lines[-1]
     assert len(agreement_lines({"alignment": numbers["alignment"]}, labelled(opinions))) == 1
+    assert agreement_lines({"alignment": numbers["alignment"][:2]}, labelled(opinions[:2])) == []

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -227,7 +228,8 @@ def _run(arguments: argparse.Namespace) -> int:
             found = predict_numbers(network, held_out, clips, stage.branches, workers=arguments.workers)
             for line in agreement_lines(found, held_out):
                 print(f"held out, {len(held_out)} videos, {line}", file=sys.stderr)
-            print(f"best epoch, chosen on what is held out: main {best.value:.4f}", file=sys.stderr)
+            if math.isfinite(best.value):
+                print(f"best epoch, chosen on what is held out: main {best.value:.4f}", file=sys.stderr)
             scores = on_opinions_scale(found, learned, opinions)
             write_whole(arguments.out / "scores.csv", lambda part: write_scores(part, held_out, scores))
         print_results(str(path))

@@ -25,7 +25,7 @@ _PAIR = 2
 
 
 class Entries(Protocol):
-    """What is learned from of a video at a crop: an `EntryCache`, or what makes it each time."""
+    """The source of what is learned from: an `EntryCache`, or what makes a video's tensors each time."""
 
     def read(self, entry: CropOfVideo) -> Mapping[str, Tensor]:
         """The tensors of an entry. Raises DiffVQAError where there are none."""

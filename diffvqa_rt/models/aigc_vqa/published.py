@@ -15,7 +15,7 @@ from diffvqa_rt.models.aigc_vqa.network import AigcVqa
 
 
 class _Published(NamedTuple):
-    """Who reads a file, the branches that it is for, and the file that makes it unnecessary."""
+    """A file: its reader, the branches that it is for, and the file that makes it unnecessary."""
 
     load: Callable[[AigcVqa, Path], None]
     branches: tuple[str, ...]

@@ -46,7 +46,7 @@ def predict_numbers(
     *,
     workers: int = 0,
 ) -> Numbers:
-    """What the branches say of each video, on the network's device.
+    """The numbers of the branches for each video, computed on the network's device.
 
     Raises:
         DiffVQAError: a video cannot be decoded.
@@ -88,7 +88,7 @@ def _sum(numbers: Numbers, branches: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _slope(numbers: Numbers, branches: Sequence[str], opinions: NDArray[np.float64]) -> float:
-    """By least squares, of the opinions over the branches' sum; 0 where that is the same for all videos."""
+    """The slope of the opinions over the branches' sum, by least squares; 0 where that is the same for all videos."""
     total = _sum(numbers, branches)
     deviations = total - total.mean()
     squares = float(deviations @ deviations)

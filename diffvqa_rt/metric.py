@@ -135,7 +135,7 @@ ReadPrompt = Callable[[str], PreparedPrompt]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptReading:
-    """How a metric reads prompts.
+    """A metric's way to read prompts.
 
     Attributes:
         inputs: the tensors that it makes of one; the leading axis is the prompts.

@@ -135,7 +135,7 @@ class Scorer:
         """The score of one video: a path, an encoded video's bytes, or RGB frames uint8 [T, H, W, 3].
 
         Args:
-            source: the video.
+            source: the video. The path of a folder stands for the numbered pictures in it.
             prompt: the text that the video was made from, of a metric that takes one; without it such a metric scores
                 the video alone, which is another scale.
             seed: where crops are cut; the same seed gives the same score.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from diffvqa_rt.decoding import EncodedSource
 
 VideoSource = EncodedSource | NDArray[np.uint8]
-"""A path, an encoded video's bytes, or RGB frames uint8 [T, H, W, 3]."""
+"""A path of a file or of a folder of pictures, an encoded video's bytes, or RGB frames uint8 [T, H, W, 3]."""
 
 Prompts = str | Sequence[str] | None
 """A source's prompt, several of them, or none."""

@@ -33,7 +33,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="safetensors file of the network's weights, or a folder of published ones: Stable Diffusion 2.1-base for "
-        "diffvqa; SR3's, a ViT's and a ResNet-50's checkpoint, named restorer, vit and resnet50, for diffv2iqa "
+        "diffvqa; SR3's, a ViT's and a ResNet-50's checkpoint, named restorer, vit and resnet50, for diffv2iqa; "
+        "DOVER and ImageReward, or Swin, ConvNeXt and BLIP, so named, for aigc_vqa "
         "(default: the preset's bundled weights; without those seeded random ones, and every output says untrained)",
     )
     parser.add_argument(

@@ -3,7 +3,10 @@
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,40 +23,29 @@ if not Path("/proc/driver/nvidia/version").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 CLIP = Path(__file__).parents[1] / "examples" / "frog.mp4"
+# Fixtures, and what is built for each. The longest build comes first.
+BUILDS = {
+    "built_engines": "diffvqa",
+    "diffv2iqa_engines": "diffv2iqa",
+    "small_engines": "small",
+    "prompted_engines": "prompted",
+}
+
+
+def fixtures_of(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs built engines."""
     for item in items:
-        if {"built_engines", "small_engines", "diffv2iqa_engines", "prompted_engines"} & set(
-            getattr(item, "fixturenames", ())
-        ):
+        if not BUILDS.keys().isdisjoint(fixtures_of(item)):
             item.add_marker(pytest.mark.engines)
 
 
 @pytest.fixture(scope="session")
 def clip() -> Path:
     return CLIP
-
-
-@pytest.fixture(scope="session")
-def built_engines(tmp_path_factory) -> Path:
-    """The `tiny` engines for what is installed, built once by the command that users run. Not to be changed."""
-    return build_installed("diffvqa", tmp_path_factory.mktemp("engines") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def diffv2iqa_engines(tmp_path_factory) -> Path:
-    """DiffV²IQA's `tiny` engines in the same way. Not to be changed."""
-    return build_installed("diffv2iqa", tmp_path_factory.mktemp("engines") / "diffv2iqa-tiny")
-
-
-def build_installed(metric: str, folder: Path) -> Path:
-    import build_engines
-
-    installed = ["onnx", "torch", *(["tensorrt-rtx"] if importlib.util.find_spec("tensorrt_rtx") else [])]
-    assert build_engines.main(["--metric", metric, "--backend", ",".join(installed), "--out", str(folder)]) == 0
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -70,30 +62,68 @@ def small_weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_engines(small_weights, tmp_path_factory) -> Path:
-    """Engines of `SMALLEST`, for tests of what is around the network: a score takes no time. Not to be changed."""
-    import build_engines
-
-    folder = tmp_path_factory.mktemp("small") / "engines"
-    command = ["--weights", str(small_weights), "--backend", "onnx,torch", "--out", str(folder)]
-    assert build_engines.main(command) == 0
-    return folder
-
-
-@pytest.fixture(scope="session")
-def prompted_engines(tmp_path_factory) -> Path:
-    """Engines of a small AIGC-VQA, with random weights. Not to be changed."""
-    import build_engines
+def prompted_weights(tmp_path_factory) -> Path:
+    """A file of a small AIGC-VQA's weights, random ones."""
     from prompted_network import SMALL
 
     from diffvqa_rt.models.aigc_vqa.network import random_network
     from diffvqa_rt.models.weights import save_weights
 
-    folder = tmp_path_factory.mktemp("prompted")
-    save_weights(random_network(SMALL), folder / "small.safetensors", is_trained=False)
-    command = ["--metric", "aigc_vqa", "--weights", str(folder / "small.safetensors"), "--backend", "onnx,torch"]
-    assert build_engines.main([*command, "--out", str(folder / "engines")]) == 0
-    return folder / "engines"
+    path = tmp_path_factory.mktemp("weights") / "prompted.safetensors"
+    save_weights(random_network(SMALL), path, is_trained=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def builds(request, small_weights, prompted_weights, tmp_path_factory) -> dict[str, Path]:
+    """The engine folders that the chosen tests need, each made once by the command that users run, two at a time.
+
+    An export is Python: it keeps one core busy. All are made before any test goes on, since some measure time.
+    """
+    import build_engines
+
+    folder = tmp_path_factory.mktemp("engines")
+    installed = ",".join(["onnx", "torch", *(["tensorrt-rtx"] if importlib.util.find_spec("tensorrt_rtx") else [])])
+    arguments = {
+        "small": ["--weights", str(small_weights), "--backend", "onnx,torch"],
+        "prompted": ["--metric", "aigc_vqa", "--weights", str(prompted_weights), "--backend", "onnx,torch"],
+    }
+
+    def build(name: str) -> Path:
+        given = arguments.get(name, ["--metric", name, "--backend", installed])
+        command = [sys.executable, build_engines.__file__, *given, "--out", str(folder / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return folder / name
+
+    asked = set().union(*map(fixtures_of, request.session.items))
+    wanted = {fixture: name for fixture, name in BUILDS.items() if fixture in asked}
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(wanted, pool.map(build, wanted.values()), strict=True))
+
+
+@pytest.fixture(scope="session")
+def built_engines(builds) -> Path:
+    """The `tiny` engines for what is installed. Not to be changed."""
+    return builds["built_engines"]
+
+
+@pytest.fixture(scope="session")
+def diffv2iqa_engines(builds) -> Path:
+    """DiffV²IQA's `tiny` engines for what is installed. Not to be changed."""
+    return builds["diffv2iqa_engines"]
+
+
+@pytest.fixture(scope="session")
+def small_engines(builds) -> Path:
+    """Engines of `SMALLEST`, for tests of what is around the network: a score takes no time. Not to be changed."""
+    return builds["small_engines"]
+
+
+@pytest.fixture(scope="session")
+def prompted_engines(builds) -> Path:
+    """Engines of a small AIGC-VQA with random weights. Not to be changed."""
+    return builds["prompted_engines"]
 
 
 @pytest.fixture

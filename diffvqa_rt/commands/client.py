@@ -16,10 +16,11 @@ from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.metrics.registry import DEFAULT, METRICS, metric_named
 from diffvqa_rt.results import VideoScore, csv_columns
 from diffvqa_rt.serving import Client, ClientTls
+from diffvqa_rt.serving.models import served_stages
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
-    add_scoring_arguments(command)
+    add_scoring_arguments(command, "a video or image file, or - for one on standard input")
     command.add_argument(
         "--metric",
         choices=METRICS,
@@ -53,7 +54,8 @@ def _run(arguments: argparse.Namespace) -> int:
         options = scoring_options(arguments, metric)
         results = client.score_many(video_sources(arguments.videos), **options)
         # A server does not say which network it has before the first answer; all of a metric have the same parts.
-        columns = csv_columns(metric.stages, metric.part_names(next(iter(metric.presets.values()))))
+        config = next(iter(metric.presets.values()))
+        columns = csv_columns(served_stages(metric.chain(config)), metric.part_names(config))
         count = result_count(arguments.videos, options["prompts"])
         return write_results(_noting_untrained(results), count, arguments.format, columns)
 

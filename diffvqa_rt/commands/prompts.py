@@ -44,7 +44,7 @@ def prompts_of(arguments: argparse.Namespace, videos: Sequence[str]) -> list[lis
 
 
 def result_count(videos: Sequence[str], prompts: list[list[str]] | None) -> int:
-    """How many results there will be."""
+    """The number of results that there will be."""
     return len(videos) if prompts is None else sum(map(len, prompts))
 
 

@@ -17,7 +17,11 @@ _LIMITS = DecodeLimits()
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
-    add_scoring_arguments(command)
+    add_scoring_arguments(
+        command,
+        "a video or image file, a folder of numbered pictures (00000.png, 00001.png, …), which is one video, or - for "
+        "a file on standard input",
+    )
     add_engine_arguments(command)
     command.add_argument(
         "--batch",

@@ -14,11 +14,9 @@ from diffvqa_rt.video.container import OpenFile
 from diffvqa_rt.video.crops import MAX_CROPS
 
 
-def add_scoring_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds the videos and the options that scoring here and scoring on a server have in common."""
-    command.add_argument(
-        "videos", nargs="+", metavar="VIDEO", help="a video or image file, or - for one on standard input"
-    )
+def add_scoring_arguments(command: argparse.ArgumentParser, videos: str) -> None:
+    """Adds the videos, which `videos` describes, and the options that scoring here and on a server have in common."""
+    command.add_argument("videos", nargs="+", metavar="VIDEO", help=videos)
     command.add_argument(
         "--format",
         choices=FORMATS,

@@ -31,9 +31,10 @@ from diffvqa_rt.specs import TensorSpec
 from diffvqa_rt.video import SampledFrames, VideoInfo
 from diffvqa_rt.video.container import open_source
 from diffvqa_rt.video.plan import DecodingPlan
+from diffvqa_rt.video.sequence import OpenFolder, open_folder
 
 EncodedSource = str | os.PathLike[Any] | bytes
-"""A path or an encoded video's content: what a decoder takes."""
+"""A path, of a file or of a folder of pictures, or an encoded video's content: what a decoder takes."""
 
 _ERRORS: dict[str, type[DiffVQAError]] = {
     "video": VideoDecodeError,
@@ -53,7 +54,7 @@ class Pending(Generic[Result]):
         self,
         processes: DecoderProcesses,
         request: dict[str, Any],
-        file: BinaryIO,
+        file: BinaryIO | OpenFolder,
         opened: contextlib.ExitStack,
         reception: "_Reception[Result]",
     ) -> None:
@@ -261,9 +262,7 @@ class IsolatedDecoder:
 
     def _ask(self, source: EncodedSource, request: dict[str, Any], reception: _Reception[Result]) -> Pending[Result]:
         with contextlib.ExitStack() as stack:
-            name, file = stack.enter_context(open_source(source))
-            if isinstance(file, io.BytesIO):
-                file = stack.enter_context(_in_memory(file))
+            name, file = _open(source, stack)
             limits = {
                 "max_decode_seconds": self.limits.max_decode_seconds,
                 "max_decode_memory_bytes": self.limits.max_decode_memory_bytes,
@@ -293,6 +292,14 @@ def _nothing(size: int) -> memoryview:
     if size:
         raise ValueError(f"{size} bytes; expected none")
     return memoryview(b"")
+
+
+def _open(source: EncodedSource, stack: contextlib.ExitStack) -> tuple[str, BinaryIO | OpenFolder]:
+    """The name of a source, and what another process can read of it."""
+    if (folder := stack.enter_context(open_folder(source))) is not None:
+        return folder.name, folder
+    name, file = stack.enter_context(open_source(source))
+    return name, stack.enter_context(_in_memory(file)) if isinstance(file, io.BytesIO) else file
 
 
 def _in_memory(content: io.BytesIO) -> BinaryIO:

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,8 +30,10 @@ from diffvqa_rt.preparation import PreparedSource, prepare_frames
 from diffvqa_rt.video import SampledFrames, sample_frames
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, OpenFile, open_source, open_video
 from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.sequence import OpenFolder, declared_sequence
 from diffvqa_rt.video.stills import declared_size
 
+Source = OpenFile | OpenFolder
 Answer = tuple[dict[str, Any], Sequence[memoryview]]
 
 
@@ -68,12 +71,12 @@ def _answer(connection: socket.socket, message: Message) -> Answer:
     _limit_memory(request["max_decode_memory_bytes"])
     assert message.file is not None
     with (
-        os.fdopen(message.file, "rb") as file,
+        _received(name, message.file) as source,
         _ended_with_its_parent(connection),
         _ended_in_time(request["max_decode_seconds"]),
     ):
         try:
-            return _TASKS[request["task"]](OpenFile(name, file), request)
+            return _TASKS[request["task"]](source, request)
         except MemoryError:
             limit = request["max_decode_memory_bytes"]
             return _failure("memory", f"{name} takes more than {limit >> 20:,} MiB to decode; scale it down")
@@ -83,6 +86,19 @@ def _answer(connection: socket.socket, message: Message) -> Answer:
             return _failure("input", str(error))
         except Exception as error:  # a fault of ours: the answer says so, and the next file is decoded
             return _failure("fault", f"{name} met a fault of the decoder's process ({type(error).__name__}: {error})")
+
+
+@contextlib.contextmanager
+def _received(name: str, number: int) -> Iterator[Source]:
+    """The source that came as this number."""
+    if stat.S_ISDIR(os.fstat(number).st_mode):
+        try:
+            yield OpenFolder(name, number)
+        finally:
+            os.close(number)
+    else:
+        with os.fdopen(number, "rb") as file:
+            yield OpenFile(name, file)
 
 
 def _failure(kind: ErrorKind, sentence: str) -> Answer:
@@ -118,7 +134,7 @@ def _ended_with_its_parent(connection: socket.socket) -> Iterator[None]:
         fcntl.fcntl(connection, fcntl.F_SETFL, flags)
 
 
-def _prepare(source: OpenFile, request: dict[str, Any]) -> Answer:
+def _prepare(source: Source, request: dict[str, Any]) -> Answer:
     metric = metric_named(request["metric"])
     config, asked = metric.config_from_dict(request["config"]), Request(**request["request"])
     sampled, decode_seconds = _sample(
@@ -139,7 +155,7 @@ def _prepare(source: OpenFile, request: dict[str, Any]) -> Answer:
     return answer, [np.ascontiguousarray(array).data.cast("B") for array in arrays]
 
 
-def _frames(source: OpenFile, request: dict[str, Any]) -> Answer:
+def _frames(source: Source, request: dict[str, Any]) -> Answer:
     """All frames, those that are one in memory once."""
     sampled, _ = _sample(source, request, request["frames"], request["frames"], request["keep_interlaced"])
     distinct = {id(frame): frame for frame in sampled.frames}
@@ -152,11 +168,11 @@ def _frames(source: OpenFile, request: dict[str, Any]) -> Answer:
 
 
 def _sample(
-    source: OpenFile, request: dict[str, Any], count: int, animation_count: int, keep_interlaced: bool
+    source: Source, request: dict[str, Any], count: int, animation_count: int, keep_interlaced: bool
 ) -> tuple[SampledFrames, float]:
     start = time.perf_counter()
     with _blamed_on_the_video(source.name):
-        _refuse_by_header(source, request)
+        _refuse_by_header(source, request, count)
         sampled = sample_frames(source, count, animation_count=animation_count, keep_interlaced=keep_interlaced)
     seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
@@ -188,10 +204,11 @@ def _facts(sampled: SampledFrames | PreparedSource) -> dict[str, Any]:
     }
 
 
-def _plan(source: OpenFile, request: dict[str, Any]) -> Answer:
+def _plan(source: Source, request: dict[str, Any]) -> Answer:
+    assert isinstance(source, OpenFile)
     try:
         with _blamed_on_the_video(source.name):
-            _refuse_by_header(source, request)
+            _refuse_by_header(source, request, request["frames"])
             source.file.seek(0)
             plan = plan_decoding(source.file.read(), request["frames"])
     except DeviceDecodeError:
@@ -200,26 +217,30 @@ def _plan(source: OpenFile, request: dict[str, Any]) -> Answer:
     return {"plan": plan.as_dict()}, ()
 
 
-_TASKS: dict[str, Callable[[OpenFile, dict[str, Any]], Answer]] = {
+_TASKS: dict[str, Callable[[Source, dict[str, Any]], Answer]] = {
     "prepare": _prepare,
     "frames": _frames,
     "plan": _plan,
 }
 
 
-def _refuse_by_header(source: OpenFile, request: dict[str, Any]) -> None:
+def _refuse_by_header(source: Source, request: dict[str, Any], count: int) -> None:
     """Refuses a video whose header exceeds the limits, before decoding it; `_refuse_beyond` checks the decoded size."""
     if request["max_frames"] is None and request["max_frame_pixels"] >= MAX_FRAME_PIXELS:
         return
     try:
-        with open_source(source) as (name, file):
-            declared = declared_size(name, file)
-            if declared is None:
-                with open_video(name, file) as opened:
-                    declared = opened.stream.width * opened.stream.height, opened.stream.frames
+        declared = declared_sequence(source, count) if isinstance(source, OpenFolder) else _declared(source)
     except VideoDecodeError:  # the decoding itself has the sentence for that
         return
     _refuse_beyond(request, *declared)
+
+
+def _declared(source: OpenFile) -> tuple[int, int]:
+    with open_source(source) as (name, file):
+        if (size := declared_size(name, file)) is not None:
+            return size
+        with open_video(name, file) as opened:
+            return opened.stream.width * opened.stream.height, opened.stream.frames
 
 
 def _refuse_beyond(request: dict[str, Any], pixels: int, frames: int) -> None:

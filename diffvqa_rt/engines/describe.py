@@ -17,6 +17,7 @@ def describe(manifest: Manifest) -> str:
         f"built     {build.date} on {build.machine}" + (f", commit {build.commit}" if build.commit else ""),
         f"          {', '.join(f'{name} {version}' for name, version in build.versions.items())}",
     ]
+    lines += [f"prompts   by {file}  sha256 {sha256[:16]}…" for file, sha256 in manifest.prompt_files.items()]
     if build.step_seconds:
         seconds, gigabytes = sum(build.step_seconds.values()), build.peak_memory_bytes / 1e9
         lines.append(f"took      {seconds:.0f} s, and at most {gigabytes:.1f} GB of memory")

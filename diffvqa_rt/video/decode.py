@@ -16,7 +16,14 @@ from diffvqa_rt.video.color import Picture, picture_from_frame
 from diffvqa_rt.video.container import MAX_FRAME_PIXELS, open_source, open_video
 from diffvqa_rt.video.filters import deinterlaced
 from diffvqa_rt.video.reader import FalseKeyframeError, FrameReader, SeekMissedError, TimedFrame
-from diffvqa_rt.video.sampled import SampledFrames, VideoInfo, few_frames_warnings, hdr_warnings
+from diffvqa_rt.video.sampled import (
+    SampledFrames,
+    VideoInfo,
+    few_frames_warnings,
+    hdr_warnings,
+    indices_at_centres,
+)
+from diffvqa_rt.video.sequence import open_folder, sample_sequence
 from diffvqa_rt.video.stills import sample_still
 from diffvqa_rt.video.timeline import Timeline, read_timeline
 
@@ -45,7 +52,8 @@ def sample_frames(
     does not grow with the video's length, and the same source gives the same frames on any number of cores.
 
     Args:
-        source: a path, the bytes of a video or image file, or RGB frames, uint8 [T, H, W, 3] or [H, W, 3].
+        source: a path, the bytes of a video or image file, or RGB frames, uint8 [T, H, W, 3] or [H, W, 3]. The path of
+            a folder stands for the pictures in it, in the order of the numbers in their names.
         count: at least 1; a video of fewer frames repeats the nearest.
         animation_count: the same of an animated picture: GIF, PNG, WebP or AVIF; `count` by default.
         keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
@@ -60,6 +68,9 @@ def sample_frames(
         return _sample_array(source, count)
     if not isinstance(source, (str, os.PathLike, bytes)):
         raise TypeError(f"source is a {type(source).__name__}; expected a path, bytes or a uint8 array")
+    with open_folder(source) as folder:
+        if folder is not None:
+            return sample_sequence(folder, count)
     with open_source(source) as (name, file):
         still = sample_still(name, file, count, animation_count or count)
         return _sample_video(name, file, count, keep_interlaced) if still is None else still
@@ -73,7 +84,7 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     clip = array if array.ndim == 4 else array[None]
     length, height, width, _ = clip.shape
     pictures = list(clip)
-    chosen = [(2 * i + 1) * length // (2 * count) for i in range(count)]
+    chosen = indices_at_centres(length, count)
     info = VideoInfo(
         width=width,
         height=height,

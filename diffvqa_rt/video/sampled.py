@@ -16,7 +16,7 @@ _HDR_TRANSFERS = ("smpte2084", "arib_std_b67")
 class VideoInfo:
     """The decoder's findings. Sizes are in stored pixels, upright; size and colour are the first sampled frame's.
 
-    `frame_rate_hz` is the average, None where a frame has no duration of its own (a still, an array).
+    `frame_rate_hz` is the average, None where a frame has no duration of its own (a still, an array, a folder).
     `rotation_degrees` is the clockwise turn that was applied, after mirroring left to right if `is_mirrored`.
     `decoder` is whose frames they are: `pyav`, `pillow` (pictures), `nvdec`, or nobody's (`array`).
     `decoded_frames` counts what the decoder gave on the way to the samples, `corrupt_frames` what did not decode or
@@ -53,8 +53,8 @@ class VideoInfo:
 class SampledFrames:
     """The sampled frames, [H, W, 3] uint8 RGB each, upright, of several sizes if the video is; repeats share memory.
 
-    `timestamps_seconds` are those of the frames used, from the start of the video. An array counts as one frame a
-    second. `warnings` say what a reader of the score should know of the video or of its decoding.
+    `timestamps_seconds` are those of the frames used, from the start of the video. Arrays and folders of pictures count
+    as one frame a second. `warnings` say what a reader of the score should know of the video or of its decoding.
     """
 
     frames: tuple[NDArray[np.uint8], ...]
@@ -67,6 +67,11 @@ class SampledFrames:
         if any(frame is not self.frames[0] for frame in self.frames):
             return self
         return dataclasses.replace(self, frames=self.frames[:1], timestamps_seconds=self.timestamps_seconds[:1])
+
+
+def indices_at_centres(length: int, count: int) -> list[int]:
+    """The indices at the centres of `count` equal spans of a sequence whose items last equally long."""
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
 def hdr_warnings(transfer: str) -> tuple[ScoreWarning, ...]:

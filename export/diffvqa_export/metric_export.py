@@ -23,14 +23,14 @@ class ChosenWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParitySource:
-    """What engines are compared with torch on: a source's frames, and its prompt where the metric takes one."""
+    """A source that engines are compared with torch on: its frames, and its prompt where the metric takes one."""
 
     frames: SampledFrames
     prompt: str | None = None
 
 
 def no_prompt_files(config: Any, vocabulary: Path | None) -> dict[str, Path]:
-    """Of a metric without prompts. Raises ValueError where a vocabulary is given."""
+    """The files of a metric without prompts: none. Raises ValueError where a vocabulary is given."""
     if vocabulary is not None:
         raise ValueError(f"vocabulary is {vocabulary}; this metric takes no prompts, leave it out")
     return {}

@@ -80,7 +80,7 @@ def test_a_bad_file_is_reported_and_the_others_are_still_scored(diffvqa, clip, t
     assert status == 1
     assert "score" in good
     assert "missing.mp4 cannot be read" in missing["error"] and "score" not in missing
-    assert "Is a directory" in folder["error"]
+    assert "is a folder without pictures of its own" in folder["error"]
     assert missing["error"] in err and folder["error"] in err
     table = diffvqa(tmp_path / "missing.mp4")[1].splitlines()
     assert table[1].split() == ["failed", str(tmp_path / "missing.mp4")]
@@ -92,7 +92,14 @@ def write_still(path: Path) -> None:
     Image.new("RGB", (90, 60), (200, 30, 60)).save(path, "PNG")
 
 
+def write_folder(path: Path) -> None:
+    path.mkdir()
+    for index in range(3):
+        write_still(path / f"{index}.png")
+
+
 SCORABLE = {
+    "frames": write_folder,
     "one_frame.mp4": lambda path: path.write_bytes(make_clip(frames=1)),
     "sixteen.mp4": lambda path: path.write_bytes(make_clip(size=(16, 16))),
     "still.png": write_still,

@@ -143,6 +143,13 @@ def test_training_goes_on_from_trained_branches_and_takes_new_ones_otherwise(dat
     assert not all(torch.allclose(one[name], seeded[name], atol=1e-2) for name in one)
 
 
+def test_another_encoder_below_trained_branches_is_refused(data, tmp_path, capsys):
+    trained = tmp_path / "trained.safetensors"
+    save_weights(load_weights(data / "start.safetensors")[0], trained, is_trained=True)
+    assert train(data, tmp_path / "run", "--vit", "vit.pth", weights=trained) == 2
+    assert "has branches that learned to read its own ViT and ResNet; leave --vit" in capsys.readouterr().err
+
+
 def test_with_a_validation_share_the_best_epoch_is_kept(data, tmp_path, monkeypatch, capsys):
     """D29; contents stay on one side."""
     from diffvqa_rt.training.best import BestWeights

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from clips import make_clip
-from pictures import encoded, picture
+from pictures import encoded, huge_png, picture
 
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder, Pending
 from diffvqa_rt.decoding.framing import Message, receive_message, send_message
@@ -84,6 +84,38 @@ def test_frames_are_those_of_this_process(decoder, tmp_path, name):
     (tmp_path / "clip").write_bytes(SOURCES[name])
     assert_same(decoder, SOURCES[name])
     assert_same(decoder, tmp_path / "clip")
+
+
+@pytest.fixture
+def sequence(tmp_path) -> Path:
+    for index in range(12):
+        picture(index).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def test_a_folder_is_read_where_it_is(decoder, sequence, monkeypatch):
+    assert_same(decoder, sequence)
+    monkeypatch.chdir(sequence)
+    assert_same(decoder, ".")
+    decoded = decoder.prepare(os.curdir, METRIC, CONFIG, Request())
+    np.testing.assert_array_equal(decoded.arrays["frames"], cut_views(sample_frames(sequence, 5).frames, 64, 0, 1))
+    (sequence / "11.png").unlink()
+    (sequence / "11.png").symlink_to("gone")
+    with pytest.raises(VideoDecodeError, match=r"^\./11.png cannot be read"):
+        decoder.frames(".", 12)
+
+
+def test_limits_hold_for_a_folder_before_anything_is_decoded(sequence):
+    (sequence / "6.png").write_bytes(huge_png(8000))
+    for limits, sentence in [
+        (DecodeLimits(max_frames=11), "has 12 frames, and the decoder takes at most 11"),
+        (DecodeLimits(max_frame_pixels=1200), "has 64,000,000 pixels a picture, and the decoder takes at most 1,200"),
+    ]:
+        with (
+            contextlib.closing(IsolatedDecoder(limits)) as decoder,
+            pytest.raises(VideoDecodeError, match=f"^{sequence} {sentence}"),
+        ):
+            decoder.frames(sequence, 1)
 
 
 def test_views_are_those_of_this_process(decoder):

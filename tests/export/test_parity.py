@@ -59,6 +59,21 @@ def test_an_output_that_is_not_a_number_passes_no_tolerance(engines, reference):
     assert any(failure.startswith("the score is nan") for failure in report.failures)
 
 
+def test_errors_are_relative_to_outputs_of_a_least_size(engines, reference):
+    """Of a stage whose output is one number, which may be near 0."""
+    (plain,) = (output for output in compare(engines, reference).outputs if output.output == "z0")
+    floor = dataclasses.replace(STAGES["vae_encoder"], error_floor=1e3)
+    report = measure_parity(
+        engines, reference, METRIC, SMALLEST, {**STAGES, "vae_encoder": floor}, "fp32", "frog.mp4", frames=2
+    )
+    (found,) = (output for output in report.outputs if output.output == "z0")
+    assert found.max_error == plain.max_error
+    (expected,) = (outputs["z0"][:, :2] for name, _, outputs in reference.calls() if name == "vae_encoder")
+    size = np.sqrt(np.square(expected.astype(np.float64)).mean())
+    assert size < 1e3
+    assert found.relative_error == pytest.approx(plain.relative_error * size / 1e3)
+
+
 @pytest.mark.parametrize(
     ("change", "difference"),
     [(lambda row: np.nextafter(row, np.inf), r"\d"), (lambda row: row * np.nan, "nan")],

@@ -37,7 +37,7 @@ def test_a_prompt_changes_the_alignment_alone(scorer, clips):
     cat, car = (scorer.score(clips[0], prompt=prompt) for prompt in (CAT, CAR))
     assert cat.parts.keys() == cat.raw_parts.keys() == {"technical", "aesthetic", "alignment"}
     assert {name for name in cat.parts if cat.parts[name] != car.parts[name]} == {"alignment"}
-    assert (cat.prompt, cat.prompt_tokens, cat.is_prompt_truncated) == (CAT, 7, False)
+    assert (cat.prompt, cat.prompt_tokens, cat.is_prompt_truncated) == (CAT, 12, True)
     assert tuple(cat.stage_seconds) == METRIC.stages
 
 
@@ -49,7 +49,7 @@ def test_without_a_prompt_the_result_says_so(scorer, clips):
     assert set(seen.stage_seconds) == {"decode", "views", "technical", "aesthetic"}
     row = csv_row(seen, csv_columns(METRIC.stages, METRIC.part_names(scorer.manifest.config)))
     assert row["part_alignment"] == row["vision_seconds"] == row["prompt"] == ""
-    assert csv_row(asked, ["prompt", "prompt_tokens"]) == {"prompt": CAT, "prompt_tokens": 7}
+    assert csv_row(asked, ["prompt", "prompt_tokens"]) == {"prompt": CAT, "prompt_tokens": 12}
 
 
 def test_several_prompts_see_a_video_once_and_score_as_each_alone(scorer, clips, monkeypatch):
@@ -102,9 +102,8 @@ def test_a_prompt_that_cannot_be_read_costs_its_own_result_alone(scorer, clips):
 
 def test_a_prompt_of_a_megabyte_is_read_and_cut(scorer, clips):
     result = scorer.score(clips[0], prompt="word " * 200_000)
-    assert result.is_prompt_truncated and [warning.code for warning in result.warnings] == [
-        "views-scaled-up" if scorer.manifest.config.view_size > 80 else "prompt-truncated"
-    ]
+    assert result.is_prompt_truncated and result.prompt_tokens == 800_002
+    assert [warning.code for warning in result.warnings] == ["prompt-truncated"]
 
 
 def test_what_does_not_fit_together_is_refused(scorer, clips):

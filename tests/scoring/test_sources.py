@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from clips import make_clip
 from instant_engines import InstantEngine, instant_engines
+from PIL import Image
 
 from diffvqa_rt import Scorer, ScoringFailure, VideoScore
 from diffvqa_rt.engines import open_engines
@@ -20,6 +21,7 @@ from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, InputError, ScoreWarning
 from diffvqa_rt.results import csv_columns, csv_row, video_score
 from diffvqa_rt.scoring import model_facts
+from diffvqa_rt.video import sample_frames
 
 LOW, HIGH = 0.0, 100.0
 
@@ -87,6 +89,18 @@ def test_a_source_of_another_kind_does_not_cost_the_others(scorer, source):
     assert isinstance(wrong, ScoringFailure) and wrong.error and isinstance(wrong.source, str)
     assert first.score == last.score
     json.dumps(wrong.as_dict())
+
+
+def test_a_folder_of_pictures_is_a_video(scorer, clip, tmp_path):
+    for index, frame in enumerate(sample_frames(clip, 9).frames):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    expected = scorer.score(np.stack(sample_frames(clip, 9).frames))
+    assert scorer.score(tmp_path, isolate=False).score == expected.score
+    (tmp_path / "empty").mkdir()
+    first, none, last = scorer.score_many([tmp_path, tmp_path / "empty", str(tmp_path)])
+    assert first.score == last.score == expected.score
+    assert (first.source, first.timestamps_seconds) == (str(tmp_path), expected.timestamps_seconds)
+    assert "is a folder without pictures of its own" in none.error
 
 
 def test_a_path_of_bytes_is_named_in_text(scorer, tmp_path):
@@ -241,6 +255,7 @@ def test_a_result_names_the_engines_that_made_it(scorer, clip):
     assert (result.engines_sha256, result.precision) == (engines_sha256(record.files), "fp32")
     assert result.engines_sha256 != engines_sha256(dict.fromkeys(record.files, "0" * 64))
     # Readers count: what is new comes last.
-    assert csv_columns(scorer.manifest.metric.stages, ["vcg"])[-7:] == (
-        *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions", "part_vcg"),
+    assert csv_columns(scorer.manifest.metric.stages, ["vcg"])[-10:] == (
+        *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions"),
+        *("prompt", "prompt_tokens", "is_prompt_truncated", "part_vcg"),
     )

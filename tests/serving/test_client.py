@@ -289,6 +289,8 @@ def test_numbers_are_taken_by_their_value():
             list(client.score_many("clip.mp4"))
         with pytest.raises(VideoDecodeError, match="cannot be read"):
             client.score("/none.mp4")
+        with pytest.raises(VideoDecodeError, match="^/ is a folder; over gRPC goes one file: make an APNG or a video"):
+            client.score("/")
 
 
 @pytest.mark.parametrize(

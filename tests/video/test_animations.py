@@ -1,16 +1,24 @@
 """Animated pictures are videos by their delays."""
 
 import io
+import random
 import struct
 import tracemalloc
+import zlib
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from pictures import animation, encoded, picture
+from pictures import animation, encoded, picture, png_chunk
 from PIL import Image
 
+from diffvqa_rt.errors import ScoreWarning
 from diffvqa_rt.video import sample_frames
+from diffvqa_rt.video.stills import png
 
+GENERATED = Path(__file__).parents[2].parent / "shared" / "media" / "aigc"
+OVER_WHITE = ScoreWarning("transparency-over-white", "where it is transparent, it is scored over white")
 DELAYS_MS = [100, 300, 50, 150, 400]
 
 
@@ -35,6 +43,20 @@ def test_an_animation_is_a_video_by_its_delays(file_format: str, codec: str, cou
     assert info.duration_seconds == pytest.approx(1.0)
     assert info.frame_rate_hz == pytest.approx(5.0)
     assert sampled.warnings == ()
+
+
+@pytest.mark.skipif(not GENERATED.is_dir(), reason="the generated clips are not beside this repository")
+def test_generated_gifs_are_those_of_ffmpeg() -> None:
+    for path in sorted(GENERATED.glob("*.gif")):
+        with av.open(path) as container:
+            shown = list(container.decode(video=0))
+        delays = [float(frame.duration * frame.time_base) for frame in shown]
+        chosen = on_screen(delays, 8)
+        sampled = sample_frames(path, 8)
+        assert sampled.timestamps_seconds == pytest.approx([shown[index].time for index in chosen]), path
+        for frame, index in zip(sampled.frames, chosen, strict=True):
+            np.testing.assert_array_equal(frame, shown[index].to_ndarray(format="rgb24"), str(path))
+        assert sampled.warnings == (), path
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
@@ -99,11 +121,98 @@ def test_pictures_of_a_gif_build_on_each_other(images: list, corner: tuple, cent
     assert (tuple(last[0, 0]), tuple(last[3, 4])) == (corner, centre)
 
 
-def test_apng_blends_and_disposes() -> None:
-    half = Image.new("RGBA", (8, 6), (0, 0, 200, 128))
-    full = Image.new("RGBA", (8, 6), (200, 0, 0, 255))
-    content = encoded(full, "PNG", save_all=True, append_images=[half, full], blend=[0, 1, 0], duration=100)
-    assert np.abs(sample_frames(content, 3).frames[1][0, 0].astype(int) - (100, 0, 100)).max() <= 1
+def test_any_gif_is_drawn_as_ffmpeg_draws_it() -> None:
+    generator = random.Random(7)
+    for _ in range(60):
+        images = []
+        for _ in range(generator.randint(2, 6)):
+            left, top = generator.randrange(8), generator.randrange(6)
+            box = (left, top, generator.randint(1, 8 - left), generator.randint(1, 6 - top))
+            transparent = generator.choice([None, 0, 1, 2, 3])
+            images.append((generator.randrange(4), transparent, box, generator.randrange(4)))
+        content = gif(*images)
+        with av.open(io.BytesIO(content)) as container:
+            shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        np.testing.assert_array_equal(
+            np.stack(sample_frames(content, len(images)).frames), np.stack(shown), str(images)
+        )
+
+
+KEEP, BACKGROUND, PREVIOUS = range(3)
+SOURCE, OVER = range(2)
+OPAQUE_RED, HALF_BLUE, NOTHING = (200, 0, 0, 255), (0, 0, 200, 128), (0, 0, 0, 0)
+RED_ONLY, WHITE = (200, 0, 0), (255, 255, 255)
+
+
+def apng(*images: tuple[int, int, tuple[int, int, int, int], tuple[int, int, int, int]]) -> bytes:
+    """An APNG of 8 x 6 pixels; each picture: disposal, blending, box, its one colour."""
+    content = png.SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 6, 8, 6, 0, 0, 0))
+    content += png_chunk(b"acTL", struct.pack(">II", len(images), 0))
+    for index, (disposal, blending, (left, top, width, height), color) in enumerate(images):
+        control = struct.pack(">5I2H2B", 2 * index, width, height, left, top, 1, 10, disposal, blending)
+        data = zlib.compress((b"\0" + bytes(color) * width) * height)
+        content += png_chunk(b"fcTL", control)
+        content += png_chunk(b"fdAT", struct.pack(">I", 2 * index + 1) + data) if index else png_chunk(b"IDAT", data)
+    return content + png_chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("images", "corner", "centre"),
+    [
+        ([(KEEP, SOURCE, WHOLE, OPAQUE_RED), (KEEP, SOURCE, CORNER, HALF_BLUE)], (127, 127, 227), RED_ONLY),
+        ([(KEEP, SOURCE, WHOLE, OPAQUE_RED), (KEEP, OVER, CORNER, HALF_BLUE)], (100, 0, 100), RED_ONLY),
+        ([(KEEP, SOURCE, WHOLE, OPAQUE_RED), (KEEP, OVER, CORNER, NOTHING)], RED_ONLY, RED_ONLY),
+        ([(KEEP, SOURCE, WHOLE, OPAQUE_RED), (KEEP, SOURCE, CORNER, NOTHING)], WHITE, RED_ONLY),
+        ([(KEEP, SOURCE, WHOLE, OPAQUE_RED), (BACKGROUND, OVER, CORNER, HALF_BLUE)], WHITE, RED_ONLY),
+        ([(KEEP, SOURCE, WHOLE, OPAQUE_RED), (PREVIOUS, OVER, CORNER, HALF_BLUE)], RED_ONLY, RED_ONLY),
+        # The first picture has none before it: the canvas is emptied.
+        ([(PREVIOUS, OVER, WHOLE, OPAQUE_RED), (KEEP, OVER, CORNER, HALF_BLUE)], (127, 127, 227), WHITE),
+    ],
+)
+def test_pictures_of_an_apng_build_on_each_other(images: list, corner: tuple, centre: tuple) -> None:
+    last = sample_frames(apng(*images, (KEEP, SOURCE, (7, 5, 1, 1), OPAQUE_RED)), len(images) + 1).frames[-1]
+    for (row, column), expected in {(5, 7): RED_ONLY, (0, 0): corner, (3, 4): centre}.items():
+        assert np.abs(last[row, column].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"),
+    [("PNG", {"disposal": 1, "blend": 0}), ("WEBP", {"lossless": True, "exact": True}), ("AVIF", {"quality": 100})],
+)
+def test_a_transparent_animation_is_over_white_and_says_so(file_format: str, options: dict) -> None:
+    opacities = (255, 128, 0)
+    images = [Image.new("RGBA", (32, 32), (200, 0, 100, opacity)) for opacity in opacities]
+    content = encoded(images[0], file_format, save_all=True, append_images=images[1:], duration=100, **options)
+    sampled = sample_frames(content, 3)
+    white = Image.new("RGBA", (32, 32), "white")
+    for frame, image in zip(sampled.frames, images, strict=True):
+        expected = np.asarray(Image.alpha_composite(white, image).convert("RGB"), np.int16)
+        assert np.abs(frame - expected).max() <= (3 if file_format == "AVIF" else 1)
+    assert sampled.warnings == (OVER_WHITE,)
+    # Of three spans, the middle of one; a picture that is not sampled has no say.
+    opaque = encoded(images[0], file_format, save_all=True, append_images=images[::-1], duration=[900, 50, 50, 50])
+    assert sample_frames(opaque, 1).warnings == ()
+
+
+def test_a_gif_that_nothing_covers_is_over_white_and_says_so() -> None:
+    sampled = sample_frames(gif((1, 3, CORNER, 1)), 1)
+    assert (tuple(sampled.frames[0][0, 0]), tuple(sampled.frames[0][3, 4])) == (GREEN, (255, 255, 255))
+    assert sampled.warnings == (OVER_WHITE,)
+    covered = sample_frames(gif((1, 3, WHOLE, 0), (1, 3, CORNER, 3)), 2)
+    assert tuple(covered.frames[1][0, 0]) == RED
+    assert covered.warnings == ()
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize("loop", [None, 0, 3])
+def test_neither_loops_nor_interlacing_count(loop: int | None, interlace: int) -> None:
+    options = {"interlace": interlace} | ({} if loop is None else {"loop": loop})
+    sampled, plain = (
+        sample_frames(animation("GIF", DELAYS_MS, **options), 8),
+        sample_frames(animation("GIF", DELAYS_MS), 8),
+    )
+    np.testing.assert_array_equal(np.stack(sampled.frames), np.stack(plain.frames))
+    assert sampled.info == plain.info
 
 
 def test_memory_does_not_grow_with_an_animation() -> None:

@@ -90,7 +90,7 @@ def load_dover(network: AigcVqa, path: Path) -> None:
         ValueError: the file can't be read, a tensor is missing, unknown or of another shape, or the network's windows
             are not DOVER's.
     """
-    weights = _read(path, "a checkpoint of DOVER", _DOVER)
+    weights = _named(read_checkpoint(path, "a checkpoint of DOVER", _WRAPPERS), _DOVER)
     _fill(network, _without_indices(network, weights, path), path, ("technical.", "aesthetic."))
 
 
@@ -100,7 +100,9 @@ def load_image_reward(network: AigcVqa, path: Path) -> None:
     Raises:
         ValueError: the file can't be read, or a tensor is missing, unknown or of another shape.
     """
-    weights = _read(path, "a checkpoint of ImageReward", _IMAGE_REWARD, _OUTSIDE_IMAGE_REWARD)
+    weights = _named(
+        read_checkpoint(path, "a checkpoint of ImageReward", _WRAPPERS), _IMAGE_REWARD, _OUTSIDE_IMAGE_REWARD
+    )
     last = f"reward.layers.{len(network.reward.layers) - 1}"
     for name, mean in ((f"{last}.weight", 0.0), (f"{last}.bias", _REWARD_MEAN)):
         if name in weights:
@@ -114,11 +116,11 @@ def load_blip(network: AigcVqa, path: Path) -> None:
     Raises:
         ValueError: the file can't be read, or a tensor is missing, unknown or of another shape.
     """
-    kind = "a checkpoint of BLIP"
-    if _CLASS_TOKEN in _read(path, kind, {}):
-        weights = _read(path, kind, _TRANSFORMERS, _OUTSIDE_TRANSFORMERS)
+    weights = read_checkpoint(path, "a checkpoint of BLIP", _WRAPPERS)
+    if _CLASS_TOKEN in weights:
+        weights = _named(weights, _TRANSFORMERS, _OUTSIDE_TRANSFORMERS)
     else:
-        weights = _read(path, kind, _BLIP, _OUTSIDE_BLIP)
+        weights = _named(weights, _BLIP, _OUTSIDE_BLIP)
     _fill(network, _with_positions(network, weights), path, ("vision.", "text_encoder."))
 
 
@@ -129,7 +131,7 @@ def load_kinetics_swin(network: AigcVqa, path: Path) -> None:
         ValueError: the file can't be read, a tensor is missing, unknown or of another shape, or the network's windows
             are not the file's.
     """
-    weights = _read(path, "a checkpoint of Video Swin", _SWIN, _OUTSIDE_SWIN)
+    weights = _named(read_checkpoint(path, "a checkpoint of Video Swin", _WRAPPERS), _SWIN, _OUTSIDE_SWIN)
     weights = _without_indices(network, weights, path)
     for name in network.state_dict():
         relative = name.replace(_FRAGMENT, _RELATIVE)
@@ -144,7 +146,7 @@ def load_convnext(network: AigcVqa, path: Path) -> None:
     Raises:
         ValueError: the file can't be read, or a tensor is missing, unknown or of another shape.
     """
-    weights = _read(path, "a checkpoint of ConvNeXt", _CONVNEXT, _OUTSIDE_CONVNEXT)
+    weights = _named(read_checkpoint(path, "a checkpoint of ConvNeXt", _WRAPPERS), _CONVNEXT, _OUTSIDE_CONVNEXT)
     for module_path, module in network.aesthetic.backbone.named_modules():
         name = f"aesthetic.backbone.{module_path}.weight"
         if isinstance(module, (PatchConv3d, DepthwiseConv3d)) and name in weights and weights[name].ndim == 4:
@@ -153,11 +155,11 @@ def load_convnext(network: AigcVqa, path: Path) -> None:
     _fill(network, weights, path, ("aesthetic.backbone.",))
 
 
-def _read(path: Path, kind: str, patterns: Mapping[str, str], outside: Iterable[str] = ()) -> Weights:
-    """The file's tensors under our names, in float32, without those that are left out."""
+def _named(weights: Weights, patterns: Mapping[str, str], outside: Iterable[str] = ()) -> Weights:
+    """A file's tensors under our names, in float32, without those that are left out."""
     return {
         renamed(name, patterns): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in read_checkpoint(path, kind, _WRAPPERS).items()
+        for name, tensor in weights.items()
         if not any(fnmatchcase(name, pattern) for pattern in outside)
     }
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from diffvqa_rt.models.aigc_vqa.adapter import Adapter
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, TechnicalBranch, align
 from diffvqa_rt.models.aigc_vqa.reward import Reward
-from diffvqa_rt.models.aigc_vqa.swin import WindowAttention
+from diffvqa_rt.models.aigc_vqa.swin import FoldedWindowAttention, WindowAttention
 from diffvqa_rt.models.aigc_vqa.text_encoder import TextEncoder
 from diffvqa_rt.models.registry import MetricModels
 
@@ -24,13 +24,19 @@ class ViewStage(nn.Module):
 
 
 class AlignmentStage(nn.Module):
-    """frame_tokens [V, T, P, C], token_ids and token_mask [V, L] → alignment_score [V]."""
+    """frame_tokens [V, T, P, C], token_ids and token_mask [V, L] → alignment_score [V].
+
+    A number beyond the vocabulary counts as its last: a server's stage may be asked by anyone, and a GPU's gather reads
+    whatever memory it is told to.
+    """
 
     def __init__(self, adapter: Adapter | None, text_encoder: TextEncoder, reward: Reward) -> None:
         super().__init__()
         self.adapter, self.text_encoder, self.reward = adapter, text_encoder, reward
 
     def forward(self, frame_tokens: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor]:
+        token_ids = token_ids.clamp(0, self.text_encoder.embeddings.word_embeddings.num_embeddings - 1)
+        token_mask = token_mask.clamp(0, 1)
         return (align(self.adapter, self.text_encoder, self.reward, frame_tokens, token_ids, token_mask),)
 
 
@@ -41,9 +47,9 @@ def folded(branch: TechnicalBranch) -> TechnicalBranch:
     """
     shared = (*branch.parameters(), *branch.buffers())
     branch = copy.deepcopy(branch, {id(tensor): tensor for tensor in shared})
-    for module in branch.modules():
+    for path, module in list(branch.named_modules()):
         if isinstance(module, WindowAttention):
-            module.fold()
+            branch.set_submodule(path, FoldedWindowAttention(module))
     return branch
 
 

@@ -79,60 +79,27 @@ def windows_of(grid: Size, most: Size, is_shifted: bool, mini_patches: int) -> W
         )
 
 
-class WindowAttention(nn.Module):
-    """Multi-head attention of tokens [V, P, C] inside windows.
-
-    What is added to the scores is bias + mask: γ·R + (1 − γ)·F, where γ is the distance |Δφ_h| + |Δφ_w| between the
-    mini-patches of a query and a key and not a gate of 0 or 1, and −100 between regions.
-    """
+class AttentionInWindows(nn.Module):
+    """Multi-head attention of tokens [V, P, C] inside windows, with what `bias` gives added to the scores."""
 
     order: Tensor
     inverse: Tensor
-    regions: Tensor
-    mini_patches: Tensor
-    offsets: Tensor
-    folded_bias: Tensor | None
-    relative_position_bias_table: Tensor | None
-    fragment_position_bias_table: Tensor | None
 
-    def __init__(self, width: int, heads: int, most: Size, windows: Windows, *, has_gate: bool) -> None:
+    def __init__(self, heads: int, order: Tensor, inverse: Tensor, window_tokens: int) -> None:
         super().__init__()
         self.heads = heads
-        rows = (2 * most[0] - 1) * (2 * most[1] - 1) * (2 * most[2] - 1)
-        self.relative_position_bias_table = nn.Parameter(0.02 * torch.randn(rows, heads))
-        self.fragment_position_bias_table = nn.Parameter(0.02 * torch.randn(rows, heads)) if has_gate else None
-        # Follow from the sizes: no file of weights has them.
-        for name, values in windows._asdict().items():
-            self.register_buffer(name, values, persistent=False)
-        self.register_buffer("folded_bias", None, persistent=False)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.window_tokens = window_tokens
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("inverse", inverse, persistent=False)
+        self.qkv: nn.Linear
+        self.proj: nn.Linear
 
     def bias(self) -> Tensor:
         """The bias with the mask, [W or 1, heads, N, N]."""
-        if self.folded_bias is not None:
-            return self.folded_bias
-        bias = self._rows_of(self.relative_position_bias_table)
-        if self.fragment_position_bias_table is not None:
-            steps = self.mini_patches[:, :, None] - self.mini_patches[:, None]
-            distance = steps.abs().sum(-1)[:, None].to(bias.dtype)
-            bias = distance * bias + (1 - distance) * self._rows_of(self.fragment_position_bias_table)
-        is_apart = self.regions[:, :, None] != self.regions[:, None]
-        return bias + _APART * is_apart[:, None].to(bias.dtype)
-
-    def _rows_of(self, table: Tensor | None) -> Tensor:
-        assert table is not None
-        return table[self.offsets].permute(2, 0, 1)
-
-    def fold(self) -> None:
-        """Keeps the bias as a constant in the place of the tables, which it does without from now on."""
-        with torch.no_grad():
-            self.folded_bias = self.bias()
-        self.relative_position_bias_table = self.fragment_position_bias_table = None
+        raise NotImplementedError
 
     def forward(self, tokens: Tensor) -> Tensor:
-        windows = tokens.to(self.qkv.weight.dtype).index_select(1, self.order)
-        windows = windows.unflatten(1, (-1, self.offsets.shape[0]))
+        windows = tokens.to(self.qkv.weight.dtype).index_select(1, self.order).unflatten(1, (-1, self.window_tokens))
         q, k, v = (
             x.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # [V, W, heads, N, C / heads]
             for x in self.qkv(windows).chunk(3, dim=-1)
@@ -141,6 +108,56 @@ class WindowAttention(nn.Module):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.bias()
         attended = (scores.float().softmax(-1).to(v.dtype) @ v).transpose(2, 3).flatten(3)
         return self.proj(attended.flatten(1, 2).index_select(1, self.inverse))
+
+
+class WindowAttention(AttentionInWindows):
+    """Attention inside windows with γ·R + (1 − γ)·F for a bias, and −100 between regions.
+
+    γ is the distance |Δφ_h| + |Δφ_w| between the mini-patches of a query and a key, and not a gate of 0 or 1.
+    """
+
+    regions: Tensor
+    mini_patches: Tensor
+    offsets: Tensor
+
+    def __init__(self, width: int, heads: int, most: Size, windows: Windows, *, has_gate: bool) -> None:
+        super().__init__(heads, windows.order, windows.inverse, len(windows.offsets))
+        rows = (2 * most[0] - 1) * (2 * most[1] - 1) * (2 * most[2] - 1)
+        self.relative_position_bias_table = nn.Parameter(0.02 * torch.randn(rows, heads))
+        self.fragment_position_bias_table = nn.Parameter(0.02 * torch.randn(rows, heads)) if has_gate else None
+        # Follow from the sizes: no file of weights has them.
+        for name in ("regions", "mini_patches", "offsets"):
+            self.register_buffer(name, getattr(windows, name), persistent=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def bias(self) -> Tensor:
+        bias = self._rows_of(self.relative_position_bias_table)
+        if self.fragment_position_bias_table is not None:
+            steps = self.mini_patches[:, :, None] - self.mini_patches[:, None]
+            distance = steps.abs().sum(-1)[:, None].to(bias.dtype)
+            bias = distance * bias + (1 - distance) * self._rows_of(self.fragment_position_bias_table)
+        is_apart = self.regions[:, :, None] != self.regions[:, None]
+        return bias + _APART * is_apart[:, None].to(bias.dtype)
+
+    def _rows_of(self, table: Tensor) -> Tensor:
+        return table[self.offsets].permute(2, 0, 1)
+
+
+class FoldedWindowAttention(AttentionInWindows):
+    """Another's attention with its bias as a constant in the place of the tables. Shares its linear layers."""
+
+    constant: Tensor
+
+    @torch.no_grad()
+    def __init__(self, attention: WindowAttention) -> None:
+        super().__init__(attention.heads, attention.order, attention.inverse, attention.window_tokens)
+        self.register_buffer("constant", attention.bias(), persistent=False)
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+
+    def bias(self) -> Tensor:
+        return self.constant
 
 
 class PatchEmbedding3d(nn.Module):

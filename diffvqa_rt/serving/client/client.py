@@ -5,15 +5,12 @@ import math
 import numbers
 import random
 import re
-import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
@@ -30,8 +27,8 @@ from diffvqa_rt.serving.client.address import ServerAddress
 from diffvqa_rt.serving.client.answers import AnswerError, score_from_answer
 from diffvqa_rt.serving.client.diagnosis import NOT_GRPC, obstacle_at
 from diffvqa_rt.serving.client.request import MAX_MESSAGE_BYTES, encoded_video, request_tensors
+from diffvqa_rt.serving.client.tls import ClientTls
 from diffvqa_rt.serving.client.waiter import Waiter
-from diffvqa_rt.serving.settings import require_pem
 from diffvqa_rt.sources import Prompts, VideoSource, pairs_of, several, source_name
 
 Result = VideoScore | ScoringFailure
@@ -61,36 +58,6 @@ _NO_PROXY: tuple[str, int] = ("grpc.enable_http_proxy", 0)
 
 class RequestError(DiffVQAError):
     """A server gave no score for a reason that is not the video's: unreachable, too slow, or at fault."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClientTls:
-    """PEM files: the authority that the server's certificate is from, and our own certificate where it asks for one."""
-
-    ca: Path | None
-    cert: Path | None = None
-    key: Path | None = None
-
-    def __post_init__(self) -> None:
-        require_pem("the authority of the server's certificate", self.ca)
-        if self.cert is not None or self.key is not None:
-            require_pem("the client's certificate", self.cert)
-            require_pem("the key of the client's certificate", self.key)
-        self.context()
-
-    def context(self) -> ssl.SSLContext:
-        """For a connection that trusts what gRPC's trusts. Raises ValueError where a file holds something else."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.set_alpn_protocols(["h2"])
-        try:
-            context.load_verify_locations(self.ca)
-            if self.cert is not None:
-                context.load_cert_chain(self.cert, self.key)
-        except ssl.SSLError as error:
-            files = ", ".join(str(path) for path in (self.ca, self.cert, self.key) if path)
-            raise ValueError(f"{files}: no certificate, or not the key to it ({error}); expected PEM files") from error
-        return context
 
 
 class Client:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.metric import Request
-from diffvqa_rt.sources import VideoSource
+from diffvqa_rt.sources import VideoSource, source_name
 from diffvqa_rt.video.container import open_source
+from diffvqa_rt.video.sequence import is_folder
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 _ROOM_FOR_THE_REST_BYTES = 1 << 16
@@ -21,6 +22,11 @@ def encoded_video(source: VideoSource) -> NDArray[np.uint8]:
         raise TypeError("source is an array; over gRPC goes an encoded video, as a path or bytes")
     if not isinstance(source, str | bytes | os.PathLike):
         raise TypeError(f"source is a {type(source).__name__}; expected a path, or an encoded video's bytes")
+    if is_folder(source):
+        raise VideoDecodeError(
+            f"{source_name(source)} is a folder; over gRPC goes one file: make an APNG or a video of the pictures, or "
+            "score the folder in-process"
+        )
     with open_source(source) as (name, file):
         video = np.frombuffer(file.read(), np.uint8)
     if len(video) > MAX_MESSAGE_BYTES - _ROOM_FOR_THE_REST_BYTES:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
+from diffvqa_rt.evaluation.data_sets import DATA_SETS, read_table
 from diffvqa_rt.evaluation.mos_table import read_csv
 from diffvqa_rt.metrics.diffv2iqa.engines import PIXELS
 from diffvqa_rt.synthetic.distortions import SEVERITIES, STILL_LADDERS, Ladder, distort
@@ -59,18 +60,47 @@ def read_pairs(table: Path) -> list[Pair]:
         pairs.append(pair)
     if not pairs:
         raise TrainingError(f"{table} has no rows; expected a reference and a distorted picture in each")
+    return _with_references(pairs)
+
+
+def read_data_set(name: str, source: Path) -> list[Pair]:
+    """The pairs of a data set of distorted pictures (PIPAL is the paper's), and each reference with itself (D13).
+
+    Raises:
+        MosTableError: as `read_table`.
+        TrainingError: the data set has no references, or one is not there.
+    """
+    pairs = [Pair(row.reference, row.video) for row in read_table(name, source).rows if row.reference is not None]
+    if not pairs:
+        raise TrainingError(f"{DATA_SETS[name].title} has no references; expected a data set of distorted pictures")
+    for pair in pairs:
+        if not pair.reference.is_file():
+            raise TrainingError(f"the reference {pair.reference} is not there")
+    return _with_references(pairs)
+
+
+def _with_references(pairs: list[Pair]) -> list[Pair]:
     return pairs + [Pair(path, path) for path in dict.fromkeys(pair.reference for pair in pairs)]
 
 
 def pairs_from(places: Sequence[Path]) -> list[Pair]:
-    """The pairs of CSV tables, and the pictures of folders and files as references without a distorted version.
+    """The pairs of CSV tables and data sets, and pictures of folders and files as references without another version.
+
+    Args:
+        places: paths; NAME=PATH is a data set.
 
     Raises:
-        MosTableError, TrainingError: as `read_pairs` and `find_media` do.
+        MosTableError, TrainingError: as `read_pairs`, `read_data_set` and `find_media` do.
     """
-    tables = [place for place in places if place.suffix.lower() == ".csv"]
-    pairs = [pair for table in tables for pair in read_pairs(table)]
-    others = [place for place in places if place not in tables]
+    pairs, others = [], []
+    for place in places:
+        name, equals, source = str(place).partition("=")
+        if equals and name in DATA_SETS:
+            pairs += read_data_set(name, Path(source))
+        elif place.suffix.lower() == ".csv":
+            pairs += read_pairs(place)
+        else:
+            others.append(place)
     return pairs + [Pair(path) for path in (find_media(others) if others else [])]
 
 

@@ -5,6 +5,6 @@
 pillow-heif; `animation` draws pictures over each other; `pixels` makes 8-bit sRGB of what was decoded.
 """
 
-from diffvqa_rt.video.stills.sampling import declared_size, sample_still
+from diffvqa_rt.video.stills.sampling import declared_size, sample_picture_of_sequence, sample_still
 
-__all__ = ["declared_size", "sample_still"]
+__all__ = ["declared_size", "sample_picture_of_sequence", "sample_still"]

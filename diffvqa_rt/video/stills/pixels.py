@@ -1,7 +1,8 @@
 """A picture that Pillow decoded as 8-bit sRGB pixels.
 
 An ICC profile is applied, by its perceptual intent; so are the primaries of Display P3 and BT.2020 that codes declare
-(cICP, nclx). Not done: conversion by gAMA and cHRM, tone mapping, blending. Alpha is ignored, as in videos.
+(cICP, nclx). Not done: conversion by gAMA and cHRM, tone mapping. Alpha of a still is ignored, as in videos; what moves
+is laid over white, as a page shows it.
 """
 
 import io
@@ -17,19 +18,44 @@ _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 # A profile that moves no sample colour further than this is sRGB by another name, and moves none at all.
 _SRGB_TOLERANCE = 2
 _BAD_PROFILE = ScoreWarning("profile-ignored", "its ICC profile cannot be applied; its colours are taken for sRGB")
+_OVER_WHITE = ScoreWarning("transparency-over-white", "where it is transparent, it is scored over white")
 _ALL_SAMPLES = (0, 65535)
 
 
 def rgb_of(
-    image: Image.Image, profile: bytes | None, grey_range: tuple[int, int] = _ALL_SAMPLES
+    image: Image.Image,
+    profile: bytes | None,
+    grey_range: tuple[int, int] = _ALL_SAMPLES,
+    *,
+    is_over_white: bool = False,
 ) -> tuple[NDArray[np.uint8], tuple[ScoreWarning, ...]]:
     """The pixels, [H, W, 3] uint8 RGB by the ICC profile, not turned, and what is to be said of them.
 
-    `grey_range` has the samples that are black and white in a grey picture of more than 8 bits.
+    `grey_range` has the samples that are black and white in a grey picture of more than 8 bits. Alpha is ignored, or
+    with `is_over_white` the picture is laid over white.
 
     Raises:
         PictureFaultError: its samples have no known scale.
     """
+    alpha = _alpha_of(image) if is_over_white else None
+    rgb, warnings = _opaque_rgb_of(image, profile, grey_range)
+    if alpha is None or alpha.min() == 255:
+        return rgb, warnings
+    opacity = alpha[..., None].astype(np.uint16)
+    laid = (rgb * opacity + 255 * (255 - opacity) + 127) // 255
+    return laid.astype(np.uint8), (*warnings, _OVER_WHITE)
+
+
+def _alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
+    """The opacity, [H, W] uint8, None where all is opaque; so counts 16-bit grey with a transparent level."""
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return None
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _opaque_rgb_of(
+    image: Image.Image, profile: bytes | None, grey_range: tuple[int, int]
+) -> tuple[NDArray[np.uint8], tuple[ScoreWarning, ...]]:
     image = _in_eight_bits(image, grey_range)
     warnings: tuple[ScoreWarning, ...] = ()
     if profile:

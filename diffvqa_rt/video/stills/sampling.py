@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import struct
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import BinaryIO
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.errors import ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.sampled import SampledFrames, VideoInfo, few_frames_warnings, hdr_warnings
 from diffvqa_rt.video.stills.animation import canvases, pictures_on_screen
@@ -86,6 +87,23 @@ def sample_still(name: str, file: BinaryIO, count: int, animation_count: int) ->
         return _sample_picture(file, header, picture_format, count)
 
 
+def sample_picture_of_sequence(name: str, file: BinaryIO) -> SampledFrames:
+    """The one frame of a picture that is a video's frame, laid over white where it is transparent.
+
+    Raises:
+        VideoDecodeError: it cannot be decoded, or is no still picture.
+    """
+    if (picture_format := recognise(file)) is not None:
+        with faults_told(name, picture_format.title):
+            header = picture_format.read_header(file)
+            if header is not None and len(header.delays) <= 1:
+                return _sample_picture(file, header, picture_format, 1, is_over_white=True)
+    raise VideoDecodeError(
+        f"{name} is not a still picture, as those of a folder must be; take it out of the folder, and give it by "
+        "itself if it is a video"
+    )
+
+
 def declared_size(name: str, file: BinaryIO) -> tuple[int, int] | None:
     """The numbers of pixels and of frames that a picture file declares; None where PyAV is to decode it.
 
@@ -114,13 +132,15 @@ def _opened(file: BinaryIO, header: Header, picture_format: PictureFormat) -> Ab
     return open_heic(source) if picture_format.pillow == "HEIF" else open_picture(source, (picture_format.pillow,))
 
 
-def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureFormat, count: int) -> SampledFrames:
-    profile_warnings: tuple[ScoreWarning, ...] = ()
+def _sample_picture(
+    file: BinaryIO, header: Header, picture_format: PictureFormat, count: int, *, is_over_white: bool = False
+) -> SampledFrames:
+    # An animation is laid over white even if it is one picture: a GIF has nothing but white behind it.
+    is_over_white |= bool(header.delays)
     if header.patches:
-        # An animation of one picture.
         profile, orientation = _shared_by_pictures(file, picture_format.pillow)
-        canvas = next(canvases(file, header, picture_format.pillow))
-        pixels, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile or header.profile)
+        canvas = Image.fromarray(next(canvases(file, header, picture_format.pillow)))
+        pixels, warnings = rgb_of(canvas, profile or header.profile, is_over_white=is_over_white)
         pixels = orientation.upright(pixels)
     else:
         with _opened(file, header, picture_format) as image:
@@ -133,7 +153,7 @@ def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureForma
             with decoding(image):
                 image.load()
             profile = image.info.get("icc_profile") or header.profile
-            pixels, profile_warnings = rgb_of(image, profile, header.grey_range)
+            pixels, warnings = rgb_of(image, profile, header.grey_range, is_over_white=is_over_white)
             pixels = cropped(pixels, header.clean_aperture)
             orientation = decoded_upright_by or _orientation(image)
             if decoded_upright_by is None:
@@ -144,20 +164,21 @@ def _sample_picture(file: BinaryIO, header: Header, picture_format: PictureForma
         frames=(pixels,) * count,
         timestamps_seconds=(0.0,) * count,
         info=_info(header, orientation, pixels),
-        warnings=_warnings(header, profile_warnings),
+        warnings=_warnings(header, warnings),
     )
 
 
 def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count: int) -> SampledFrames:
     chosen = pictures_on_screen(header.delays, count)
     kept: dict[int, NDArray[np.uint8]] = {}
+    warnings: list[ScoreWarning] = []
     orientation = _UPRIGHT
-    profile_warnings: tuple[ScoreWarning, ...] = ()
     if header.patches:
         profile, orientation = _shared_by_pictures(file, pillow_format)
         for index, canvas in enumerate(itertools.islice(canvases(file, header, pillow_format), chosen[-1] + 1)):
             if index in chosen:
-                drawn, profile_warnings = rgb_of(Image.fromarray(canvas[..., :3]), profile or header.profile)
+                drawn, more = rgb_of(Image.fromarray(canvas), profile or header.profile, is_over_white=True)
+                warnings += more
                 kept[index] = orientation.upright(drawn)
         decoded = chosen[-1] + 1
     else:
@@ -169,12 +190,14 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
                 image.seek(index)
                 with decoding(image):
                     image.load()
-                stored, profile_warnings = rgb_of(image, image.info.get("icc_profile") or header.profile)
+                profile = image.info.get("icc_profile") or header.profile
+                stored, more = rgb_of(image, profile, is_over_white=True)
+                warnings += more
                 kept[index] = orientation.upright(cropped(stored, header.clean_aperture))
         # WebP's pictures build on each other.
         decoded = chosen[-1] + 1 if pillow_format == "WEBP" else len(kept)
     starts = [0, *itertools.accumulate(header.delays)]
-    few_frames = few_frames_warnings(chosen, len(header.delays))
+    warnings += few_frames_warnings(chosen, len(header.delays))
     return SampledFrames(
         frames=tuple(kept[index] for index in chosen),
         timestamps_seconds=tuple(float(starts[index] * header.delay_unit) for index in chosen),
@@ -186,7 +209,7 @@ def _sample_animation(file: BinaryIO, header: Header, pillow_format: str, count:
             duration_seconds=float(starts[-1] * header.delay_unit),
             decoded_frames=decoded,
         ),
-        warnings=_warnings(header, profile_warnings + few_frames),
+        warnings=_warnings(header, warnings),
     )
 
 
@@ -266,8 +289,9 @@ def _orientation(image: Image.Image) -> Orientation:
     return _UPRIGHT
 
 
-def _warnings(header: Header, more: tuple[ScoreWarning, ...]) -> tuple[ScoreWarning, ...]:
-    return (*header.warnings, *more, *hdr_warnings(header.transfer))
+def _warnings(header: Header, more: Iterable[ScoreWarning]) -> tuple[ScoreWarning, ...]:
+    """All there is to be said, each once."""
+    return tuple(dict.fromkeys((*header.warnings, *more, *hdr_warnings(header.transfer))))
 
 
 def _info(

@@ -13,7 +13,7 @@ from diffvqa_rt.metrics.aigc_vqa.presets import find_vocabulary
 from diffvqa_rt.models.aigc_vqa.checkpoints import load_weights, read_description
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
 from diffvqa_rt.models.aigc_vqa.published import find_published, load_published
-from diffvqa_rt.models.aigc_vqa.swin import WindowAttention
+from diffvqa_rt.models.aigc_vqa.swin import FoldedWindowAttention
 from diffvqa_rt.specs import Precision
 from diffvqa_rt.video import sample_frames
 
@@ -35,14 +35,13 @@ _HEAD = "one in ten thousand of the arithmetic, and the score itself"
 
 
 def _biases(module: nn.Module) -> list[Tensor]:
-    attentions = [part for part in module.modules() if isinstance(part, WindowAttention)]
-    return [part.folded_bias for part in attentions if part.folded_bias is not None]
+    return [part.constant for part in module.modules() if isinstance(part, FoldedWindowAttention)]
 
 
 def _convert_biases(module: nn.Module, dtype: torch.dtype) -> None:
     for part in module.modules():
-        if isinstance(part, WindowAttention) and part.folded_bias is not None:
-            part.folded_bias = part.folded_bias.to(dtype)
+        if isinstance(part, FoldedWindowAttention):
+            part.constant = part.constant.to(dtype)
 
 
 def _views(config: AigcVqaConfig) -> tuple[Tensor, ...]:

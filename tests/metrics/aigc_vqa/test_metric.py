@@ -113,10 +113,10 @@ def test_a_prompt_is_read_with_the_folders_vocabulary(tmp_path):
     read = METRIC.prompts.open(TINY, tmp_path)
     short, long = read("a red ball"), read("a red ball " * 30)
     assert short.arrays["token_ids"].shape == short.arrays["token_mask"].shape == (1, TINY.text.prompt_tokens)
-    assert (short.facts.text, short.facts.tokens, short.facts.is_truncated) == ("a red ball", 5, False)
-    assert long.facts.tokens == 92 and long.facts.is_truncated and not short.warnings
+    assert (short.facts.text, short.facts.tokens, short.facts.is_truncated) == ("a red ball", 8, False)
+    assert long.facts.tokens == 182 and long.facts.is_truncated and not short.warnings
     assert [warning.message for warning in long.warnings] == [
-        "its prompt has 92 tokens, and the network reads the first 35"
+        "its prompt has 182 tokens, and the network reads the first 35"
     ]
 
 

@@ -233,3 +233,17 @@ def test_a_folded_stage_has_constants_for_tables_and_shares_the_rest(network):
     assert all(id(parameter) in shared for parameter in stage.parameters())
     assert not any("bias_table" in name for name, _ in stage.named_parameters())
     assert any("bias_table" in name for name, _ in network.technical.named_parameters())
+
+
+def test_the_alignment_stage_takes_any_numbers_for_tokens(network, small):
+    """Anyone may call a server's stage, and a GPU's gather reads whatever memory it is told to."""
+    stage = stage_modules(network)["alignment"]
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randn(1, small.frames, small.frame_tokens, small.vision.width, generator=generator)
+    length = small.text.prompt_tokens
+    wild, most = torch.tensor([[-(2**40), 2**40] + [5] * (length - 2)]), small.text.vocabulary - 1
+    tame = wild.clamp(0, most)
+    assert tame[0, :2].tolist() == [0, most]
+    mask = torch.ones(1, length, dtype=torch.int64)
+    expected = stage(tokens, tame, mask)[0]
+    torch.testing.assert_close(stage(tokens, wild, mask * 2**50)[0], expected, rtol=0, atol=0)

@@ -1,6 +1,5 @@
 """The technical backbone's biases, windows and merging, token by token (SPEC §3)."""
 
-import copy
 import itertools
 import math
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from diffvqa_rt.metrics.aigc_vqa.presets import PAPER
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa
-from diffvqa_rt.models.aigc_vqa.swin import PatchMerging, WindowAttention, windows_of
+from diffvqa_rt.models.aigc_vqa.swin import FoldedWindowAttention, PatchMerging, WindowAttention, windows_of
 
 WIDTH, HEADS = 8, 2
 
@@ -150,8 +149,7 @@ def test_merging_puts_rows_before_columns():
 @torch.inference_mode()
 def test_a_folded_bias_is_the_bias():
     attention = attention_of((2, 6, 6), (2, 3, 3), is_shifted=True, mini_patches=2)
-    folded = copy.deepcopy(attention)
-    folded.fold()
+    folded = FoldedWindowAttention(attention)
     assert {name for name, _ in folded.named_parameters()} == {"qkv.weight", "qkv.bias", "proj.weight", "proj.bias"}
     tokens = torch.randn(2, 72, WIDTH, dtype=torch.float64)
     assert torch.equal(folded(tokens), attention(tokens))

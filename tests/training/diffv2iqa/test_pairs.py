@@ -1,10 +1,12 @@
 """Pairs for the restorer: crops that show the same place, distorted and pristine, the same ones whenever asked for."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_sets import WRITERS
 from PIL import Image
 from restoring_network import dead_leaves, save_stills
 
@@ -113,6 +115,26 @@ def test_files_of_a_table_are_cropped_and_mirrored_alike(table):
     difference = (pixels(batch["x"]) - pixels(batch["reference"])).flatten(1)
     assert set(difference.unique().tolist()) == {0, 20}
     assert torch.equal(difference.amin(1), difference.amax(1))
+
+
+def test_a_data_set_with_references_is_pairs(tmp_path):
+    WRITERS["pipal"](tmp_path / "pipal")
+    WRITERS["koniq-10k"](tmp_path / "koniq")
+    with pytest.raises(TrainingError, match=r"the reference .*Train_Ref/A0001.bmp is not there"):
+        pairs_from([Path(f"pipal={tmp_path / 'pipal'}")])
+    for name in ("A0001.bmp", "A0002.bmp"):
+        (tmp_path / "pipal/Train_Ref").mkdir(exist_ok=True)
+        (tmp_path / "pipal/Train_Ref" / name).write_bytes(b"")
+    pairs = pairs_from([Path(f"pipal={tmp_path / 'pipal'}")])
+    assert [(pair.reference.name, pair.distorted.name) for pair in pairs] == [
+        ("A0001.bmp", "A0001_00_00.bmp"),
+        ("A0001.bmp", "A0001_06_20.bmp"),
+        ("A0002.bmp", "A0002_00_00.bmp"),
+        ("A0001.bmp", "A0001.bmp"),
+        ("A0002.bmp", "A0002.bmp"),
+    ]
+    with pytest.raises(TrainingError, match="KonIQ-10k has no references"):
+        pairs_from([Path(f"koniq-10k={tmp_path / 'koniq'}")])
 
 
 def test_tables_and_folders_go_together(table, stills):

@@ -29,7 +29,8 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="MEDIA",
         help="pristine pictures, to be distorted by the project's own catalogue: a folder, searched below too, or a "
-        "file; or a CSV table of pairs with the columns reference,distorted",
+        "file; or pairs: a CSV table with the columns reference,distorted, or a data set that has references, as "
+        "pipal=/data/PIPAL",
     )
     start = command.add_mutually_exclusive_group()
     start.add_argument(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffvqa_rt.arguments import checked_arguments, whole_number
+from diffvqa_rt.arguments import UsageError, checked_arguments, whole_number
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
     add_cache_arguments,
@@ -117,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
         branches = "random ones" if are_new else f"those of {arguments.weights}, which go on learning"
         print(f"branches to start from: {branches}", file=sys.stderr)
         kept = [name for name, given in (("ViT", arguments.vit), ("ResNet", arguments.resnet)) if given is None]
-        if kept and not arguments.train_encoders:
+        if are_new and kept and not arguments.train_encoders:
             print(
                 f"{' and '.join(kept)}: as {arguments.weights} has it, and random where that is what `diffvqa adapt` "
                 "wrote; --vit and --resnet read pretrained ones, --train-encoders trains them",
@@ -177,7 +177,7 @@ def _network_to_train(arguments: argparse.Namespace, score_range: tuple[float, f
     """The network of the weights, for this range of scores, and True where its branches are new ones.
 
     Raises:
-        UsageError: weights or an encoder's checkpoint cannot be read.
+        UsageError: weights or an encoder's checkpoint cannot be read, or one is given for trained branches.
     """
     from diffvqa_rt.models.diffv2iqa.checkpoints import load_resnet, load_vit, load_weights
     from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA
@@ -188,6 +188,11 @@ def _network_to_train(arguments: argparse.Namespace, score_range: tuple[float, f
         start, is_trained = load_weights(arguments.weights)
         config = dataclasses.replace(start.config, score_range=score_range)
         if is_trained:
+            if arguments.vit or arguments.resnet:
+                raise UsageError(
+                    f"{arguments.weights} has branches that learned to read its own ViT and ResNet; leave --vit and "
+                    "--resnet out, or begin with weights of diffvqa adapt"
+                )
             # Branches tell shares of the range, so that another range moves no weight.
             network = network_from_state(DiffV2IQA, config, start.state_dict(), arguments.weights)
         else:

@@ -1,11 +1,14 @@
 """A TCAB's training stages: pairs of versions of a scene, patches that see all frequencies, the head's start."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from ablation import without_tcab
 from accelerate import Accelerator
 from clips import make_clip
+from numpy.lib.stride_tricks import sliding_window_view
 from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
@@ -73,13 +76,13 @@ def find(picture, severity, kept):
     """A picture's [3, SIDE, SIDE] ladder and place, (frame, top, left, mirrored, quarters), found by its luma."""
     shown = luma((picture.numpy() + 1) * 127.5)
     for row, ladder in enumerate(("h264", "freeze", "banding")) if severity else [(0, "pristine")]:
-        clip = luma(kept[2 * row + severity])
-        for frame, top, left in np.ndindex(clip.shape[0], clip.shape[1] - SIDE + 1, clip.shape[2] - SIDE + 1):
-            square = clip[frame, top : top + SIDE, left : left + SIDE]
-            for mirrored in (False, True):
-                for quarters in range(4):
-                    if np.allclose(np.rot90(square[:, ::-1] if mirrored else square, quarters), shown, atol=1e-2):
-                        return ladder, (frame, top, left, mirrored, quarters)
+        squares = sliding_window_view(luma(kept[2 * row + severity]), (SIDE, SIDE), axis=(1, 2))
+        for mirrored, quarters in itertools.product((False, True), range(4)):
+            square = np.rot90(shown, -quarters)
+            square = square[:, ::-1] if mirrored else square
+            for place in np.argwhere(np.abs(squares[..., 0, 0] - square[0, 0]) < 1e-2):
+                if np.allclose(squares[tuple(place)], square, atol=1e-2):
+                    return ladder, (*place.tolist(), mirrored, quarters)
     raise AssertionError("the picture is none of the stored")
 
 

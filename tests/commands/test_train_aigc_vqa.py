@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from prompted_network import SMALLEST, save_prompted_clips
+from prompted_network import SMALL
+from prompted_opinions import save_prompted_clips
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -34,7 +35,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     save_prompted_clips(folder, 9, held_out=3)
     torch.manual_seed(0)
-    save_weights(AigcVqa(SMALLEST), folder / "start.safetensors", is_trained=False)
+    save_weights(AigcVqa(SMALL), folder / "start.safetensors", is_trained=False)
     return folder
 
 
@@ -85,7 +86,7 @@ def numbers_of(network, data, branches):
     videos = [
         LabelledVideo(name=r["video"], path=data / r["video"], label=float(r["mos"]), prompt=r["prompt"]) for r in rows
     ]
-    words = WordPiece.read(TINY_VOCABULARY, SMALLEST.text.vocabulary_sha256)
+    words = WordPiece.read(TINY_VOCABULARY, SMALL.text.vocabulary_sha256)
     numbers = predict_numbers(network, videos, PromptedClips(network.config, videos, words), branches)
     return numbers, np.array([video.label for video in videos])
 
@@ -95,8 +96,8 @@ def test_the_saved_weights_score_on_the_scale_of_the_opinions(data, tmp_path):
     assert train(data, tmp_path, 3) == 0
     network, _ = load_weights(tmp_path / "weights.safetensors")
     config = network.config
-    assert config == dataclasses.replace(SMALLEST, score_range=(1.0, 5.0), calibration=config.calibration)
-    assert engine_specs(config) == engine_specs(SMALLEST)
+    assert config == dataclasses.replace(SMALL, score_range=(1.0, 5.0), calibration=config.calibration)
+    assert engine_specs(config) == engine_specs(SMALL)
     numbers, opinions = numbers_of(network, data, BRANCHES)
     for name, values in numbers.items():
         assert getattr(config.calibration, name) == pytest.approx(values.mean())
@@ -191,7 +192,7 @@ def test_a_table_of_the_paper_is_a_few_options(data, tmp_path, capsys):
 
 def test_published_checkpoints_fill_the_branches_that_the_stage_teaches(data, tmp_path, capsys):
     """The others stay as the stage before has left them."""
-    other = random_network(SMALLEST, seed=3).state_dict()
+    other = random_network(SMALL, seed=3).state_dict()
     reward = {f"mlp.layers.{n.removeprefix('reward.layers.')}": x for n, x in other.items() if n.startswith("reward.")}
     vision = {f"blip.visual_encoder.{n[7:]}": x for n, x in other.items() if n.startswith("vision.")}
     text = {f"blip.{n}": x for n, x in other.items() if n.startswith("text_encoder.")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prompted_network import SMALLEST
+from prompted_network import SMALL
 
 from diffvqa_rt.metrics.aigc_vqa.config import Calibration
 from diffvqa_rt.metrics.aigc_vqa.fusion import fuse
@@ -34,7 +34,7 @@ def opinions(numbers):
 
 def scores(calibration, numbers, names):
     """As the metric fuses them, video by video."""
-    config = dataclasses.replace(SMALLEST, calibration=calibration)
+    config = dataclasses.replace(SMALL, calibration=calibration)
     shape = (1, config.temporal_tokens, config.map_side, config.map_side)
     found = []
     for video in range(VIDEOS):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from prompted_network import SMALLEST
+from prompted_network import SMALL
 
 from diffvqa_rt.models.aigc_vqa.network import random_network
 from diffvqa_rt.training.aigc_vqa.losses import dual_loss
@@ -13,7 +13,7 @@ from diffvqa_rt.training.aigc_vqa.stages import STAGES, StageConfig
 from diffvqa_rt.training.loop import checkpoint_activations
 
 RANGE = (1.0, 5.0)
-CONFIG = dataclasses.replace(SMALLEST, score_range=RANGE)
+CONFIG = dataclasses.replace(SMALL, score_range=RANGE)
 VIDEOS = 4
 
 
@@ -85,7 +85,7 @@ def test_the_gradient_is_the_whole_batchs(batch, prepared):
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_passes_are_one_with_dropout_to_the_bit(batch, stage):
     """The second pass has the dropout and the stochastic depth of the first."""
-    stage = dataclasses.replace(STAGES[stage], unfixed_percent=60)
+    stage = dataclasses.replace(STAGES[stage], unfixed_percent=50)
     loss, expected = gradients(StageObjective(random_network(CONFIG), stage).train(), batch)
     objective = recomputing(StageObjective(random_network(CONFIG), stage)).train()
     again, found = gradients(objective, batch)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from prompted_network import SMALLEST
+from prompted_network import SMALL
 from torch import nn
 
 from diffvqa_rt.metrics.aigc_vqa.presets import PAPER
@@ -70,7 +70,7 @@ def test_stage_three_of_the_paper_begins_in_the_midst_of_all_four_encoders():
 
 
 def test_what_stands_before_fixed_blocks_is_fixed_too_and_norms_adapter_and_heads_never_are():
-    network = random_network(SMALLEST)
+    network = random_network(SMALL)
     choose_what_learns(network, dataclasses.replace(STAGES[3], unfixed_percent=0))
     parts = {".".join(name.split(".")[:3]) for name in learning(network)}
     assert parts == {
@@ -84,14 +84,14 @@ def test_what_stands_before_fixed_blocks_is_fixed_too_and_norms_adapter_and_head
 
 
 def test_stage_one_learns_all_of_the_visual_branches():
-    network = random_network(SMALLEST)
+    network = random_network(SMALL)
     choose_what_learns(network, STAGES[1])
     assert learning(network) == {n for n, _ in network.named_parameters() if n.startswith(("technical.", "aesthetic."))}
 
 
 def test_fixed_blocks_run_without_dropout_and_stochastic_depth():
     """Though the loop puts the objective into training mode before each step."""
-    network = random_network(SMALLEST)
+    network = random_network(SMALL)
     objective = StageObjective(network, dataclasses.replace(STAGES[3], unfixed_percent=40))
     objective.train()
     for blocks in network.encoder_blocks().values():

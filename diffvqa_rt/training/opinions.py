@@ -56,7 +56,7 @@ class OpinionBatches(StepBatches):
         for video in videos:
             ladders.setdefault(video.ladder or f"\0{video.name}", []).append(video)
         self._ladders = list(ladders.values())
-        is_paired = max(len(ladder) for ladder in self._ladders) > 1
+        is_paired = any(len(ladder) > 1 for ladder in self._ladders)
         if is_paired and batch % _PAIR:
             raise ValueError(f"batch is {batch}; expected an even number, since versions come in pairs")
         if is_paired and batch % (_PAIR * processes):

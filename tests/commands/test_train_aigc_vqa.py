@@ -200,7 +200,7 @@ def test_published_checkpoints_fill_the_branches_that_the_stage_teaches(data, tm
     torch.save({"unread": torch.zeros(1)}, tmp_path / "DOVER.pth")
     still = ["--learning-rate", "1e-12", "--weight-decay", "0"]
     assert train(data, tmp_path / "run", 2, "--checkpoints", str(tmp_path), *still) == 0
-    assert "published checkpoints to start from: ImageReward\n" in capsys.readouterr().err
+    assert "they start from ImageReward, and where these have none " in capsys.readouterr().err
     found = load_file(tmp_path / "run" / "weights.safetensors")
     torch.testing.assert_close(found["vision.blocks.0.attn.qkv.weight"], other["vision.blocks.0.attn.qkv.weight"])
     assert moved(data / "start.safetensors", tmp_path / "run" / "weights.safetensors") <= ALIGNMENT

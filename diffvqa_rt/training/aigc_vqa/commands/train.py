@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> int:
     train, held_out = (
         with_opinions(videos, needs_prompts=stage.needs_prompts) for videos in (data.train, data.held_out)
     )
-    network, was_trained = _network_to_train(arguments, stage, data.score_range)
+    network, was_trained, start = _network_to_train(arguments, stage, data.score_range)
     words = None
     if stage.needs_prompts:
         with checked_arguments():
@@ -198,9 +198,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return scalars
 
     if accelerator.is_main_process:
-        sizes = [sum(p.numel() for p in part.parameters() if p.requires_grad) for part in (objective.trained, network)]
-        assert sizes[0] == sizes[1], "nothing else learns"
-        print(f"{sizes[0]:,} parameters learn from {len(train)} videos", file=sys.stderr)
+        size = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        print(f"{size:,} parameters learn from {len(train)} videos; they start from {start}", file=sys.stderr)
     with step_bar(f"stage {arguments.stage}", config.steps) as show:
         fit(
             objective,
@@ -238,8 +237,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _network_to_train(
     arguments: argparse.Namespace, stage: StageConfig, score_range: tuple[float, float]
-) -> "tuple[AigcVqa, bool]":
-    """The network of the arguments, and whether it was trained before.
+) -> "tuple[AigcVqa, bool, str]":
+    """The network of the arguments, whether it was trained before, and the words for where it comes from.
 
     Raises:
         UsageError: weights or checkpoints cannot be read.
@@ -255,11 +254,12 @@ def _network_to_train(
             score_range=score_range,
             has_adapter=stage.has_adapter,
         )
+        start = str(arguments.weights or f"random ones of {arguments.preset}")
         if arguments.checkpoints:
             files = find_published(arguments.checkpoints, stage.branches)
             load_published(network, files)
-            print(f"published checkpoints to start from: {', '.join(files)}", file=sys.stderr)
-    return network, was_trained
+            start = f"{', '.join(files)}, and where these have none {start}"
+    return network, was_trained, start
 
 
 TRAIN = TrainingStage(

@@ -1,4 +1,4 @@
-"""That each stage of AIGC-VQA can learn at all, by the commands that users run: minutes on two free cores."""
+"""That each stage of AIGC-VQA can learn at all, by the commands that users run: six minutes of CPU time."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from diffvqa_rt.models.weights import save_weights
 from diffvqa_rt.synthetic.prompted_clips import LABELS, PromptedClipsConfig, make_prompted_clips
 
 CLIPS = 32
-# A quarter of `tiny`'s arithmetic or less: `tiny` learns them too, in ten times as long.
+# A small part of the arithmetic of `tiny`, whose first stage alone would take most of an hour.
 SMALL = dataclasses.replace(
     TINY,
     name="small",
@@ -47,7 +47,6 @@ def test_each_stage_learns_clips_and_prompts_by_heart(tmp_path, capsys):
         arguments = [f"csv={tmp_path / LABELS}", "--stage", str(stage), "--weights", str(weights), "--out", str(out)]
         assert main(["train", "--metric", "aigc_vqa", *arguments, *learning, "--epochs", str(epochs)]) == 0
         said = capsys.readouterr().err
-        print(said)
         name, main_score = re.findall(rf"learned from, {CLIPS} videos, (\w+): .* main (\S+)", said)[-1]
         assert name == ("alignment" if stage == 2 else "sum") and float(main_score) > 0.95, said
         weights = out / "weights.safetensors"

@@ -14,7 +14,8 @@ class LabelledVideo:
     """A video to learn from. `label` is on the network's score range, None where only the order in its ladder is known.
 
     `ladder` names the versions of one scene under one distortion, `severity` is its place among them, 0 the pristine.
-    `content` is the source that it shares with its other versions, None where it is one of its own.
+    `content` is the source that it shares with its other versions, None where it is one of its own. `prompt` is the
+    text that it was generated from, None where it was not, or the text is not known.
     """
 
     name: str
@@ -23,6 +24,7 @@ class LabelledVideo:
     ladder: str | None = None
     severity: int = 0
     content: str | None = None
+    prompt: str | None = None
 
 
 def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
@@ -75,7 +77,7 @@ def videos_digest(videos: Sequence[LabelledVideo]) -> str:
     """SHA-256 of what is learned from; a run goes on only where it is the same."""
     digest = hashlib.sha256()
     for video in videos:
-        digest.update(
-            f"{video.name} {video.label} {video.ladder} {video.severity}\n".encode("utf-8", "surrogateescape")
-        )
+        prompt = "" if video.prompt is None else f" {video.prompt}"
+        line = f"{video.name} {video.label} {video.ladder} {video.severity}{prompt}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

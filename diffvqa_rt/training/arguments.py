@@ -44,10 +44,18 @@ def add_fit_arguments(
         help="of all processes together, a multiple of their number (default: %(default)s)",
     )
     command.add_argument(
-        "--learning-rate", type=_number, default=learning_rate, metavar="X", help="of AdamW (default: %(default)s)"
+        "--learning-rate",
+        type=unsigned_number,
+        default=learning_rate,
+        metavar="X",
+        help="of AdamW (default: %(default)s)",
     )
     command.add_argument(
-        "--weight-decay", type=_number, default=weight_decay, metavar="X", help="of AdamW (default: %(default)s)"
+        "--weight-decay",
+        type=unsigned_number,
+        default=weight_decay,
+        metavar="X",
+        help="of AdamW (default: %(default)s)",
     )
     command.add_argument(
         "--schedule",
@@ -171,7 +179,8 @@ def item_bar(label: str, unit: str = "video") -> "Iterator[OnProgress]":
         yield show
 
 
-def _number(text: str) -> float:
+def unsigned_number(text: str) -> float:
+    """Returns an argument's text as a finite number of 0 or more, or refuses it in a sentence."""
     try:
         number = float(text)
     except ValueError:

@@ -159,4 +159,7 @@ def with_validation(data: TrainingData, percent: int, seed: int) -> TrainingData
 
 
 def videos_from_rows(rows: Sequence[MosRow]) -> list[LabelledVideo]:
-    return [LabelledVideo(name=row.name, path=row.video, label=row.mos, content=row.content) for row in rows]
+    return [
+        LabelledVideo(name=row.name, path=row.video, label=row.mos, content=row.content, prompt=row.prompt)
+        for row in rows
+    ]

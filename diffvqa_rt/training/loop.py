@@ -43,14 +43,15 @@ class FitConfig:
     The paper says Adam and a decay of 1e-2. Added to gradients that are smaller than that, as `torch.optim.Adam` does,
     it takes the Controller apart: after 1,500 steps of `tiny` nine in ten of its weights were below 1e-6.
 
-    `steps` counts updates of the weights. `cosine` falls to zero at the last, after a short warm-up. Not all of it
-    decides the result: `checkpoint_steps` and `workers` may change when a run goes on.
+    `steps` counts updates of the weights. `cosine` falls to zero at the last, after a warm-up of `warm_up_steps`. Not
+    all of it decides the result: `checkpoint_steps` and `workers` may change when a run goes on.
     """
 
     steps: int
     learning_rate: float
     weight_decay: float
     schedule: Schedule = "constant"
+    warm_up_steps: int = WARM_UP_STEPS
     mixed_precision: MixedPrecision = "no"
     gradient_checkpointing: bool = False
     seed: int = 0
@@ -58,7 +59,8 @@ class FitConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in [("steps", 1), ("seed", 0), ("checkpoint_steps", 1), ("workers", 0)]:
+        least_of = {"steps": 1, "warm_up_steps": 1, "seed": 0, "checkpoint_steps": 1, "workers": 0}
+        for name, least in least_of.items():
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("learning_rate", "weight_decay"):
             # Of NumPy's numbers too: a checkpoint's description holds JSON.
@@ -74,7 +76,7 @@ class FitConfig:
     def learning_rate_at(self, step: int) -> float:
         if self.schedule == "constant":
             return self.learning_rate
-        warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+        warm = min(1.0, (step + 1) / self.warm_up_steps)
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
@@ -313,6 +315,8 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 def _description(config: FitConfig, describes: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
     decides = {name: value for name, value in asdict(config).items() if name not in ("checkpoint_steps", "workers")}
+    if config.warm_up_steps == WARM_UP_STEPS:
+        del decides["warm_up_steps"]  # checkpoints of when there was no other number have none
     own = {RUN: decides, "processes": accelerator.num_processes}
     assert own.keys().isdisjoint(describes), "a section would hide the run's own"
     return own | dict(describes)

@@ -1,8 +1,9 @@
 """Learning from opinions, whatever learns: batches of cached entries with labels, the loss, and agreement."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.synthetic.labelled import LabelledVideo
 from diffvqa_rt.training.data import LEAST_FOR_AGREEMENT
-from diffvqa_rt.training.entry_cache import CropOfVideo, EntryCache
+from diffvqa_rt.training.entry_cache import CropOfVideo
 from diffvqa_rt.training.loop import Batch, StepBatches
 
 ORDER_MARGIN = 0.04
@@ -23,17 +24,24 @@ ORDER_MARGIN = 0.04
 _PAIR = 2
 
 
+class Entries(Protocol):
+    """The source of what is learned from: an `EntryCache`, or what makes a video's tensors each time."""
+
+    def read(self, entry: CropOfVideo) -> Mapping[str, Tensor]:
+        """The tensors of an entry. Raises DiffVQAError where there are none."""
+
+
 class OpinionBatches(StepBatches):
     """Each epoch every video once, in an order of its own; of a ladder, two versions at a time, drawn anew each epoch.
 
-    Gives, for this process's share of `batch` videos, the tensors of a cache's entries, stacked, of a crop that is
+    Gives, for this process's share of `batch` videos, the tensors of the entries, stacked, of a crop that is
     drawn each time; and `label`, `severity` and `unit` as `opinion_loss` takes them, labels on the opinions' range.
     """
 
     def __init__(
         self,
         videos: Sequence[LabelledVideo],
-        cache: EntryCache,
+        entries: Entries,
         *,
         batch: int,
         crops: int,
@@ -41,14 +49,14 @@ class OpinionBatches(StepBatches):
         seed: int,
     ) -> None:
         super().__init__(seed, processes)
-        self._cache = cache
+        self._entries = entries
         self._crops = crops
         self._drawn: tuple[int, list[list[LabelledVideo]]] | None = None
         ladders: dict[str, list[LabelledVideo]] = {}
         for video in videos:
             ladders.setdefault(video.ladder or f"\0{video.name}", []).append(video)
         self._ladders = list(ladders.values())
-        is_paired = max(len(ladder) for ladder in self._ladders) > 1
+        is_paired = any(len(ladder) > 1 for ladder in self._ladders)
         if is_paired and batch % _PAIR:
             raise ValueError(f"batch is {batch}; expected an even number, since versions come in pairs")
         if is_paired and batch % (_PAIR * processes):
@@ -83,7 +91,7 @@ class OpinionBatches(StepBatches):
         units = self._units(epoch)[first + share.start : first + share.stop]
         crops = self.generator(step).integers(self._crops, size=self._units_per_batch)[share.start : share.stop]
         videos = [(video, index) for index, unit in enumerate(units) for video in unit]
-        entries = [self._cache.read(CropOfVideo(video.path, int(crops[index]))) for video, index in videos]
+        entries = [self._entries.read(CropOfVideo(video.path, int(crops[index]))) for video, index in videos]
         numbers = {
             "label": torch.tensor([np.nan if video.label is None else video.label for video, _ in videos]),
             "severity": torch.tensor([video.severity for video, _ in videos]),

@@ -22,11 +22,11 @@ class MetricTraining:
     """The two stages that a metric is trained in.
 
     Attributes:
-        adapt: learns from pictures that nobody has judged.
+        adapt: learns from pictures that nobody has judged; None where all is learned from opinions.
         train: learns from opinions, on what `adapt` left.
     """
 
-    adapt: TrainingStage
+    adapt: TrainingStage | None
     train: TrainingStage
 
 

@@ -139,6 +139,14 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         replace(CONFIG, steps=3.5)
 
 
+def test_a_run_of_before_the_warm_up_had_a_length_goes_on_where_it_is_the_same(tmp_path):
+    run(tmp_path)
+    with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as file:
+        assert "warm_up_steps" not in json.loads(file.metadata()["description"])["run"]
+    with pytest.raises(TrainingError, match="whose warm_up_steps is None, now it is 7"):
+        run(tmp_path, replace(CONFIG, warm_up_steps=7))
+
+
 def test_how_often_a_checkpoint_is_kept_may_change(tmp_path):
     run(tmp_path)
     run(tmp_path, replace(CONFIG, checkpoint_steps=2, workers=0))
@@ -228,6 +236,9 @@ def test_the_cosine_schedule_rises_for_a_moment_and_falls_to_nothing():
     assert max(rates) == rates[WARM_UP_STEPS - 1] > 0.99 and rates[0] < 0.03 and rates[-1] < 1e-5
     assert rates[500] == pytest.approx(0.5)
     assert FitConfig(steps=10, learning_rate=1.0, weight_decay=0.0).learning_rate_at(9) == 1.0
+    longer = replace(config, warm_up_steps=200)
+    assert longer.learning_rate_at(99) == pytest.approx(config.learning_rate_at(99) / 2)
+    assert longer.learning_rate_at(500) == config.learning_rate_at(500)
 
 
 def test_a_checkpoint_holds_no_code_and_no_more_than_weights_and_moments(tmp_path):
@@ -266,6 +277,7 @@ def test_running_blocks_again_changes_no_gradient():
         ({"schedule": "linear"}, "schedule is 'linear'; expected one of constant, cosine"),
         ({"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; expected one of no, fp16, bf16"),
         ({"workers": -1}, "workers is -1"),
+        ({"warm_up_steps": 0}, "warm_up_steps is 0; expected at least 1"),
     ],
 )
 def test_a_bad_value_is_refused(change, sentence):

@@ -58,4 +58,23 @@ TINY = AigcVqaConfig(
 TINY_VOCABULARY = Path(__file__).with_name("tiny-vocab.txt")
 """The vocabulary of `tiny`, which `diffvqa_rt.synthetic.prompt_vocabulary` writes."""
 
+
+def find_vocabulary(config: AigcVqaConfig, given: Path | None) -> Path:
+    """The file of the words that a network spells prompts with: the one given, or the package's where that is it.
+
+    Raises:
+        ValueError: none is given and the package has another one, or what is given is no file.
+    """
+    if given is None and config.text.vocabulary_sha256 == TINY.text.vocabulary_sha256:
+        return TINY_VOCABULARY
+    if given is None:
+        raise ValueError(
+            f"{config.name} spells prompts with a vocabulary that the package does not bring; give --vocabulary the "
+            "vocab.txt of bert-base-uncased, which any folder of BERT or BLIP in transformers' layout has"
+        )
+    if not given.is_file():
+        raise ValueError(f"vocabulary is {given}, which is no file")
+    return given
+
+
 PRESETS = {preset.name: preset for preset in (TINY, PAPER)}

@@ -1,6 +1,5 @@
 """AIGC-VQA's export: four stages, of which the first three read nothing of each other, and what stays in float32."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,17 +9,10 @@ from diffvqa_export.export_stage import EXAMPLE_VIDEOS, ExportStage, Folds, Tole
 from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
 from diffvqa_rt.metrics.aigc_vqa.config import AigcVqaConfig
 from diffvqa_rt.metrics.aigc_vqa.metric import VOCABULARY
-from diffvqa_rt.metrics.aigc_vqa.presets import TINY, TINY_VOCABULARY
-from diffvqa_rt.models.aigc_vqa.checkpoints import (
-    load_blip,
-    load_convnext,
-    load_dover,
-    load_image_reward,
-    load_kinetics_swin,
-    load_weights,
-    read_description,
-)
+from diffvqa_rt.metrics.aigc_vqa.presets import find_vocabulary
+from diffvqa_rt.models.aigc_vqa.checkpoints import load_weights, read_description
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
+from diffvqa_rt.models.aigc_vqa.published import find_published, load_published
 from diffvqa_rt.models.aigc_vqa.swin import FoldedWindowAttention
 from diffvqa_rt.specs import Precision
 from diffvqa_rt.video import sample_frames
@@ -124,42 +116,17 @@ ALIGNMENT = ExportStage(
 
 STAGES = {stage.name: stage for stage in (TECHNICAL, AESTHETIC, VISION, ALIGNMENT)}
 
-# File, without its suffix, → who reads it; and what one of the first two makes unnecessary.
-_LOADERS: dict[str, Callable[[AigcVqa, Path], None]] = {
-    "DOVER": load_dover,
-    "ImageReward": load_image_reward,
-    "BLIP": load_blip,
-    "Swin": load_kinetics_swin,
-    "ConvNeXt": load_convnext,
-}
-_COVERED = {"DOVER": ("Swin", "ConvNeXt"), "ImageReward": ("BLIP",)}
-_SUFFIXES = (".safetensors", ".pth", ".pt")
-
 
 def _weights_of_checkpoints(preset: AigcVqaConfig, folder: Path) -> ChosenWeights:
-    """A folder with the checkpoints that the paper starts from, each as one file named in `_LOADERS`.
-
-    DOVER has the technical and the aesthetic branch, where there is none Swin the backbone of the one, ConvNeXt that of
-    the other; ImageReward has the alignment branch, where there is none BLIP its encoders. The rest is random, but for
-    the adapter between encoders that were loaded, which starts as the identity.
-    """
-    files = {name: path for name in _LOADERS for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").is_file()}
-    if not files:
-        raise ValueError(
-            f"{folder} has none of {', '.join(_LOADERS)} ({' or '.join(_SUFFIXES)}); expected DOVER for the visual "
-            "branches, or Swin and ConvNeXt, and ImageReward for alignment, or BLIP"
-        )
-    read = {name: path for name, path in files.items() if not any(name in _COVERED.get(by, ()) for by in files)}
+    """A folder of published checkpoints, as `find_published` reads it; the rest is random."""
+    files = find_published(folder)
 
     def load() -> AigcVqa:
         network = random_network(preset, _REST_SEED)
-        for name, path in read.items():
-            _LOADERS[name](network, path)
-        if network.adapter is not None and not read.keys().isdisjoint({"ImageReward", "BLIP"}):
-            network.adapter.start()
+        load_published(network, files)
         return network
 
-    return ChosenWeights(preset, False, f"{folder.name}: {', '.join(read)}; the rest random", load)
+    return ChosenWeights(preset, False, f"{folder.name}: {', '.join(files)}; the rest random", load)
 
 
 def _parity_sources(config: AigcVqaConfig, clip: Path) -> dict[str, ParitySource]:
@@ -169,17 +136,7 @@ def _parity_sources(config: AigcVqaConfig, clip: Path) -> dict[str, ParitySource
 
 
 def _prompt_files(config: AigcVqaConfig, vocabulary: Path | None) -> dict[str, Path]:
-    """The vocabulary, which the package brings for the network without one of a published encoder."""
-    if vocabulary is None and config.text.vocabulary_sha256 == TINY.text.vocabulary_sha256:
-        vocabulary = TINY_VOCABULARY
-    if vocabulary is None:
-        raise ValueError(
-            f"{config.name} spells prompts with a vocabulary that the package does not bring; give --vocabulary the "
-            "vocab.txt of bert-base-uncased, which any folder of BERT or BLIP in transformers' layout has"
-        )
-    if not vocabulary.is_file():
-        raise ValueError(f"vocabulary is {vocabulary}, which is no file")
-    return {VOCABULARY: vocabulary}
+    return {VOCABULARY: find_vocabulary(config, vocabulary)}
 
 
 def _activation_bytes(config: AigcVqaConfig) -> int:

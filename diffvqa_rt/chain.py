@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -108,6 +109,14 @@ class LoopingEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class OneThreadEngine(Protocol):
+    """An engine of which a run of one row, unless frames are its work, keeps one of `threads` threads busy."""
+
+    @property
+    def threads(self) -> int: ...
+
+
 class StageClock:
     """Seconds spent in each stage, by the stage's name."""
 
@@ -200,15 +209,50 @@ def _play_together(
     last_reader = {name: number for number, item in enumerate(chain) for name in item.reads}
     tensors = _Tensors(given)
     results: dict[str, NDArray] = {}
-    for number, item in enumerate(chain):
-        engine = engines[item.engine]
+
+    def run(item: Call | Loop) -> tuple[Arrays, dict[str, NDArray]]:
         with clock.measure(item.stage):
-            made = _run(item, engine, tensors, observe, before_turn)
+            made = _run(item, engines[item.engine], tensors, observe, before_turn)
             # In this stage's time: an array that stays on a device is brought here.
-            results |= {name: np.asarray(array) for name, array in made.items() if name not in last_reader}
+            return made, {name: np.asarray(array) for name, array in made.items() if name not in last_reader}
+
+    number = 0
+    while number < len(chain):
+        together = 1 if observe is not None else _side_by_side(chain[number:], engines, tensors)
+        items = chain[number : number + together]
+        for item in items:  # in the chain's order, whoever ends first
+            clock.seconds.setdefault(item.stage, 0.0)
+        for made, unread in [run(*items)] if together == 1 else _in_threads(run, items):
             tensors.add(made)
-        tensors.keep({name for name, last in last_reader.items() if last > number})
+            results |= unread
+        number += together
+        tensors.keep({name for name, last in last_reader.items() if last >= number})
     return results
+
+
+def _in_threads(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    with ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(run, items))
+
+
+def _side_by_side(chain: Chain, engines: Mapping[str, Engine], tensors: "_Tensors") -> int:
+    """The number of a chain's first items that run at the same time: engines of one thread each, on free threads.
+
+    None reads what another of them makes.
+    """
+    count, made, threads = 0, set[str](), len(chain)
+    for item in chain:
+        engine = engines[item.engine]
+        if isinstance(item, Loop) or not isinstance(engine, OneThreadEngine) or engine.spec.is_per_frame:
+            break
+        if made & item.reads or any(tensors.rows(name) > 1 for name in item.reads):
+            break
+        threads = min(threads, engine.threads)
+        if count == threads:
+            break
+        made.update(item.writes)
+        count += 1
+    return max(1, count)
 
 
 class _Tensors:
@@ -225,6 +269,9 @@ class _Tensors:
         if (name, scale) not in self._scaled:
             self._scaled[name, scale] = scale.normalize(array)
         return self._scaled[name, scale]
+
+    def rows(self, name: str) -> int:
+        return int(self._arrays[name].shape[0])
 
     def add(self, made: Arrays) -> None:
         self._arrays |= made

@@ -57,13 +57,14 @@ class VideoScore:
     means nothing, `views_by` whose resampling made the views (`pillow` or `dali`); `engines_sha256` is of the hashes of
     the engines' files, `precision` what they compute in. `stage_seconds`: wall time per stage; in a batch, the share of
     the batch's time that a video's rows have; from a server, with the wait for each stage. A video is decoded, and its
-    views are cut, while the engines are at the one before: then the sum is more than the time that passed. `warnings`
-    is empty where all is well. `metric` is the metric's name; `is_temporal` says whether it sees how a video moves.
-    `parts` are the named parts of `raw_score`, means over the crops; a part that this score does not have is None.
-    `raw_parts` are the same in the network's own units, where it has such. `prompt` is the text that the video was
-    scored against, of `prompt_tokens` tokens, `is_prompt_truncated` if the network did not read them all; where a
-    metric takes a prompt and was given none, `model` says so. `crop_regions` are the parts of the first frame,
-    in its pixels, that the crops show: left, top, right, bottom. `patch_maps` is there where it was asked for.
+    views are cut, while the engines are at the one before, and engines that read nothing of each other may run side by
+    side: then the sum is more than the time that passed. `warnings` is empty where all is well. `metric` is the
+    metric's name; `is_temporal` says whether it sees how a video moves. `parts` are the named parts of `raw_score`,
+    means over the crops; a part that this score does not have is None. `raw_parts` are the same in the network's own
+    units, where it has such. `prompt` is the text that the video was scored against, of `prompt_tokens` tokens,
+    `is_prompt_truncated` if the network did not read them all; where a metric takes a prompt and was given none,
+    `model` says so. `crop_regions` are the parts of the first frame, in its pixels, that the crops show: left, top,
+    right, bottom. `patch_maps` is there where it was asked for.
     """
 
     source: str

@@ -1,5 +1,7 @@
 """Chains: what `play` gives each engine, when it lets go of a tensor, and which chains `check_chain` refuses."""
 
+import threading
+import time
 import weakref
 from dataclasses import replace
 
@@ -248,3 +250,56 @@ def test_every_metrics_chains_fit_its_engines(name):
         assert metric.name in chains
         for chain in chains.values():
             check_chain(chain, metric.engines(config), metric.given(config))
+
+
+class Branch:
+    """An engine of one thread that ends once as many of its kind as `meeting` waits for are at work."""
+
+    max_videos = None
+
+    def __init__(self, name, meeting=None, threads=2):
+        border = TensorSpec("pixels", "uint8", PIXELS), TensorSpec(name, "float32", ("rows",))
+        self.spec = EngineSpec(name, inputs=border[:1], outputs=border[1:], is_per_frame=False)
+        self.threads, self._meeting = threads, meeting
+
+    def __call__(self, inputs, outputs=None):
+        if self._meeting is not None:
+            self._meeting.wait(timeout=10)
+        return {self.spec.name: inputs["pixels"].astype(np.float32).sum((1, 2, 3))}
+
+
+BRANCHES = tuple(Call(engine=name, inputs=("pixels",), outputs=(name,)) for name in ("one", "other", "third"))
+
+
+def test_engines_of_one_thread_that_read_nothing_of_each_other_run_side_by_side():
+    meeting = threading.Barrier(2)
+    branches = {name: Branch(name, meeting) for name in ("one", "other")} | {"third": Branch("third")}
+    clock = StageClock()
+    outputs = play(BRANCHES, branches, {"pixels": pixels(1)}, clock=clock)
+    assert list(outputs) == ["one", "other", "third"] and clock.seconds.keys() == outputs.keys()
+
+
+@pytest.mark.parametrize(
+    ("rows", "threads", "observe"),
+    [(2, 2, None), (1, 1, None), (1, 2, lambda *seen: None)],
+    ids=["of several rows", "on one thread", "under observation"],
+)
+def test_else_they_run_one_after_the_other(rows, threads, observe):
+    runs: list[int] = []
+    alone = _Alone(runs)
+    branches = {call.engine: Branch(call.engine, alone, threads) for call in BRANCHES}
+    play(BRANCHES, branches, {"pixels": pixels(rows)}, observe=observe)
+    assert runs == [1, 1, 1]
+
+
+class _Alone:
+    """Counts who is at work at the same time."""
+
+    def __init__(self, most):
+        self.most, self._at_work = most, 0
+
+    def wait(self, timeout):
+        self._at_work += 1
+        time.sleep(0.02)
+        self.most.append(self._at_work)
+        self._at_work -= 1

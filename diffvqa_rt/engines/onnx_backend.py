@@ -35,7 +35,7 @@ class OnnxEngine:
     def __init__(self, spec: EngineSpec, session: onnxruntime.InferenceSession, threads: int) -> None:
         self.spec = spec
         self._session = session
-        self._threads = threads
+        self.threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self.renew_after_fork()
         renew_in_children(self)
@@ -43,7 +43,7 @@ class OnnxEngine:
     def renew_after_fork(self) -> None:
         """Makes the pool, whose threads a forked child would wait for in vain."""
         is_cut = self.spec.is_per_frame or self.spec.is_cut_by_row
-        self._pool = ThreadPoolExecutor(self._threads) if is_cut and self._threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.threads) if is_cut and self.threads > 1 else None
 
     def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
         self.spec.check_inputs(inputs)
@@ -55,7 +55,7 @@ class OnnxEngine:
         cut = {spec.name for spec in self.spec.inputs if "videos" in spec.shape}
         shares = [
             {name: array[(slice(None),) * axis + (part,)] if name in cut else array for name, array in inputs.items()}
-            for part in equal_shares(items, min(items, self._threads))
+            for part in equal_shares(items, min(items, self.threads))
         ]
         results = list(self._pool.map(lambda share: self._session.run(names, share), shares))
         return {name: np.concatenate(parts, axis=axis) for name, *parts in zip(names, *results, strict=True)}
@@ -97,7 +97,7 @@ class OnnxRowEngine(OnnxEngine):
 
         others = []
         if self._pool is not None:
-            others = [self._pool.submit(play_rows, lambda: None) for _ in range(min(rows, self._threads) - 1)]
+            others = [self._pool.submit(play_rows, lambda: None) for _ in range(min(rows, self.threads) - 1)]
         try:
             play_rows(before_turn)  # in this thread alone: a server asks for its request there
         finally:

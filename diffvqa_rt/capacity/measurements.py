@@ -106,10 +106,11 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """The choice of a measurement: `is_gpu`, `preset` and `backend` are None where any will do."""
+    """The choice of a measurement: `is_gpu`, `metric`, `preset` and `backend` are None where any will do."""
 
     device: str
     is_gpu: bool | None
+    metric: str | None = None
     preset: str | None = None
     backend: str | None = None
     cores: int | None = None
@@ -118,6 +119,7 @@ class Wanted:
         elsewhere = () if self.is_gpu is None else CPU_BACKENDS if self.is_gpu else GPU_BACKENDS
         return (
             file.backend not in elsewhere
+            and self.metric in (None, file.metric)
             and self.preset in (None, file.preset)
             and self.backend in (None, file.backend)
         )
@@ -147,15 +149,20 @@ def known_measurement(wanted: Wanted) -> Measurement:
     return _measurement(wanted, list(newest.values()), default_cores=None)
 
 
+def kind_name(metric: str, preset: str, backend: str) -> str:
+    """A network and its runtime for a person; the default metric goes without saying."""
+    return f"{'' if metric == DEFAULT else f'{metric} '}{preset} by {backend}"
+
+
 def _nothing_known(wanted: Wanted, by_device: Mapping[str, Sequence[MeasurementFile]]) -> str:
     option, kind, backend = ("--gpu", "GPU", "--backend BACKEND ") if wanted.is_gpu else ("--device", "device", "")
     known = sorted(
-        f"{'--gpu' if file.backend in GPU_BACKENDS else '--device'} {device} ({file.preset} by {file.backend})"
+        f"{'--gpu' if file.backend in GPU_BACKENDS else '--device'} {device} ({kind_name(*file.kind)})"
         for device, files in by_device.items()
         for file in files
         if file.videos
     )
-    what = " ".join(name for name in (wanted.preset, wanted.backend and f"by {wanted.backend}") if name)
+    what = " ".join(name for name in (wanted.metric, wanted.preset, wanted.backend and f"by {wanted.backend}") if name)
     return (
         f"there is no measurement {f'of {what} ' if what else ''}on a {kind} named {wanted.device} yet; on a machine "
         f"that has one, run `diffvqa score {backend}--format json VIDEO... > scores.json`, then `diffvqa plan "
@@ -180,7 +187,7 @@ def measurement_from(paths: Sequence[Path], wanted: Wanted, this_machines_cores:
         files += [file for file in found if wanted.takes(file)]
     if not any(file.videos for file in files):
         where = {None: "", True: " on a GPU", False: " on a processor"}[wanted.is_gpu]
-        what = "".join(f" of {name}" for name in (wanted.preset, wanted.backend) if name)
+        what = "".join(f" of {name}" for name in (wanted.metric, wanted.preset, wanted.backend) if name)
         raise CapacityError(f"{', '.join(map(str, paths))} has no stage times{what}{where}")
     return _measurement(wanted, files, default_cores=this_machines_cores)
 
@@ -188,8 +195,10 @@ def measurement_from(paths: Sequence[Path], wanted: Wanted, this_machines_cores:
 def _measurement(wanted: Wanted, files: Sequence[MeasurementFile], default_cores: int | None) -> Measurement:
     kinds = sorted({file.kind for file in files if file.videos})
     if len(kinds) > 1:
-        found = ", ".join(f"{preset} by {backend}" for _, preset, backend in kinds)
-        raise CapacityError(f"these measurements are of several kinds ({found}); choose by --preset and --backend")
+        found = ", ".join(kind_name(*kind) for kind in kinds)
+        raise CapacityError(
+            f"these measurements are of several kinds ({found}); choose by --metric, --preset and --backend"
+        )
     metric, preset, backend = kinds[0]
     if wanted.is_gpu is None and backend not in GPU_BACKENDS + CPU_BACKENDS:
         raise CapacityError(

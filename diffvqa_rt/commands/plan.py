@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from diffvqa_rt.arguments import UsageError, checked_arguments, number, whole_number
-from diffvqa_rt.capacity.measurements import Measurement, Wanted, known_measurement, measurement_from
+from diffvqa_rt.capacity.measurements import Measurement, Wanted, kind_name, known_measurement, measurement_from
 from diffvqa_rt.capacity.planning import SIMULATED_VIDEOS, Check, Device, Plan, Target, checks, plan_fleet
 from diffvqa_rt.commands.command import Command
 from diffvqa_rt.engines import BACKENDS, available_cpus
+from diffvqa_rt.metrics.registry import METRICS
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.video import MAX_SEED
 
@@ -45,6 +46,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         help="cores of the machine that --measured comes from, for each GPU if it has some (default: as the file says, "
         "or else as many as here)",
     )
+    command.add_argument("--metric", choices=METRICS, help="where several metrics were measured: which")
     command.add_argument("--preset", metavar="NAME", help="where several networks were measured: which")
     command.add_argument("--backend", choices=BACKENDS, help="where several runtimes were measured: which")
     command.add_argument(
@@ -97,6 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
     wanted = Wanted(
         device=name or "the measured device",
         is_gpu=bool(arguments.gpu) if name else None,
+        metric=arguments.metric,
         preset=arguments.preset,
         backend=arguments.backend,
         cores=arguments.cores,
@@ -148,7 +151,10 @@ def _as_dict(
     price_per_hour: float | None,
     seed: int,
 ) -> dict[str, Any]:
-    facts = {name: getattr(measurement, name) for name in ("device", "is_gpu", "preset", "backend", "cores", "sources")}
+    facts = {
+        name: getattr(measurement, name)
+        for name in ("device", "is_gpu", "metric", "preset", "backend", "cores", "sources")
+    }
     return {
         **facts,
         "measured_videos": len(measurement.videos),
@@ -171,7 +177,8 @@ def _table(
     """The lines of the plan for a person."""
     alone = float(np.median(Device(measurement).seconds_alone))
     rows = {
-        "device": f"{measurement.device}, {measurement.cores} cores: {measurement.preset} by {measurement.backend}",
+        "device": f"{measurement.device}, {measurement.cores} cores: "
+        + kind_name(measurement.metric, measurement.preset, measurement.backend),
         "measured": "\n".join(measurement.sources),
         "one video alone": f"{alone:.3g} s (the median of {len(measurement.videos)})",
         "one device": f"{plan.device_videos_per_second:.3g} videos/s at most; first to fill up: {plan.bottleneck}",

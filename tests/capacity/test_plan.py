@@ -22,6 +22,7 @@ from diffvqa_rt.capacity.planning import Device, Target, checks, plan_fleet
 from diffvqa_rt.capacity.simulation import ServedStage, simulate
 from diffvqa_rt.commands import plan as plan_command
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
+from diffvqa_rt.metrics.registry import metric_named
 
 ROOT = Path(__file__).parents[2]
 STAGES = METRIC.stages
@@ -348,7 +349,9 @@ def test_the_readme_states_the_error_of_today(capsys):
 def test_json_holds_everything(capsys):
     arguments = ("--videos-per-day", "1e5", "--device", "xeon-2cpu", "--format", "json", "--seed", "3")
     values = json.loads(plan(capsys, *arguments)[1])
-    names = "device is_gpu preset backend cores sources measured_videos seconds_alone overhead_seconds target seed"
+    names = (
+        "device is_gpu metric preset backend cores sources measured_videos seconds_alone overhead_seconds target seed"
+    )
     names += " simulated_videos devices bottleneck device_videos_per_second utilisation peak_utilisation p50_seconds"
     names += " p99_seconds device_hours_per_million price_per_hour_usd cost_per_million_usd checks largest_error"
     assert set(values) == set(names.split())
@@ -408,11 +411,20 @@ def test_a_measurement_that_is_none_gets_one_sentence(tmp_path, capsys, content,
 def test_several_networks_in_one_measurement_are_not_mixed(tmp_path, capsys):
     path = write_lines(tmp_path / "scores.json", a_score(), a_score(model="sd21", backend="tensorrt"))
     status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path)
-    assert status == 1 and "several kinds (sd21 by tensorrt, tiny by onnx); choose by --preset and --backend" in err
+    assert status == 1 and "several kinds (sd21 by tensorrt, tiny by onnx); choose by --metric, --preset" in err
     status, out, _ = plan(capsys, "--videos-per-day", "1e5", "--measured", path, "--preset", "sd21")
     assert status == 0 and "sd21 by tensorrt" in out
     status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path, "--gpu", "h200", "--preset", "tiny")
     assert status == 1 and "scores.json has no stage times of tiny on a GPU" in err
+
+
+def test_a_metric_is_chosen_by_its_name(tmp_path, capsys):
+    seconds = dict.fromkeys(metric_named("diffv2iqa").stages, 0.1)
+    path = write_lines(tmp_path / "scores.json", a_score(), a_score(metric="diffv2iqa", stage_seconds=seconds))
+    status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path)
+    assert status == 1 and "several kinds (diffv2iqa tiny by onnx, tiny by onnx)" in err
+    status, out, _ = plan(capsys, "--videos-per-day", "1e5", "--measured", path, "--metric", "diffv2iqa")
+    assert status == 0 and "diffv2iqa tiny by onnx" in out
 
 
 @pytest.mark.parametrize("seconds", ["1", "1.2607"])

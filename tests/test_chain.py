@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffvqa_rt.chain import STEP, Call, Loop, StageClock, check_chain, play, run_loop
+from diffvqa_rt.chain import STEP, Call, Loop, StageClock, play, run_loop
+from diffvqa_rt.chain_check import check_chain
 from diffvqa_rt.metrics.registry import METRICS, metric_named
 from diffvqa_rt.specs import EngineSpec, PixelScale, TensorSpec
 

@@ -16,7 +16,7 @@ LAYERS = (
     {"errors", "specs", "forking"},
     {"checks", "files", "interrupts", "standard_output"},
     {"chain", "sampler", "text", "video"},
-    {"metric"},
+    {"chain_check", "metric"},
     {"metrics", "preparation", "results"},
     {"models", "decoding"},
     {"engines", "sources"},

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffvqa_rt.chain import STEP, Call, Chain, Loop, check_chain, given_names
+from diffvqa_rt.chain import STEP, Call, Chain, Loop, given_names
+from diffvqa_rt.chain_check import check_chain
 from diffvqa_rt.metric import PREPARATION, Config, Metric
 from diffvqa_rt.metrics.registry import DEFAULT
 from diffvqa_rt.specs import EngineSpec, TensorSpec

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from diffvqa_rt.chain import check_chain
+from diffvqa_rt.chain_check import check_chain
 from diffvqa_rt.metrics.diffv2iqa.config import DiffV2IQAConfig
 from diffvqa_rt.metrics.diffv2iqa.metric import METRIC
 from diffvqa_rt.metrics.diffv2iqa.presets import PAPER, PRESETS, TINY

@@ -60,7 +60,7 @@ def test_the_difference_branch_learns_stills_and_their_distortions(pictures, ada
     alone = with_new_branches(network, dataclasses.replace(network.config, branches="vda"), seed=0)
     weights, out = tmp_path / "vda.safetensors", tmp_path / "run"
     save_weights(alone, weights, is_trained=False)
-    learning = ["--epochs", "400", "--batch", "16", "--crops", "1", "--learning-rate", "1e-3", "--weight-decay", "0"]
+    learning = ["--epochs", "220", "--batch", "16", "--crops", "1", "--learning-rate", "1e-3", "--weight-decay", "0"]
     arguments = [f"csv={tmp_path / 'set' / stills.LABELS}", "--split", "all", "--weights", str(weights)]
     cache = ["--cache", str(tmp_path / "cache"), "--cache-gigabytes", "1"]
     assert main(["train", *OURS, *arguments, "--out", str(out), *learning, *cache]) == 0

@@ -6,14 +6,16 @@ from PIL import Image
 
 from diffvqa_rt.synthetic.clip_files import RgbClip
 
-_MOST_TURN_DEGREES = 1.5
-_MOST_SHAKE_PIXELS = 4.0
+# Little: most photographs are hardly larger than the clips that are made of them.
+_MOST_TURN_DEGREES = 0.4
+_MOST_SHAKE_PIXELS = 2.0
 # The photograph is made smaller first, to at most this many of its pixels across one of the clip's at the widest view:
 # the camera then samples with a step near one, and nothing aliases.
 _MOST_STEP = 2.2
 _OVERSAMPLING = 2
-_LEAST_TRAVEL_PIXELS = 12.0
-_MOST_TRAVEL_PIXELS = 150.0
+# Of a clip's width, a second.
+_LEAST_SPEED = 0.02
+_MOST_SPEED = 0.25
 _MOST_ZOOM = 1.35
 
 
@@ -25,13 +27,19 @@ def room_needed(width: int, height: int) -> tuple[float, float]:
 
 
 def film(
-    photo: Image.Image, size: tuple[int, int], frames: int, least_reduction: float, generator: np.random.Generator
+    photo: Image.Image,
+    size: tuple[int, int],
+    frames: int,
+    seconds: float,
+    least_reduction: float,
+    generator: np.random.Generator,
 ) -> tuple[RgbClip, dict[str, object]]:
     """The clip, and what the camera did.
 
     Args:
         photo: RGB, at least `least_reduction` times `room_needed`.
         size: width and height of the clip, pixels.
+        seconds: how long the clip is.
         least_reduction: pixels of the photograph across one of the clip's, at least.
     """
     room = room_needed(*size)
@@ -40,7 +48,9 @@ def film(
     if shrink > 1:
         small = (round(photo.width / shrink), round(photo.height / shrink))
         photo = photo.resize(small, Image.Resampling.LANCZOS)
-    path = camera_path(photo.size, size, frames, (max(1.0, least_reduction / shrink), most / shrink), generator)
+    # Of the smaller photograph, no pixel is to be drawn larger, if the whole one's are not.
+    least = max(min(least_reduction, 1.0), least_reduction / shrink)
+    path = camera_path(photo.size, size, frames, seconds, (min(least, most / shrink), most / shrink), generator)
     shots = np.empty((frames, size[1], size[0], 3), np.uint8)
     large = (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING)
     for index, (x, y, scale, turn) in enumerate(path):
@@ -63,6 +73,7 @@ def camera_path(
     photo_size: tuple[int, int],
     size: tuple[int, int],
     frames: int,
+    seconds: float,
     reductions: tuple[float, float],
     generator: np.random.Generator,
 ) -> NDArray[np.float64]:
@@ -80,7 +91,8 @@ def camera_path(
     # What the widest view leaves for the centre; a hair, not a negative number, where it leaves none.
     low = room * ends.max()
     high = np.maximum(np.array(photo_size) - low, low)
-    travel = np.exp(generator.uniform(np.log(_LEAST_TRAVEL_PIXELS), np.log(_MOST_TRAVEL_PIXELS))) * middle
+    speed = np.exp(generator.uniform(np.log(_LEAST_SPEED), np.log(_MOST_SPEED)))
+    travel = speed * size[0] * seconds * middle
     direction = generator.uniform(0, 2 * np.pi)
     start = generator.uniform(low, high)
     step = travel * np.array([np.cos(direction), np.sin(direction)])

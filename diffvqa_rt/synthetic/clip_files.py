@@ -116,6 +116,18 @@ def _encode(frames: RgbClip, frame_rate_hz: Fraction, codec: Codec, crf: float) 
     return file.getvalue()
 
 
+def recode(frames: RgbClip, codec: str, crf: float) -> RgbClip:
+    """The frames as they come out of one of `CODECS` at a constant rate factor, 24 a second.
+
+    Raises:
+        SyntheticSetError: as `write_clip`.
+    """
+    try:
+        return _frames_of(_encode(frames, Fraction(24), CODECS[codec], crf))
+    except (av.FFmpegError, ValueError) as error:
+        raise SyntheticSetError(f"a clip cannot be encoded by {CODECS[codec].encoder} ({error})") from error
+
+
 def _real_time_threads() -> set[int]:
     """This process's real-time threads, by number; none where a system has no list of them."""
     found = set[int]()
@@ -134,7 +146,11 @@ def read_clip(path: Path) -> RgbClip:
     Raises:
         VideoDecodeError: it cannot be read, or not all of it: libav skips what is damaged.
     """
-    with open_source(path) as (name, file), open_video(name, file) as video:
+    return _frames_of(path)
+
+
+def _frames_of(source: Path | bytes) -> RgbClip:
+    with open_source(source) as (name, file), open_video(name, file) as video:
         try:
             pictures, damaged = [], 0
             for frame in video.container.decode(video.stream):

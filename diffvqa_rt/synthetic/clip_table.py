@@ -10,34 +10,42 @@ from typing import Any, Literal
 
 from diffvqa_rt.errors import SyntheticSetError
 from diffvqa_rt.files import write_whole
+from diffvqa_rt.synthetic.distortions import LADDERS, LabelKind
 
 MANIFEST = "manifest.csv"
 
-_JSON_FIELDS = ("source", "steps", "versions")
+_JSON_FIELDS = ("labels", "frame_labels", "sampled_frames", "source", "steps", "versions")
+_WHOLE_FIELDS = ("views_bytes", "width", "height", "severity", "frame_count", "seed", "bytes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticClip:
     """One clip of the set.
 
-    `file` is relative to the set's folder. `scene` is the pristine clip it was made from, `content` the photograph or
-    video behind it, and `group` the contents that show the same thing and share a `split`. `distortion` names the
-    ladder, `reference` for a pristine clip, which is at severity 0 of all of them; severity 5 is the worst. `label` is
-    the number that `label_kind` names, 0 to 100, higher is better, and None where only the order of severities is
-    known. `steps` are the effects and the codec with their parameters, in order; `source` says what of the content the
-    scene shows; `motion_levels` is the reference's change from frame to frame in grey levels.
+    `file` and `views` are relative to the set's folder; of a split whose files are not kept, only the views are there.
+    `scene` is the pristine clip it was made from, `content` the photograph or video behind it, and `group` the contents
+    that show the same thing and share a `split`. `distortion` names the ladder, `reference` for a pristine clip, which
+    is at severity 0 of all of them; severity 5 is the worst. `labels` has the mean over the frames of each of
+    `vmaf.MODELS`, 0 to 100, higher is better, and `frame_labels` their values for the `sampled_frames`. `steps` are the
+    effects and the codec with their parameters, in order; `source` says what of the content the scene shows;
+    `motion_levels` is the reference's change from frame to frame in grey levels.
     """
 
     file: str
+    views: str
+    views_bytes: int
     content: str
     group: str
     kind: Literal["photo", "video"]
     scene: str
     split: Literal["train", "validation"]
+    width: int
+    height: int
     distortion: str
     severity: int
-    label_kind: Literal["vmaf", "vmaf_neg", "order"]
-    label: float | None
+    labels: dict[str, float]
+    frame_labels: dict[str, list[float]]
+    sampled_frames: list[int]
     steps: list[dict[str, Any]]
     frame_count: int
     frame_rate_hz: float
@@ -47,6 +55,16 @@ class SyntheticClip:
     sha256: str
     bytes: int
     versions: dict[str, str]
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """The number that labels its type of distortion; a pristine clip's is that of its ladder."""
+        return LADDERS[self.distortion].label if self.severity else "vmaf_v1"
+
+    @property
+    def label(self) -> float | None:
+        """The mean over the frames, 0 to 100; None where only the order of severities is known."""
+        return self.labels.get(self.label_kind)
 
 
 def clip_from_json(line: str) -> SyntheticClip:
@@ -99,8 +117,8 @@ def _clip_from_cells(cells: dict[str, str], place: str) -> SyntheticClip:
     try:
         values: dict[str, Any] = dict(cells)
         values |= {name: json.loads(cells[name]) for name in _JSON_FIELDS}
-        values |= {name: int(cells[name]) for name in ("severity", "frame_count", "seed", "bytes")}
+        values |= {name: int(cells[name]) for name in _WHOLE_FIELDS}
         values |= {name: float(cells[name]) for name in ("frame_rate_hz", "motion_levels")}
-        return SyntheticClip(**values | {"label": float(cells["label"]) if cells["label"] else None})
+        return SyntheticClip(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise SyntheticSetError(f"{place} is malformed ({error}); make the set again") from error

@@ -1,6 +1,7 @@
-"""The clips of one ladder of one scene of the synthetic set, as a task for a process of its own."""
+"""The clips of one scene of the synthetic set, as a task for a process of its own."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,27 +14,39 @@ from typing import Any
 from diffvqa_rt.files import make_folder, sha256_of, write_whole
 from diffvqa_rt.synthetic.clip_files import REFERENCE_CRF, STORAGE_CRF, read_clip, write_clip
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, clip_from_json, json_from_clip
-from diffvqa_rt.synthetic.distortions import LADDERS, SEVERITIES, distort
+from diffvqa_rt.synthetic.distortions import LADDERS, distort
 from diffvqa_rt.synthetic.scenes import Scene, motion_of, render_scene
-from diffvqa_rt.synthetic.vmaf import measure_vmaf
+from diffvqa_rt.synthetic.views import ViewsConfig, cut_views, places_of, write_views
+from diffvqa_rt.synthetic.vmaf import MODELS, measure_vmaf
+from diffvqa_rt.video import sample_frames
 
 REFERENCE = "reference"
 """The name of the pristine clip where a distortion's would stand."""
 
-_MODELS = {"vmaf": "vmaf_v0.6.1", "vmaf_neg": "vmaf_v0.6.1neg"}
+LEAST_MOTION_LEVELS = 0.4
+"""The least change from frame to frame at which a lost frame is seen; no temporal fault is made of calmer scenes."""
+
+_ROWS = "clips.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClipTask:
-    """One ladder of one scene, or its reference, for a process of its own to make."""
+class SceneTask:
+    """One scene, for a process of its own to make.
+
+    `ladders` are in the order in which they are wanted, and `most_ladders` of them that the scene is able to show are
+    made. Of clips whose files are not kept, the views are.
+    """
 
     out: Path
-    size: tuple[int, int]
     frames: int
     seed: int
     scene: Scene
     source: Path
-    ladder: str
+    ladders: tuple[str, ...]
+    most_ladders: int
+    severities: dict[str, tuple[int, ...]] = field(hash=False)
+    views: ViewsConfig
+    keeps_files: bool
     versions: dict[str, str] = field(hash=False)
 
     @property
@@ -42,7 +55,8 @@ class ClipTask:
 
     @property
     def rows(self) -> Path:
-        return self.folder / f"{self.ladder}.jsonl"
+        """The rows of the scene's clips, written when all else of it is there."""
+        return self.folder / _ROWS
 
 
 def prepare_process(parent: int) -> None:
@@ -59,99 +73,97 @@ def prepare_process(parent: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def make_clips(task: ClipTask) -> list[SyntheticClip]:
-    """The task's clips: those of an earlier run that are sound, and the rest made."""
+def make_clips(task: SceneTask) -> list[SyntheticClip]:
+    """The scene's clips: of an earlier run if they are whole and sound, else made; none where it cannot be made."""
+    clips = finished_clips(task)
+    if clips is not None and all(_is_sound(task, clip) for clip in clips):
+        return clips
+    shutil.rmtree(task.folder, ignore_errors=True)
     make_folder(task.folder)
-    finished = {clip.severity: clip for clip in finished_clips(task) if _is_sound(task, clip)}
-    wanted = (0,) if task.ladder == REFERENCE else SEVERITIES
-    for clip in _missing_clips(task, [severity for severity in wanted if severity not in finished]):
-        finished[clip.severity] = clip
-        _write_rows(task, finished)
-    return [finished[severity] for severity in sorted(finished)]
-
-
-def _write_rows(task: ClipTask, finished: dict[int, SyntheticClip]) -> None:
-    text = "".join(json_from_clip(finished[severity]) + "\n" for severity in sorted(finished))
+    clips = list(_made(task))
+    if not task.keeps_files:
+        for clip in clips:
+            (task.out / clip.file).unlink()
+    text = "".join(json_from_clip(clip) + "\n" for clip in clips)
     write_whole(task.rows, lambda part: part.write_text(text, encoding="utf-8"))
+    return clips
 
 
-def finished_clips(task: ClipTask) -> Iterator[SyntheticClip]:
-    """The task's clips that were written down so far, up to where a run was cut off."""
+def finished_clips(task: SceneTask) -> list[SyntheticClip] | None:
+    """The clips of a scene that was finished; None where it was not, or its rows are damaged."""
     try:
         lines = task.rows.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            yield clip_from_json(line)
-        except (ValueError, TypeError):
-            continue
+        return [clip_from_json(line) for line in lines]
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _is_sound(task: ClipTask, clip: SyntheticClip) -> bool:
+def _is_sound(task: SceneTask, clip: SyntheticClip) -> bool:
     try:
-        return sha256_of(task.out / clip.file) == clip.sha256
+        size = (task.out / clip.views).stat().st_size
+        return size == clip.views_bytes and (not task.keeps_files or sha256_of(task.out / clip.file) == clip.sha256)
     except OSError:
         return False
 
 
-def _missing_clips(task: ClipTask, severities: list[int]) -> Iterator[SyntheticClip]:
-    if not severities:
+def _made(task: SceneTask) -> Iterator[SyntheticClip]:
+    scene = render_scene(task.scene, task.source, frames=task.frames, seed=task.seed)
+    if scene is None:
         return
-    reference = task.folder / f"{REFERENCE}.mp4"
-    if task.ladder == REFERENCE:
-        scene = render_scene(task.scene, task.source, size=task.size, frames=task.frames, seed=task.seed)
-        if scene is None:
-            return
-        write_clip(reference, scene.frames, scene.frame_rate_hz, crf=REFERENCE_CRF)
-        yield _describe(
-            task,
-            reference,
-            severity=0,
-            label_kind="vmaf",
-            label=round(measure_vmaf(reference, reference), 3),
-            steps=[],
-            frame_rate_hz=float(scene.frame_rate_hz),
-            motion_levels=round(motion_of(read_clip(reference)), 3),
-            source=scene.how,
-        )
-        return
-    pristine = clip_from_json((task.folder / f"{REFERENCE}.jsonl").read_text(encoding="utf-8"))
-    frames, ladder = read_clip(reference), LADDERS[task.ladder]
-    for severity in severities:
-        distorted = distort(frames, ladder, severity, f"{task.seed}/{task.scene.name}")
-        path = task.folder / f"{task.ladder}-{severity}.mp4"
-        crf = STORAGE_CRF if distorted.codec is None else distorted.crf
-        rate = Fraction(pristine.frame_rate_hz).limit_denominator(1001)
-        write_clip(path, distorted.frames, rate, codec=distorted.codec, crf=crf)
-        model = _MODELS.get(ladder.label)
-        yield _describe(
-            task,
-            path,
+    reference, key = task.folder / f"{REFERENCE}.mp4", f"{task.seed}/{task.scene.name}"
+    write_clip(reference, scene.frames, scene.frame_rate_hz, crf=REFERENCE_CRF)
+    frames = read_clip(reference)
+    motion = round(motion_of(frames), 3)
+    maker = _ClipMaker(task, reference, scene.frame_rate_hz, {"motion_levels": motion, "source": scene.how})
+    yield maker.describe(reference, REFERENCE, 0, [])
+    able = [name for name in task.ladders if motion >= LEAST_MOTION_LEVELS or not LADDERS[name].needs_motion]
+    for name in able[: task.most_ladders]:
+        for severity in task.severities[name]:
+            distorted = distort(frames, LADDERS[name], severity, key)
+            path = task.folder / f"{name}-{severity}.mp4"
+            crf = STORAGE_CRF if distorted.codec is None else distorted.crf
+            write_clip(path, distorted.frames, scene.frame_rate_hz, codec=distorted.codec, crf=crf)
+            yield maker.describe(path, name, severity, [dict(step) for step in distorted.steps])
+
+
+class _ClipMaker:
+    """Measures the clips of a scene and keeps their views."""
+
+    def __init__(self, task: SceneTask, reference: Path, rate: Fraction, measured: dict[str, Any]) -> None:
+        self._task, self._reference, self._rate, self._measured = task, reference, rate, measured
+        sampled = sample_frames(reference, task.views.frames)
+        self._places = places_of(sampled.frames, task.views, f"{task.seed}/views/{task.scene.name}")
+
+    def describe(self, path: Path, distortion: str, severity: int, steps: list[dict[str, Any]]) -> SyntheticClip:
+        """The row of a clip that is there now, whose views are kept beside it."""
+        task, item = self._task, self._task.scene.item
+        sampled = sample_frames(path, task.views.frames)
+        views = path.with_suffix(".npy")
+        write_whole(views, lambda part: write_views(part, cut_views(sampled.frames, task.views, self._places)))
+        by_frame = measure_vmaf(path, self._reference, tuple(MODELS))
+        at = [round(float(seconds * self._rate)) for seconds in sampled.timestamps_seconds]
+        return SyntheticClip(
+            file=path.relative_to(task.out).as_posix(),
+            views=views.relative_to(task.out).as_posix(),
+            views_bytes=views.stat().st_size,
+            content=item.content,
+            group=item.group,
+            kind=item.kind,
+            scene=task.scene.name,
+            split=task.scene.split,
+            width=task.scene.size[0],
+            height=task.scene.size[1],
+            distortion=distortion,
             severity=severity,
-            label_kind=ladder.label,
-            label=None if model is None else round(measure_vmaf(path, reference, model), 3),
-            steps=[dict(step) for step in distorted.steps],
-            frame_rate_hz=pristine.frame_rate_hz,
-            motion_levels=pristine.motion_levels,
-            source=pristine.source,
+            labels={model: round(float(values.mean()), 3) for model, values in by_frame.items()},
+            frame_labels={model: [round(float(values[i]), 2) for i in at] for model, values in by_frame.items()},
+            sampled_frames=at,
+            steps=steps,
+            frame_count=task.frames,
+            frame_rate_hz=float(self._rate),
+            seed=task.seed,
+            sha256=sha256_of(path),
+            bytes=path.stat().st_size,
+            versions=task.versions,
+            **self._measured,
         )
-
-
-def _describe(task: ClipTask, path: Path, **measured: Any) -> SyntheticClip:
-    item = task.scene.item
-    return SyntheticClip(
-        file=path.relative_to(task.out).as_posix(),
-        content=item.content,
-        group=item.group,
-        kind=item.kind,
-        scene=task.scene.name,
-        split=task.scene.split,
-        distortion=task.ladder,
-        frame_count=task.frames,
-        seed=task.seed,
-        sha256=sha256_of(path),
-        bytes=path.stat().st_size,
-        versions=task.versions,
-        **measured,
-    )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from diffvqa_rt.synthetic.clip_files import CODECS, RgbClip
+from diffvqa_rt.synthetic.clip_files import CODECS, RgbClip, recode
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -24,14 +24,11 @@ _SLIDE = 0.7
 
 _GAMMA = 2.2
 
-LabelKind = Literal["vmaf", "vmaf_neg", "order"]
-"""The label is VMAF; VMAF by its no-enhancement-gain model; or no number, and the order of the severities alone.
+# Of frames: long enough for the network's eight of a clip to show it.
+_LOST_AT_ONCE = 4
 
-Measured on five scenes: sharpening leaves VMAF at 98 to 100 up to an amount of 2, and where little moves raises it all
-the way, while NEG falls from 97 to 30 with it. Of banding, VMAF says 98 when ten levels are left in a picture with
-texture. Of low light it says 0 from two stops on. Of temporal faults it sees how far frames are displaced, so in a
-still scene nothing.
-"""
+LabelKind = Literal["vmaf_v1", "vmaf", "vmaf_neg", "order"]
+"""The number that labels a clip, of those that are measured for all, or the order of the severities alone."""
 
 Drawn = dict[str, Any]
 Effect = Callable[[RgbClip, float, np.random.Generator], tuple[RgbClip, Drawn]]
@@ -58,12 +55,16 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ladder:
-    """One type of distortion, what labels it, and whether it can be seen only where something moves."""
+    """One type of distortion, what labels it, and whether it can be seen only where something moves.
+
+    `share` is how much of the clip's length it damages, from a frame on that is drawn.
+    """
 
     name: str
     label: LabelKind
     steps: tuple[Step, ...]
     needs_motion: bool = False
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if any(step.effect in CODECS for step in self.steps[:-1]):
@@ -85,7 +86,8 @@ def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity!r}; expected one of {', '.join(map(str, SEVERITIES))}")
     slide = slide_of(ladder, key)
-    frames, codec, crf, record = clip, None, 0.0, []
+    first, last = _part(len(clip), ladder, key)
+    frames, codec, crf, record = clip[first:last], None, 0.0, []
     for index, step in enumerate(ladder.steps):
         value = step.value(severity, slide)
         drawn: Drawn = {}
@@ -96,7 +98,19 @@ def distort(clip: RgbClip, ladder: Ladder, severity: int, key: str) -> Distorted
             generator = _generator(f"{key}/{ladder.name}/{index}")
             frames, drawn = EFFECTS[step.effect](frames, value, generator)
         record.append({"effect": step.effect, step.parameter: value} | drawn)
+    if ladder.share < 1:
+        if codec is not None:
+            frames, codec, crf = recode(frames, codec, crf), None, 0.0
+        frames = np.concatenate([clip[:first], frames, clip[last:]])
+        record.append({"effect": "part", "frames": [first, last]})
     return Distorted(frames=frames, codec=codec, crf=crf, steps=tuple(record))
+
+
+def _part(count: int, ladder: Ladder, key: str) -> tuple[int, int]:
+    """The frames that are damaged, from the first to before the last."""
+    length = round(ladder.share * count)
+    first = int(_generator(f"{key}/{ladder.name}/part").integers(count - length + 1))
+    return first, first + length
 
 
 def slide_of(ladder: Ladder, key: str) -> float:
@@ -210,13 +224,19 @@ def jpeg(clip: RgbClip, quality: float, generator: np.random.Generator) -> tuple
     return _each_image(clip, compress), {}
 
 
+def upload(clip: RgbClip, crf: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
+    """Compressed once already, as what a platform is sent: H.264 at a rate factor of `crf`, decoded again."""
+    return recode(clip, "h264", crf), {}
+
+
 def frame_drops(clip: RgbClip, share: float, generator: np.random.Generator) -> tuple[RgbClip, Drawn]:
-    """A `share` of the frames lost at random, the one before in the place of each; a higher share loses those too."""
+    """A `share` of the frames lost in runs, the one before in the place of each; a higher share loses those too."""
     count = len(clip)
     # The first frame has none before it.
-    lost = 1 + generator.permutation(count - 1)[: max(1, round(share * (count - 1)))]
+    runs = [range(first, min(first + _LOST_AT_ONCE, count)) for first in range(1, count, _LOST_AT_ONCE)]
+    order = [frame for run in generator.permutation(len(runs)) for frame in runs[int(run)]]
     shown = np.arange(count)
-    shown[lost] = 0
+    shown[order[: max(1, round(share * (count - 1)))]] = 0
     return _show(clip, np.maximum.accumulate(shown))
 
 
@@ -252,6 +272,7 @@ EFFECTS: dict[str, Effect] = {
         low_light,
         banding,
         jpeg,
+        upload,
         frame_drops,
         freeze,
         judder,
@@ -259,8 +280,11 @@ EFFECTS: dict[str, Effect] = {
 }
 
 
-def _ladder(name: str, label: LabelKind, *steps: Step, needs_motion: bool = False) -> Ladder:
-    return Ladder(name=name, label=label, steps=steps, needs_motion=needs_motion)
+def _ladder(name: str, label: LabelKind, *steps: Step, needs_motion: bool = False, share: float = 1.0) -> Ladder:
+    return Ladder(name=name, label=label, steps=steps, needs_motion=needs_motion, share=share)
+
+
+_PART = 1 / 3
 
 
 def _step(effect: str, parameter: str, *knots: float) -> Step:
@@ -283,10 +307,10 @@ LADDERS: dict[str, Ladder] = {
         _ladder("sharpening", "vmaf_neg", _step("sharpening", "amount", 0.5, 1.2, 2.2, 3.6, 5.5, 8)),
         _ladder("low_light", "order", _step("low_light", "stops", 0.4, 1.2, 2.2, 3.2, 4.2, 5.4)),
         _ladder(
-            "frame_drops", "order", _step("frame_drops", "share", 0.08, 0.2, 0.36, 0.52, 0.68, 0.84), needs_motion=True
+            "frame_drops", "order", _step("frame_drops", "share", 0.15, 0.3, 0.45, 0.6, 0.75, 0.9), needs_motion=True
         ),
-        _ladder("freeze", "order", _step("freeze", "share", 0.06, 0.14, 0.26, 0.4, 0.58, 0.8), needs_motion=True),
-        _ladder("judder", "order", _step("judder", "hold", 1.5, 2.5, 3.5, 5.5, 8.5, 12.5), needs_motion=True),
+        _ladder("freeze", "order", _step("freeze", "share", 0.15, 0.25, 0.37, 0.5, 0.67, 0.85), needs_motion=True),
+        _ladder("judder", "order", _step("judder", "hold", 3.2, 4, 5.2, 7, 10, 14), needs_motion=True),
         _ladder(
             "scaling_h264",
             "vmaf",
@@ -317,14 +341,47 @@ LADDERS: dict[str, Ladder] = {
             _step("low_light", "stops", 0.6, 1.4, 2.2, 3.0, 3.8, 4.6),
             _step("h264", "crf", 20, 24, 28, 32, 36, 40),
         ),
+        _ladder(
+            "upload_h264",
+            "vmaf",
+            _step("upload", "crf", 20, 21.5, 23, 24.5, 26, 27.5),
+            _step("h264", "crf", 21, 28, 33, 38, 43, 49),
+        ),
+        _ladder(
+            "upload_av1",
+            "vmaf",
+            _step("upload", "crf", 20, 21.5, 23, 24.5, 26, 27.5),
+            _step("av1", "crf", 32, 46, 54, 58, 61, 63),
+        ),
+        _ladder("part_blur", "vmaf", _step("gaussian_blur", "sigma", 0.6, 1, 1.5, 2.2, 3.2, 4.5), share=_PART),
+        _ladder("part_noise", "vmaf", _step("gaussian_noise", "sigma", 6, 12, 22, 34, 50, 70), share=_PART),
+        _ladder("part_h264", "vmaf", _step("h264", "crf", 24, 31, 36, 41, 46, 51), share=_PART),
     )
 }
 """Every type of distortion in the set, by name."""
 
+CODECS_AND_SCALINGS = (
+    "h264",
+    "h265",
+    "av1",
+    "vp9",
+    "scaling",
+    "scaling_h264",
+    "scaling_av1",
+    "upload_h264",
+    "upload_av1",
+)
+"""The types that are VMAF's own field, and most of what platforms do."""
+
+
 STILL_LADDERS: dict[str, Ladder] = {
     ladder.name: ladder
     for ladder in (
-        *(ladder for ladder in LADDERS.values() if not ladder.needs_motion and ladder.steps[-1].effect not in CODECS),
+        *(
+            ladder
+            for ladder in LADDERS.values()
+            if not ladder.needs_motion and ladder.share == 1 and ladder.steps[-1].effect not in CODECS
+        ),
         _ladder("jpeg", "vmaf", _step("jpeg", "quality", 75, 45, 25, 15, 9, 4)),
     )
 }

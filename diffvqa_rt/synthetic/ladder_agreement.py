@@ -11,11 +11,8 @@ from scipy.stats import pearsonr, spearmanr
 
 from diffvqa_rt.evaluation.correlation import MIN_VIDEOS, measure_agreement
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, read_manifest
-from diffvqa_rt.synthetic.distortions import LADDERS
+from diffvqa_rt.synthetic.distortions import CODECS_AND_SCALINGS, LADDERS
 from diffvqa_rt.synthetic.labelled import LabelledVideo
-
-CODECS_AND_SCALINGS = ("h264", "h265", "av1", "vp9", "scaling", "scaling_h264", "scaling_av1")
-"""The types that the headline's agreement is over: VMAF's own field."""
 
 _LEAST_FOR_CORRELATION = 3
 

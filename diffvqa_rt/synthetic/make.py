@@ -1,14 +1,16 @@
-"""The synthetic distortion set: pristine scenes, each with every ladder of distortions, labelled.
+"""The synthetic distortion set: pristine scenes at the sizes of life, with ladders of distortions, labelled by VMAF.
 
     python -m diffvqa_rt.synthetic --out build/synthetic --contents 40 --jobs 2
 
 A set's folder holds `settings.json` (what decides its bytes), `manifest.csv` (one `SyntheticClip` a row)
-and `scenes/<scene>/<distortion>-<severity>.mp4`. A run that is killed and started again keeps what was finished and
-ends with the same bytes; with more contents, a set grows.
+and `scenes/<scene>/<distortion>-<severity>.npy`, the views that a network learns from; of the contents for validation
+the clips too, `.mp4`. A run that is killed and started again keeps the scenes that were finished and ends with the same
+bytes; with more contents, a set grows.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,59 +34,65 @@ from diffvqa_rt.errors import DiffVQAError, SyntheticSetError
 from diffvqa_rt.files import make_folder, remove_parts, write_whole
 from diffvqa_rt.synthetic.clip_files import CODECS, REFERENCE_CRF, STORAGE_CRF
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, write_manifest
-from diffvqa_rt.synthetic.clip_tasks import REFERENCE, ClipTask, finished_clips, make_clips, prepare_process
-from diffvqa_rt.synthetic.distortions import LADDERS, SEVERITIES
+from diffvqa_rt.synthetic.clip_tasks import SceneTask, finished_clips, make_clips, prepare_process
+from diffvqa_rt.synthetic.distortions import CODECS_AND_SCALINGS, LADDERS, SEVERITIES
 from diffvqa_rt.synthetic.pool import Pool, PoolItem, fetch_pool
-from diffvqa_rt.synthetic.scenes import plan_scenes
+from diffvqa_rt.synthetic.scenes import SIZES, ClipSize, Scene, plan_scenes
+from diffvqa_rt.synthetic.views import ViewsConfig
 from diffvqa_rt.synthetic.vmaf import ffmpeg_version
 from diffvqa_rt.video import DECODING_VERSION
 
-LEAST_MOTION_LEVELS = 0.4
-"""The least change from frame to frame at which a lost frame is seen; no temporal fault is made of calmer scenes."""
-
 Progress = Callable[[int, int], None]
-"""Called with how many clips are finished, and how many there will be as far as is known."""
+"""Called with how many scenes are finished, and how many there will be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticConfig:
     """The settings of a set.
 
-    The size is for the `tiny` preset, whose distortion view is 192 pixels square: a clip is as high as that, so that
-    the view sees it at its own resolution, and as wide as two pixels of 720-wide sources allow. Of 48 frames, 1.6 to
-    4.8 seconds, the network's eight are six apart. `contents` is None for all. Each gives `cuts_per_content` scenes, a
-    short video fewer. Each scene gets `ladders_per_scene` of the ladders, drawn for it, or all where that is None: many
-    scenes teach more than many copies of few.
+    Of 24 frames, 0.4 to 1 second, the network's eight are three apart. `contents` is None for all. Each gives
+    `cuts_per_content` scenes, of sizes of their own, a short video fewer, a photograph for validation one. Each scene
+    gets `ladders_per_scene` of the ladders, drawn for it, every other of them a codec or a scaling: many scenes teach
+    more than many copies of few. A training ladder has `severities` of the five, drawn for it; one for validation has
+    all.
     """
 
     out: Path
     contents: int | None = None
-    width: int = 352
-    height: int = 192
-    frames: int = 48
+    sizes: tuple[ClipSize, ...] = tuple(SIZES)
+    frames: int = 24
     cuts_per_content: int = 2
     seed: int = 0
-    validation_share: float = 0.2
+    validation_share: float = 0.15
     ladders: tuple[str, ...] = tuple(LADDERS)
-    ladders_per_scene: int | None = None
+    ladders_per_scene: int = 2
+    validation_ladders_per_scene: int = 3
+    severities: int = 3
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    keeps_training_files: bool = False
     jobs: int = 1
-    max_gigabytes: float = 20.0
+    max_gigabytes: float = 40.0
 
     def __post_init__(self) -> None:
         for name, least in [
-            ("width", 16),
-            ("height", 16),
             ("frames", 8),
             ("cuts_per_content", 1),
+            ("ladders_per_scene", 1),
+            ("validation_ladders_per_scene", 1),
             ("jobs", 1),
             ("seed", 0),
         ]:
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
-        if self.width % 2 or self.height % 2:
-            raise ValueError(f"the size is {self.width}x{self.height}; expected even numbers, since chroma is halved")
-        for name in ("contents", "ladders_per_scene"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, whole(name, getattr(self, name), 1, or_else=", or None for all"))
+        object.__setattr__(self, "severities", whole("severities", self.severities, 1, len(SEVERITIES)))
+        for width, height in self.sizes:
+            if width < 16 or height < 16 or width % 2 or height % 2:
+                raise ValueError(
+                    f"sizes has {width}x{height}; expected even numbers of at least 16, since chroma is halved"
+                )
+        if not self.sizes:
+            raise ValueError("sizes is empty; expected at least one (width, height)")
+        if self.contents is not None:
+            object.__setattr__(self, "contents", whole("contents", self.contents, 1, or_else=", or None for all"))
         # As JSON holds it, whatever NumPy's number it was.
         object.__setattr__(self, "validation_share", float(self.validation_share))
         if not 0 <= self.validation_share < 1:
@@ -108,7 +116,7 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
     scenes = plan_scenes(
         pool.items,
         contents=config.contents,
-        size=(config.width, config.height),
+        sizes=config.sizes,
         cuts=config.cuts_per_content,
         seed=config.seed,
         validation_share=config.validation_share,
@@ -116,16 +124,7 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
     make_folder(config.out)
     _keep_settings(config, versions)
     tasks = [
-        ClipTask(
-            out=config.out,
-            size=(config.width, config.height),
-            frames=config.frames,
-            seed=config.seed,
-            scene=scene,
-            source=pool.files[scene.item.content],
-            ladder=REFERENCE,
-            versions=versions,
-        )
+        _task(config, scene, pool.files[scene.item.content], versions)
         for scene in scenes
         if scene.item.content in pool.files
     ]
@@ -137,70 +136,85 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
         raise SyntheticSetError("a process that made clips died; start again to go on from there") from error
     finally:
         # Of a run that is stopped too, and then with what an earlier one made beyond.
-        clips = _finished(config, tasks)
+        clips = [clip for task in tasks for clip in finished_clips(task) or ()]
         write_manifest(config.out, clips)
     if not clips:
         raise SyntheticSetError("not one scene can be made of the contents that are there; ask for more contents")
     return clips
 
 
-def _finished(config: SyntheticConfig, tasks: list[ClipTask]) -> list[SyntheticClip]:
-    """The clips of the set that the folder holds, scene by scene, its reference first."""
-    clips: list[SyntheticClip] = []
-    for task in tasks:
-        reference = list(finished_clips(task))
-        every = (replace(task, ladder=ladder) for ladder in ladders_for(config, reference))
-        clips += [*reference, *(clip for ladder in every for clip in finished_clips(ladder))]
-    return [clip for clip in clips if (config.out / clip.file).is_file()]
+def _task(config: SyntheticConfig, scene: Scene, source: Path, versions: dict[str, str]) -> SceneTask:
+    is_training = scene.split == "train"
+    ladders = ladders_in_turn(config, scene.name)
+    return SceneTask(
+        out=config.out,
+        frames=config.frames,
+        seed=config.seed,
+        scene=scene,
+        source=source,
+        ladders=tuple(ladders),
+        most_ladders=config.ladders_per_scene if is_training else config.validation_ladders_per_scene,
+        severities={
+            name: _severities(config, f"{scene.name}/{name}") if is_training else SEVERITIES for name in ladders
+        },
+        views=config.views,
+        keeps_files=config.keeps_training_files or not is_training,
+        versions=versions,
+    )
 
 
-def _run(config: SyntheticConfig, references: list[ClipTask], on_progress: Progress | None) -> None:
-    """Makes scene after scene: a scene's ladders as soon as its reference is there, before the next scene."""
-    count, size = 0, 0
-    most = min(config.ladders_per_scene or len(config.ladders), len(config.ladders))
-    expected = len(references) * (1 + most * len(SEVERITIES))
-    todo, running = deque(references), dict[Future[list[SyntheticClip]], ClipTask]()
+def ladders_in_turn(config: SyntheticConfig, scene: str) -> list[str]:
+    """All ladders in the order in which a scene gets them: one of the codecs and scalings, one of the others, …"""
+    drawn = sorted(config.ladders, key=lambda name: _hash(f"{config.seed}/{scene}/{name}"))
+    field = [name for name in drawn if name in CODECS_AND_SCALINGS]
+    others = [name for name in drawn if name not in CODECS_AND_SCALINGS]
+    pairs = itertools.zip_longest(field, others)
+    return [name for pair in pairs for name in pair if name is not None]
+
+
+def _severities(config: SyntheticConfig, ladder: str) -> tuple[int, ...]:
+    drawn = sorted(SEVERITIES, key=lambda severity: _hash(f"{config.seed}/{ladder}/{severity}"))
+    return tuple(sorted(drawn[: config.severities]))
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _run(config: SyntheticConfig, tasks: Sequence[SceneTask], on_progress: Progress | None) -> None:
+    """Makes scene after scene."""
+    size = 0
     # Not by fork: PyAV's and tqdm's threads do not survive one.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(config.jobs, context, prepare_process, (os.getpid(),))
+    todo, running = deque(tasks), set[Future[list[SyntheticClip]]]()
     try:
         while todo or running:
             while todo and len(running) < config.jobs + 1:
-                task = todo.popleft()
-                running[executor.submit(make_clips, task)] = task
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task, made = running.pop(future), future.result()
-                count += len(made)
-                size += sum(clip.bytes for clip in made)
-                if task.ladder == REFERENCE:
-                    ladders = ladders_for(config, made)
-                    todo.extendleft(replace(task, ladder=ladder) for ladder in reversed(ladders))
-                    expected -= 0 if made else 1
-                    expected -= (most - len(ladders)) * len(SEVERITIES)
-                if on_progress:
-                    on_progress(count, expected)
-                if size > config.max_gigabytes * 1e9:
-                    raise SyntheticSetError(
-                        f"the set has {size / 1e9:.2f} GB after {count} of {expected} clips, over its limit of "
-                        f"{config.max_gigabytes:g}; raise the limit to go on, or ask for fewer contents"
-                    )
+                running.add(executor.submit(make_clips, todo.popleft()))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                size += sum(_bytes_kept(config, clip) for clip in future.result())
+            if on_progress:
+                on_progress(len(tasks) - len(todo) - len(running), len(tasks))
+            if size > config.max_gigabytes * 1e9:
+                raise SyntheticSetError(
+                    f"the set has {size / 1e9:.2f} GB after {len(tasks) - len(todo) - len(running)} of {len(tasks)} "
+                    f"scenes, over its limit of {config.max_gigabytes:g}; raise the limit to go on, or ask for fewer "
+                    "contents"
+                )
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def ladders_for(config: SyntheticConfig, reference: list[SyntheticClip]) -> list[str]:
-    """A scene's ladders, in the catalogue's order; none where it has no reference, since its video is too short."""
-    if not reference:
-        return []
-    scene, is_moving = reference[0].scene, reference[0].motion_levels >= LEAST_MOTION_LEVELS
-    able = [name for name in LADDERS if name in config.ladders and (is_moving or not LADDERS[name].needs_motion)]
-    drawn = sorted(able, key=lambda name: hashlib.sha256(f"{config.seed}/{scene}/{name}".encode()).digest())
-    return [name for name in able if name in drawn[: config.ladders_per_scene]]
+def _bytes_kept(config: SyntheticConfig, clip: SyntheticClip) -> int:
+    is_kept = config.keeps_training_files or clip.split == "validation"
+    return clip.views_bytes + (clip.bytes if is_kept else 0)
 
 
 def _versions() -> dict[str, str]:
     """The versions of the packages that decide a clip's bytes and its label, by name."""
-    packages = ("diffvqa-rt", "av", "numpy", "pillow")
+    packages = ("diffvqa-rt", "av", "numpy", "pillow", "ffmpeg-quality-metrics")
     return {name: version(name) for name in packages} | {"ffmpeg": ffmpeg_version()}
 
 
@@ -210,11 +224,13 @@ def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
     Raises:
         SyntheticSetError: the folder's set was made with something else.
     """
-    names = ("width", "height", "frames", "cuts_per_content", "seed", "validation_share")
+    free = ("out", "contents", "jobs", "max_gigabytes")
+    decided = {name: value for name, value in asdict(config).items() if name not in free}
     catalogue = json.dumps(
         [asdict(ladder) for ladder in LADDERS.values()] + [asdict(codec) for codec in CODECS.values()]
     )
-    settings: dict[str, Any] = {name: getattr(config, name) for name in names} | {
+    # By way of JSON, as it is read again: lists where there were tuples.
+    settings: dict[str, Any] = json.loads(json.dumps(decided)) | {
         "storage_crf": STORAGE_CRF,
         "reference_crf": REFERENCE_CRF,
         "decoding_version": DECODING_VERSION,
@@ -253,8 +269,12 @@ def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None)
         "--out", type=Path, required=True, metavar="DIR", help="the set's folder; started again, it goes on"
     )
     parser.add_argument("--contents", type=int, metavar="N", help="photographs and videos to use (default: all)")
-    size = f"{defaults.width}x{defaults.height}"
-    parser.add_argument("--size", default=size, metavar="WxH", help="of a clip, pixels (default: %(default)s)")
+    parser.add_argument(
+        "--sizes",
+        default=",".join(f"{width}x{height}" for width, height in SIZES),
+        metavar="WxH,…",
+        help="of clips, pixels; a content gets those that it is large enough for (default: %(default)s)",
+    )
     parser.add_argument(
         "--cuts-per-content",
         type=int,
@@ -281,7 +301,16 @@ def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None)
         help="types of distortion (default: all, %(default)s)",
     )
     parser.add_argument(
-        "--ladders-per-scene", type=int, metavar="N", help="of them, drawn for each scene (default: all)"
+        "--ladders-per-scene",
+        type=int,
+        default=defaults.ladders_per_scene,
+        metavar="N",
+        help="of them, drawn for each training scene (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep-training-files",
+        action="store_true",
+        help="keep the clips of training contents too, and not their views alone",
     )
     parser.add_argument(
         "--max-gigabytes",
@@ -297,21 +326,20 @@ def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None)
         metavar="DIR",
         help="cache of the pristine media, fetched by package name (default: %(default)s, 100 MB)",
     )
-    parser.add_argument("--clips", type=Path, metavar="DIR", help="folder of the pool's clips that are in no package")
+    parser.add_argument("--media", type=Path, metavar="DIR", help="folder of the pool's files that are in no package")
     arguments = parser.parse_args(argv)
     try:
-        width, height = _size(arguments.size)
         config = SyntheticConfig(
             out=arguments.out,
             contents=arguments.contents,
-            width=width,
-            height=height,
+            sizes=tuple(_size(text) for text in arguments.sizes.split(",")),
             frames=arguments.frames,
             cuts_per_content=arguments.cuts_per_content,
             validation_share=arguments.validation_share,
             seed=arguments.seed,
             ladders=tuple(arguments.ladders.split(",")),
             ladders_per_scene=arguments.ladders_per_scene,
+            keeps_training_files=arguments.keep_training_files,
             jobs=arguments.jobs,
             max_gigabytes=arguments.max_gigabytes,
         )
@@ -321,7 +349,7 @@ def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None)
     on_terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     # A bar only on a terminal: `disable=None` asks stderr.
-    with tqdm(unit=" clips", disable=None, smoothing=0.02) as bar:
+    with tqdm(unit=" scenes", disable=None, smoothing=0.02) as bar:
 
         def show(done: int, expected: int) -> None:
             bar.total = expected
@@ -330,7 +358,7 @@ def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None)
         try:
             pool = fetch_pool(
                 arguments.pool,
-                arguments.clips,
+                arguments.media,
                 items=items,
                 on_package=lambda name: bar.set_description(f"get {name}"),
             )

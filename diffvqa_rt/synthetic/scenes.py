@@ -1,4 +1,4 @@
-"""Pristine clips: photographs filmed by a moving virtual camera, and cuts of videos, all scaled down by two or more."""
+"""Pristine clips at the sizes of life: photographs filmed by a moving virtual camera, and cuts of videos."""
 
 import hashlib
 import itertools
@@ -21,10 +21,34 @@ from diffvqa_rt.video.container import open_source, open_video
 
 Split = Literal["train", "validation"]
 
-LEAST_REDUCTION = 2.0
-"""Source pixels across one of a clip's: with fewer, the source's own compression and demosaicing show."""
+ClipSize = tuple[int, int]
+"""Width and height, pixels."""
 
-PHOTO_FRAME_RATE_HZ = Fraction(24)
+SIZES: dict[ClipSize, float] = {
+    (352, 192): 0.7,
+    (640, 360): 1.0,
+    (360, 640): 0.5,
+    (854, 480): 1.0,
+    (1280, 720): 2.0,
+    (720, 1280): 2.0,
+    (1920, 1080): 4.0,
+}
+"""The sizes of clips, each with how likely a content gets it before another: few sources are large enough for 1080p."""
+
+LEAST_PHOTO_REDUCTION = 1.25
+"""Pixels that a camera recorded across one of a clip's, of a photograph: with fewer, demosaicing and noise show.
+
+A video's own compression is part of the reference, as it is of what people upload: a cut may have its size.
+"""
+
+# Of a photograph's file itself, across one of a clip's. Under one, since few are as wide as a clip of 1080 lines, whose
+# pictures are then as soft as many cameras'.
+_LEAST_STEP = 0.7
+# Of the widest view, or of a step of one where that is wider, for the camera to move in.
+_LEAST_ZOOM = 0.9
+
+FRAME_RATES_HZ = (24, 25, 30, 50, 60)
+"""The frame rates at which photographs are filmed."""
 
 _PHOTOS_PER_VIDEO = 3
 _THUMBNAIL = (64, 36)
@@ -40,6 +64,7 @@ class Scene:
     name: str
     item: PoolItem
     cut: int
+    size: ClipSize
     split: Split
 
 
@@ -52,10 +77,23 @@ class PristineClip:
     how: dict[str, object]
 
 
-def is_large_enough(item: PoolItem, width: int, height: int) -> bool:
-    """True where the source has two pixels across each of a clip's, and the camera has room to move in a photograph."""
-    room = camera.room_needed(width, height) if item.kind == "photo" else (width, height)
-    return item.width >= LEAST_REDUCTION * room[0] and item.height >= LEAST_REDUCTION * room[1]
+def least_step(item: PoolItem, size: ClipSize) -> float:
+    """The least number of the source file's pixels across one of a clip's; over `most_step`, it is too small."""
+    if item.kind == "video":
+        return 1.0
+    wanted = _LEAST_ZOOM * min(most_step(item, size), 1.0)
+    return max(LEAST_PHOTO_REDUCTION / item.reduction, _LEAST_STEP, wanted)
+
+
+def most_step(item: PoolItem, size: ClipSize) -> float:
+    """The most: all of the source, but for what the camera needs of a photograph to turn and shake."""
+    room = camera.room_needed(*size) if item.kind == "photo" else size
+    return min(item.width / room[0], item.height / room[1])
+
+
+def is_large_enough(item: PoolItem, size: ClipSize) -> bool:
+    """True where the source has enough pixels for clips of that size."""
+    return least_step(item, size) <= most_step(item, size)
 
 
 def split_groups(items: Sequence[PoolItem], seed: int, validation_share: float) -> dict[str, Split]:
@@ -78,44 +116,49 @@ def plan_scenes(
     items: Sequence[PoolItem],
     *,
     contents: int | None,
-    size: tuple[int, int],
+    sizes: Sequence[ClipSize],
     cuts: int,
     seed: int,
     validation_share: float,
 ) -> list[Scene]:
     """The scenes of the first `contents` contents, in an order that the seed decides, a video after every third
-    photograph.
+    photograph; all first cuts, then all second ones.
 
     It is the table that is ordered, not what was fetched, and `contents` is a beginning of it: what is not there leaves
-    a gap, and more contents add to the same ones.
+    a gap, and more contents add to the same ones. A content's cuts have sizes of their own, as long as it is large
+    enough for another, and for validation it has one cut.
     """
     sides = split_groups(items, seed, validation_share)
-    usable = [item for item in items if is_large_enough(item, *size)]
+    usable = [item for item in items if any(is_large_enough(item, size) for size in sizes)]
     ordered = sorted(usable, key=lambda item: _fraction(f"{seed}/order/{item.content}"))
     photos = [item for item in ordered if item.kind == "photo"]
     videos = [item for item in ordered if item.kind == "video"]
     rounds = itertools.zip_longest(
         videos, *(photos[start::_PHOTOS_PER_VIDEO] for start in range(_PHOTOS_PER_VIDEO)), fillvalue=None
     )
-    mixed = [item for one_round in rounds for item in one_round if item is not None]
-    return [
-        Scene(
-            # A photograph's first has no number.
-            name=f"{item.content}-{cut}" if item.kind == "video" or cut else item.content,
-            item=item,
-            cut=cut,
-            split=sides[item.group],
-        )
-        for item in mixed[:contents]
-        for cut in range(cuts)
-    ]
+    mixed = [item for one_round in rounds for item in one_round if item is not None][:contents]
+    scenes = []
+    for cut, item in itertools.product(range(cuts), mixed):
+        split = sides[item.group]
+        if cut and split == "validation" and item.kind == "photo":
+            continue
+        likely = _sizes_in_turn(item, sizes, seed)
+        size = likely[cut % len(likely)]
+        scenes.append(Scene(name=f"{item.content}-{cut}", item=item, cut=cut, size=size, split=split))
+    return scenes
 
 
-def render_scene(scene: Scene, source: Path, *, size: tuple[int, int], frames: int, seed: int) -> PristineClip | None:
+def _sizes_in_turn(item: PoolItem, sizes: Sequence[ClipSize], seed: int) -> list[ClipSize]:
+    """The sizes that the source is large enough for, each drawn before another as `SIZES` weighs them."""
+
+    def place(size: ClipSize) -> float:
+        return -(_fraction(f"{seed}/size/{item.content}/{size}") ** (1 / SIZES.get(size, 1.0)))
+
+    return sorted((size for size in sizes if is_large_enough(item, size)), key=place)
+
+
+def render_scene(scene: Scene, source: Path, *, frames: int, seed: int) -> PristineClip | None:
     """The scene's pristine clip; None if the video is too short for that many cuts.
-
-    Args:
-        size: width and height of the clip, pixels.
 
     Raises:
         VideoDecodeError: the video cannot be read.
@@ -125,12 +168,15 @@ def render_scene(scene: Scene, source: Path, *, size: tuple[int, int], frames: i
     if scene.item.kind == "photo":
         with Image.open(source) as image:
             photo = image.convert("RGB")
-        shots, how = camera.film(photo, size, frames, LEAST_REDUCTION, generator)
-        return PristineClip(frames=shots, frame_rate_hz=PHOTO_FRAME_RATE_HZ, how=how)
+        rate = Fraction(int(generator.choice(FRAME_RATES_HZ)))
+        shots, how = camera.film(
+            photo, scene.size, frames, frames / float(rate), least_step(scene.item, scene.size), generator
+        )
+        return PristineClip(frames=shots, frame_rate_hz=rate, how=how)
     starts = _lively_starts(source, frames)
     if scene.cut >= len(starts):
         return None
-    return _cut_video(source, starts[scene.cut], size, frames, scene.cut == 0, generator)
+    return _cut_video(source, starts[scene.cut], scene.size, frames, scene.cut == 0, generator)
 
 
 def motion_of(frames: RgbClip) -> float:
@@ -160,7 +206,7 @@ def _lively_starts(source: Path, frames: int) -> list[int]:
 
 
 def _cut_video(
-    source: Path, start: int, size: tuple[int, int], frames: int, is_whole: bool, generator: np.random.Generator
+    source: Path, start: int, size: ClipSize, frames: int, is_whole: bool, generator: np.random.Generator
 ) -> PristineClip:
     rate = _frame_rate_hz(source)
     shots: list[NDArray[np.uint8]] = []
@@ -172,7 +218,7 @@ def _cut_video(
         height, width = pixels.shape[:2]
         if box is None:
             most = min(width / size[0], height / size[1])
-            reduction = most if is_whole else float(generator.uniform(LEAST_REDUCTION, most))
+            reduction = most if is_whole else float(generator.uniform(1, most))
             across, down = reduction * size[0], reduction * size[1]
             left, top = generator.uniform(0, 1, 2) * (width - across, height - down)
             box = (float(left), float(top), float(left) + across, float(top) + down)
@@ -194,7 +240,7 @@ def _decoded(source: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
 
 def _frame_rate_hz(source: Path) -> Fraction:
     with open_source(source) as (name, file), open_video(name, file) as video:
-        rate = video.stream.average_rate or video.stream.guessed_rate or PHOTO_FRAME_RATE_HZ
+        rate = video.stream.average_rate or video.stream.guessed_rate or FRAME_RATES_HZ[0]
         return Fraction(rate).limit_denominator(1001)
 
 

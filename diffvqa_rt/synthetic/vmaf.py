@@ -5,14 +5,22 @@ is compared again and again. A label needs the contrary, so both files' pictures
 """
 
 import json
-import math
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffvqa_rt.errors import SyntheticSetError
+
+MODELS = {"vmaf_v1": "vmaf_v1.0.16_3d0h.json", "vmaf": "vmaf_v0.6.1", "vmaf_neg": "vmaf_v0.6.1neg"}
+"""The models by the names of their labels: version 1, which sees banding and chroma; version 0.6.1; and its
+no-enhancement-gain form, which counts sharpening as a fault."""
 
 _TIMEOUT_SECONDS = 600
 
@@ -51,11 +59,16 @@ def _not_an_ffmpeg(module: ModuleType, error: Exception) -> SyntheticSetError:
     )
 
 
-def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *, threads: int = 1) -> float:
-    """The mean VMAF over the frames, 0 to 100; frames are compared in order, whatever their times.
+def measure_vmaf(
+    distorted: Path, reference: Path, models: Sequence[str] = ("vmaf",), *, threads: int = 1
+) -> dict[str, NDArray[np.float64]]:
+    """VMAF of each frame by each of the models, [T] from 0 to 100; frames are compared in order, whatever their times.
 
-    The model is trained for 1080 lines at three times the picture's height: of a smaller clip, this is the quality of
+    The models are trained for 1080 lines at three times the picture's height: of a smaller clip, this is the quality of
     its pixels at that distance. The default of one `threads` leaves the other processors to other clips.
+
+    Args:
+        models: of `MODELS`.
 
     Raises:
         SyntheticSetError: ffmpeg fails, or a file is damaged; the files differ in their pictures' number or size, so
@@ -63,9 +76,11 @@ def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *
     """
     with tempfile.TemporaryDirectory(prefix="diffvqa-vmaf-") as name:
         folder = Path(name)
+        # One after the other: libvmaf 3 shares nothing between models but features of the same settings.
+        described = "|".join(f"{_model(MODELS[model], folder)}\\:name={model}" for model in models)
         graph = (
             "[0:v]settb=1/25,setpts=N[distorted];[1:v]settb=1/25,setpts=N[reference];"
-            f"[distorted][reference]libvmaf=model=version={model}:n_threads={threads}:log_fmt=json:log_path=vmaf.json"
+            f"[distorted][reference]libvmaf=model='{described}':n_threads={threads}:log_fmt=json:log_path=vmaf.json"
         )
         module, count = _imageio_ffmpeg(), str(threads)
         # -xerror and explode: with a damaged file, ffmpeg is to end in an error.
@@ -110,10 +125,23 @@ def measure_vmaf(distorted: Path, reference: Path, model: str = "vmaf_v0.6.1", *
         raise SyntheticSetError(
             f"VMAF of {distorted.name} cannot be measured: libvmaf compared {len(log['frames'])} of {one.count} frames"
         )
-    value = float(log["pooled_metrics"]["vmaf"]["mean"])
-    if not math.isfinite(value):
-        raise SyntheticSetError(f"VMAF of {distorted.name} is {value}")
-    return min(max(value, 0.0), 100.0)
+    measured = {model: np.array([frame["metrics"][model] for frame in log["frames"]], float) for model in models}
+    for model, values in measured.items():
+        if not np.isfinite(values).all():
+            raise SyntheticSetError(f"VMAF of {distorted.name} by {model} is {values.mean()}")
+    return {model: values.clip(0, 100) for model, values in measured.items()}
+
+
+def _model(name: str, folder: Path) -> str:
+    """A model as libvmaf's option; one that is not built in is copied into the folder."""
+    if not name.endswith(".json"):
+        return f"version={name}"
+    try:
+        package = files("ffmpeg_quality_metrics")
+    except ModuleNotFoundError as error:
+        raise SyntheticSetError("VMAF v1 needs ffmpeg-quality-metrics; pip install 'diffvqa-rt[train]'") from error
+    (folder / name).write_bytes((package / "vmaf_models" / name).read_bytes())
+    return f"path={name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffvqa_rt.errors import TrainingError
@@ -15,7 +15,8 @@ class LabelledVideo:
 
     `ladder` names the versions of one scene under one distortion, `severity` is its place among them, 0 the pristine.
     `content` is the source that it shares with its other versions, None where it is one of its own. `prompt` is the
-    text that it was generated from, None where it was not, or the text is not known.
+    text that it was generated from, None where it was not, or the text is not known. `frame_labels` are those of the
+    sampled frames, where they are known.
     """
 
     name: str
@@ -25,6 +26,7 @@ class LabelledVideo:
     severity: int = 0
     content: str | None = None
     prompt: str | None = None
+    frame_labels: tuple[float, ...] | None = None
 
 
 def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
@@ -51,9 +53,15 @@ def videos_from_set(folder: Path, split: str) -> list[LabelledVideo]:
             ladder=f"{scene}/{distortion}",
             severity=clip.severity,
             content=clip.content,
+            frame_labels=None if clip.label is None else tuple(clip.frame_labels[clip.label_kind]),
         )
         for clip, scene, distortion in members
     ]
+
+
+def with_views(videos: Sequence[LabelledVideo]) -> list[LabelledVideo]:
+    """The same of a synthetic set, each with the file of its views in the place of the clip's (`read_views`)."""
+    return [replace(video, path=video.path.with_suffix(".npy")) for video in videos]
 
 
 def some_ladders(videos: Sequence[LabelledVideo], per_scene: int) -> list[LabelledVideo]:

@@ -35,7 +35,8 @@ class OpinionBatches(StepBatches):
     """Each epoch every video once, in an order of its own; of a ladder, two versions at a time, drawn anew each epoch.
 
     Gives, for this process's share of `batch` videos, the tensors of the entries, stacked, of a crop that is
-    drawn each time; and `label`, `severity` and `unit` as `opinion_loss` takes them, labels on the opinions' range.
+    drawn each time; and `label`, `severity` and `unit` as `opinion_loss` takes them, labels on the opinions' range;
+    with a number of `frames`, `frame_labels` too, [share, frames], NaN where there are none.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class OpinionBatches(StepBatches):
         crops: int,
         processes: int,
         seed: int,
+        frames: int | None = None,
     ) -> None:
         super().__init__(seed, processes)
-        self._entries = entries
+        self._entries, self._frames = entries, frames
         self._crops = crops
         self._drawn: tuple[int, list[list[LabelledVideo]]] | None = None
         ladders: dict[str, list[LabelledVideo]] = {}
@@ -97,6 +99,9 @@ class OpinionBatches(StepBatches):
             "severity": torch.tensor([video.severity for video, _ in videos]),
             "unit": torch.tensor([index for _, index in videos]),
         }
+        if self._frames is not None:
+            unknown = (np.nan,) * self._frames
+            numbers["frame_labels"] = torch.tensor([video.frame_labels or unknown for video, _ in videos])
         return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]} | numbers
 
 
@@ -128,6 +133,22 @@ def opinion_loss(
     margin = torch.where(by_label.isnan(), ORDER_MARGIN * (severity[worse] - severity[better]), by_label)
     order = F.relu(margin - (score[better] - score[worse])).sum() / max(len(better), 1)
     return {"loss": distance(difference).sum() / count + order, "l1": difference.abs().sum() / count, "order": order}
+
+
+def frame_opinion_loss(scores: Tensor, labels: Tensor, severity: Tensor, unit: Tensor) -> dict[str, Tensor]:
+    """`opinion_loss` of the means over the frames, and the mean |score − label| over the frames that have a label.
+
+    Args:
+        scores, labels: [B, N], shares of the range; a label is NaN where there is none.
+        severity, unit: as `opinion_loss` takes them.
+
+    Returns:
+        `loss`, which `frames_l1` is part of, and the others of `opinion_loss`.
+    """
+    of_means = opinion_loss(scores.mean(dim=1), labels.mean(dim=1), severity, unit)
+    known = ~labels.isnan()
+    frames_l1 = (scores - labels)[known].abs().sum() / known.sum().clamp(min=1)
+    return of_means | {"loss": of_means["loss"] + frames_l1, "frames_l1": frames_l1}
 
 
 def agreement_scalars(scores: NDArray[np.float64], videos: Sequence[LabelledVideo]) -> dict[str, float]:

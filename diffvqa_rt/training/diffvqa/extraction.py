@@ -23,7 +23,7 @@ from diffvqa_rt.models.weights import weights_sha256
 from diffvqa_rt.specs import Engine
 from diffvqa_rt.training.diffvqa.features import FeatureCache
 from diffvqa_rt.training.entry_cache import CropOfVideo
-from diffvqa_rt.training.filling import fill_entries
+from diffvqa_rt.training.filling import Views, fill_entries
 from diffvqa_rt.training.loop import OnProgress
 
 _FULL_PRECISION = "no"
@@ -104,10 +104,15 @@ def fill_cache(
     extract: Extractor,
     accelerator: Accelerator,
     *,
+    views: Views | None = None,
     workers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Extracts the entries that are not there; errors and processes are those of `fill_entries`."""
+    """Extracts the entries that are not there; errors and processes are those of `fill_entries`.
+
+    Args:
+        views: gives those of an entry, uint8 [2N, 3, S, S]; if not given, the video is decoded.
+    """
 
     def features_and_views(views: Tensor) -> dict[str, Tensor]:
         return extract(views) | {"frames": views}
@@ -115,7 +120,7 @@ def fill_cache(
     fill_entries(
         cache,
         entries,
-        partial(_views, cache.config),
+        views or partial(_views, cache.config),
         features_and_views,
         accelerator,
         is_for_one_process=extract.is_for_one_process,

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--pool", type=Path, default=Path("build/pool"), metavar="DIR", help="pristine media (default: %(default)s)"
     )
-    parser.add_argument("--clips", type=Path, metavar="DIR", help="folder of the pool's clips that are in no package")
+    parser.add_argument("--media", type=Path, metavar="DIR", help="folder of the pool's files that are in no package")
     parser.add_argument(
         "--until", choices=("controller", "head"), default="head", help="the last stage (default: %(default)s)"
     )
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     build = WeightsBuild(Recipe(), arguments.work, workers=arguments.workers, engines=arguments.engines)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        build.synthetic_set(arguments.pool, arguments.clips)
+        build.synthetic_set(arguments.pool, arguments.media)
         if arguments.until == "controller":
             print(build.controller())
             return 0

@@ -60,18 +60,19 @@ _TCAB = (
 class Recipe:
     """All that decides the weights.
 
-    The VAE and the denoising learn from `pictures` that are cut from the training clips once: with a few of one content
-    in a batch, the VAE learned no colour. The latents' mean and deviation are taken over `normalized_over` of them.
+    The set is of `contents` of the pool, or all. The VAE and the denoising learn from `pictures` that are drawn from its
+    kept views once. The latents' mean and deviation are taken over `normalized_over` of them.
 
     Batches are pictures for the VAE and for denoising (of four noises each, so that the VAE's share of a step is
     small), and videos for the head, whose steps its epochs give. The TCAB's last stage is of whole views of as many
-    frames as the network takes.
+    frames as the network takes. The head learns from the first `head_crops` of the kept crops, in turn, and is reported
+    on `scored_crop`, the last, which is where the texture is.
     """
 
     network: DiffVQAConfig = TINY
-    ladders_per_scene: int = 4
+    contents: int | None = None
+    cuts_per_content: int = 1
     pictures: int = 12_000
-    pictures_per_file: int = 4
     pictures_seed: int = 5
     normalized_over: int = 512
     vae: FitConfig = _VAE
@@ -84,7 +85,10 @@ class Recipe:
     tcab: tuple[TrainingStage, ...] = _TCAB
     head: FitConfig = _HEAD
     head_epochs: int = 4
+    head_crops: int = 2
+    scored_crop: int = 2
+    evenness: float = 0.05
     train_ladders_per_scene: int = 1
-    held_out_ladders_per_scene: int = 4
+    held_out_ladders_per_scene: int = 3
     head_batch: int = 12
     cache_bytes: int = 40 * 10**9

@@ -4,29 +4,40 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.files import remove_parts, write_whole
+from diffvqa_rt.files import write_whole
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
 from diffvqa_rt.models.weights import save_weights, weights_sha256, write_safetensors
-from diffvqa_rt.synthetic.clip_table import MANIFEST, SyntheticClip, read_manifest
-from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders, videos_digest, videos_from_set
+from diffvqa_rt.synthetic.clip_table import MANIFEST, read_manifest
+from diffvqa_rt.synthetic.labelled import (
+    LabelledVideo,
+    some_ladders,
+    videos_digest,
+    videos_from_set,
+    with_views,
+)
 from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_of
 from diffvqa_rt.synthetic.make import SyntheticConfig, make_synthetic_set
 from diffvqa_rt.synthetic.pool import Pool, fetch_pool
+from diffvqa_rt.synthetic.views import ViewsConfig
 from diffvqa_rt.training.arguments import item_bar, step_bar
 from diffvqa_rt.training.diffvqa.bundled.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
+from diffvqa_rt.training.diffvqa.bundled.kept_pictures import KeptPictures, draw_pictures, kept_views
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
 from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
     ReadTcab,
@@ -35,14 +46,12 @@ from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
     grow,
     start_as_frequencies,
     start_from_tcab,
-    store_frames,
 )
 from diffvqa_rt.training.diffvqa.decoder import autoencoder, save_decoder
 from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective, Trained, Visited
 from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, Extractor, TorchExtractor, fill_cache
 from diffvqa_rt.training.diffvqa.features import FeatureCache
 from diffvqa_rt.training.diffvqa.head import HeadObjective, predict_videos
-from diffvqa_rt.training.diffvqa.pictures import PictureBatches, StoredPictures, store_pictures
 from diffvqa_rt.training.diffvqa.start import start_alike_everywhere, with_new_head
 from diffvqa_rt.training.entry_cache import CropOfVideo
 from diffvqa_rt.training.loop import FitConfig, Objective, OnProgress, StepBatches, fit
@@ -63,7 +72,7 @@ class WeightsBuild:
     def synthetic_set(
         self,
         pool: Path,
-        clips: Path | None,
+        media: Path | None,
         *,
         fetch: Callable[[Path, Path | None], Pool] = fetch_pool,
         make: Callable[[SyntheticConfig, Pool, OnProgress], object] = make_synthetic_set,
@@ -71,7 +80,7 @@ class WeightsBuild:
         """Makes or completes the set; names on stderr the sources that it is without.
 
         Args:
-            pool, clips: folders, as for `fetch_pool`.
+            pool, media: folders, as for `fetch_pool`.
             fetch: gets the pristine media.
             make: makes the set of them.
 
@@ -80,10 +89,15 @@ class WeightsBuild:
         """
         if (self.set / MANIFEST).exists():
             return
+        recipe = self.recipe
         config = SyntheticConfig(
-            out=self.set, ladders_per_scene=self.recipe.ladders_per_scene, jobs=os.cpu_count() or 1
+            out=self.set,
+            contents=recipe.contents,
+            cuts_per_content=recipe.cuts_per_content,
+            views=ViewsConfig(frames=recipe.network.frames, size=recipe.network.view_size),
+            jobs=os.cpu_count() or 1,
         )
-        found = fetch(pool, clips)
+        found = fetch(pool, media)
         for sentence in found.missing:
             print(f"left out, so that the weights will be others: {sentence}", file=sys.stderr)
         with item_bar("synthetic set") as show:
@@ -97,7 +111,7 @@ class WeightsBuild:
         torch.manual_seed(recipe.vae.seed)
         trained = autoencoder(recipe.network.vae)
         start_as_identity(trained)
-        batches = self._pictures(recipe.vae_batch, recipe.vae.seed)
+        batches = self._pictures(recipe.vae_batch, recipe.vae.seed, are_labelled=True)
         describes = {
             "network": recipe.network.as_dict(),
             "data": {"batch": recipe.vae_batch, "patch": recipe.vae_patch, "pictures": self._pictures_made_of()},
@@ -164,14 +178,12 @@ class WeightsBuild:
             except RuntimeError as error:
                 raise TrainingError(f"{path} is of another recipe; delete it and head.safetensors to go on") from error
             return learned
-        videos = videos_from_set(self.set, "train")
-        made_of = {"frames": config.frames, "clips": self._clips_digest(), "decoding": DECODING_VERSION}
-        stored = self.array_file("frames", made_of, lambda path, show: store_frames(videos, config.frames, path, show))
+        videos = self.videos("train")
         torch.manual_seed(stages[0].fit.seed)
         learned = ReadTcab(config, frames=stages[0].frames, across=stages[0].across)
         for number, stage in enumerate(stages):
             size, steps = config.view_size // stage.across, stage.fit.steps
-            pairs = VersionPairs(videos, stored, batch=stage.batch, frames=stage.frames, size=size, seed=stage.fit.seed)
+            pairs = VersionPairs(videos, batch=stage.batch, frames=stage.frames, size=size, seed=stage.fit.seed)
             if number == 0:
                 measured = torch.cat([pairs[steps + index]["frames"] for index in range(_MEASURED_BATCHES)])
                 start_as_frequencies(learned.tcab.patch_embed.proj, measured.flatten(0, 1))
@@ -179,7 +191,7 @@ class WeightsBuild:
                 learned = grow(learned.cpu(), config, frames=stage.frames, across=stage.across)
             describes = {
                 "network": config.as_dict(),
-                "data": {"videos": videos_digest(videos), "stored": made_of},
+                "data": {"videos": videos_digest(videos), "views": self._views_digest(videos)},
                 # As checkpoints call them.
                 "lessons": {done.name: asdict(done) for done in stages[: number + 1]},
             }
@@ -192,7 +204,7 @@ class WeightsBuild:
         path, recipe = self.work / "head.safetensors", self.recipe
         if not path.exists():
             train = self.videos("train", recipe.train_ladders_per_scene)
-            network, cache = self.adapted(train)
+            network, cache = self.adapted(train, range(recipe.head_crops))
             network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
             write_whole(path, lambda part: save_weights(network, part, is_trained=True, dtype=torch.float16))
         return path
@@ -200,15 +212,16 @@ class WeightsBuild:
     def report(self) -> list[LadderAgreement]:
         """The agreement of the weights' scores with the labels and ladders of contents that no stage has seen."""
         held_out = self.videos("validation", self.recipe.held_out_ladders_per_scene)
-        _, cache = self.adapted(held_out)
+        _, cache = self.adapted(held_out, [self.recipe.scored_crop])
         network, _ = load_weights(self.head())
-        return agreement_of(held_out, predict_videos(network, held_out, cache), self.set)
+        return agreement_of(held_out, predict_videos(network, held_out, cache, self.recipe.scored_crop), self.set)
 
-    def videos(self, split: str, ladders_per_scene: int) -> list[LabelledVideo]:
-        """Videos that the head learns from or is tested on: some of each scene's ladders, since features take hours."""
-        return some_ladders(videos_from_set(self.set, split), ladders_per_scene)
+    def videos(self, split: str, ladders_per_scene: int | None = None) -> list[LabelledVideo]:
+        """The kept views of a split, or of some of each scene's ladders, since features take hours."""
+        videos = with_views(videos_from_set(self.set, split))
+        return videos if ladders_per_scene is None else some_ladders(videos, ladders_per_scene)
 
-    def adapted(self, videos: Sequence[LabelledVideo]) -> tuple[DiffVQA, FeatureCache]:
+    def adapted(self, videos: Sequence[LabelledVideo], crops: Iterable[int]) -> tuple[DiffVQA, FeatureCache]:
         """The network whose extractor is trained, and its features of the videos; by the engines where given."""
         network, _ = load_weights(self.controller())
         extract: Extractor
@@ -216,10 +229,12 @@ class WeightsBuild:
             extract = TorchExtractor(network, Accelerator())
         else:
             extract = EngineExtractor(self._engines, network, "onnx")
-        return network, self.features(network, extract, videos)
+        return network, self.features(network, extract, videos, crops)
 
-    def features(self, network: DiffVQA, extract: Extractor, videos: Sequence[LabelledVideo]) -> FeatureCache:
-        """The features of the videos, in a cache that all stages share."""
+    def features(
+        self, network: DiffVQA, extract: Extractor, videos: Sequence[LabelledVideo], crops: Iterable[int]
+    ) -> FeatureCache:
+        """The features of the videos' kept crops of these numbers, in a cache that all stages share."""
         max_bytes = self.recipe.cache_bytes
         cache = FeatureCache(
             self.work / "features",
@@ -228,9 +243,11 @@ class WeightsBuild:
             runtime=extract.runtime,
             max_bytes=max_bytes,
         )
-        entries = [CropOfVideo(video.path) for video in videos]
+        entries = [CropOfVideo(video.path, crop) for crop in crops for video in videos]
         with item_bar("features") as show:
-            fill_cache(cache, entries, extract, Accelerator(), workers=self._workers, on_progress=show)
+            fill_cache(
+                cache, entries, extract, Accelerator(), views=kept_views, workers=self._workers, on_progress=show
+            )
         return cache
 
     def train_head(
@@ -244,7 +261,15 @@ class WeightsBuild:
     ) -> DiffVQA:
         """The extractor with a new head of `config`: TCABs from `tcab`, the rest trained as the run `name`."""
         recipe = self.recipe
-        batches = OpinionBatches(videos, cache, batch=recipe.head_batch, crops=1, processes=1, seed=recipe.head.seed)
+        batches = OpinionBatches(
+            videos,
+            cache,
+            batch=recipe.head_batch,
+            crops=recipe.head_crops,
+            processes=1,
+            seed=recipe.head.seed,
+            frames=config.frames,
+        )
         fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
         network = with_new_head(extractor, config, recipe.head.seed)
         start_alike_everywhere(network)
@@ -253,61 +278,44 @@ class WeightsBuild:
             "network": network.config.as_dict(),
             "start": {"weights": weights_sha256(network)},
             "data": {"videos": videos_digest(videos), "batch": recipe.head_batch},
-            "features": {"entries": cache.digest(CropOfVideo(video.path) for video in videos)},
+            "features": {
+                "entries": cache.digest(
+                    CropOfVideo(video.path, crop) for crop in range(recipe.head_crops) for video in videos
+                )
+            },
         }
-        self._fit(name, HeadObjective(network), batches, fitted, describes)
+        self._fit(name, HeadObjective(network, evenness=recipe.evenness), batches, fitted, describes)
         return network.cpu()
 
-    def _pictures(self, batch: int, seed: int) -> StoredPictures:
-        recipe, config = self.recipe, self.recipe.network
-
-        def make(path: Path, show: OnProgress) -> None:
-            drawn = PictureBatches(
-                [self.set / clip.file for clip in self._training_clips()],
-                batch=recipe.pictures_per_file,
-                per_file=recipe.pictures_per_file,
-                frames=config.frames,
-                size=config.view_size,
-                seed=recipe.pictures_seed,
-            )
-            store_pictures(drawn, recipe.pictures, path, show)
-
-        return StoredPictures(self.array_file("pictures", self._pictures_made_of(), make), batch=batch, seed=seed)
+    def _pictures(self, batch: int, seed: int, *, are_labelled: bool = False) -> KeptPictures:
+        path, labels = self.work / "pictures.npy", self.work / "pictures-labels.npy"
+        text = json.dumps(self._pictures_made_of())
+        beside = path.with_suffix(".json")
+        if not (beside.exists() and beside.read_text(encoding="utf-8") == text):
+            beside.unlink(missing_ok=True)
+            with item_bar("pictures") as show:
+                drawn = draw_pictures(self.videos("train"), self.recipe.pictures, self.recipe.pictures_seed, show)
+            for file, array in zip((path, labels), drawn, strict=True):
+                write_whole(file, partial(_save_array, array=array))
+            write_whole(beside, lambda part: part.write_text(text, encoding="utf-8"))
+        return KeptPictures(path, labels=labels if are_labelled else None, batch=batch, seed=seed)
 
     def _pictures_made_of(self) -> dict[str, Any]:
-        recipe, config = self.recipe, self.recipe.network
+        recipe = self.recipe
+        videos = self.videos("train")
         return {
             "count": recipe.pictures,
-            "per_file": recipe.pictures_per_file,
             "seed": recipe.pictures_seed,
-            "frames": config.frames,
-            "view_size": config.view_size,
-            "clips": self._clips_digest(),
+            "videos": videos_digest(videos),
+            "views": self._views_digest(videos),
             "decoding": DECODING_VERSION,
         }
 
-    def array_file(self, name: str, made_of: Mapping[str, Any], make: Callable[[Path, OnProgress], None]) -> Path:
-        """The array file of this name in `work`, made now if there is none, or one that was made of something else.
-
-        Args:
-            made_of: all that decides what is in it, as JSON; kept beside it.
-        """
-        path, beside, text = self.work / f"{name}.npy", self.work / f"{name}.json", json.dumps(made_of)
-        if not (path.exists() and beside.exists() and beside.read_text(encoding="utf-8") == text):
-            beside.unlink(missing_ok=True)
-            remove_parts(self.work, path.name)
-            with item_bar(name) as show:
-                make(path, show)
-            write_whole(beside, lambda part: part.write_text(text, encoding="utf-8"))
-        return path
-
-    def _training_clips(self) -> list[SyntheticClip]:
-        return [clip for clip in read_manifest(self.set) if clip.split == "train"]
-
-    def _clips_digest(self) -> str:
-        """SHA-256 of the training clips, of names and content, in their order."""
-        clips = "".join(f"{clip.file} {clip.sha256}\n" for clip in self._training_clips())
-        return hashlib.sha256(clips.encode("utf-8", "surrogateescape")).hexdigest()
+    def _views_digest(self, videos: Sequence[LabelledVideo]) -> str:
+        """SHA-256 of the clips that the views are of, by the manifest."""
+        hashes = {clip.views: clip.sha256 for clip in read_manifest(self.set)}
+        text = "".join(f"{hashes[video.path.relative_to(self.set).as_posix()]}\n" for video in videos)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _fit(
         self, name: str, objective: Objective, batches: StepBatches, config: FitConfig, describes: Mapping[str, Any]
@@ -324,6 +332,11 @@ class WeightsBuild:
                 accelerator=accelerator,
                 on_step=show,
             )
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    with open(path, "wb") as file:
+        np.save(file, array)
 
 
 def _save_halved(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -7,7 +7,6 @@ of the whole head its patches would take days to find out what a blurred edge is
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.files import write_whole
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import PIXELS
 from diffvqa_rt.models.diffvqa.fusion import ScoreMLP
@@ -25,8 +22,9 @@ from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import MambaBlock, TemporalCoherenceBlock
 from diffvqa_rt.synthetic.distortions import LADDERS
 from diffvqa_rt.synthetic.labelled import LabelledVideo
-from diffvqa_rt.training.loop import Batch, Objective, OnProgress, StepBatches
-from diffvqa_rt.training.opinions import opinion_loss
+from diffvqa_rt.synthetic.views import read_views
+from diffvqa_rt.training.loop import Batch, Objective, StepBatches
+from diffvqa_rt.training.opinions import frame_opinion_loss
 
 # Along each axis of a patch of 16, in half periods: dense where pictures have their energy.
 _FREQUENCIES = (0, 1, 2, 4, 6, 9, 12, 15)
@@ -36,12 +34,12 @@ _COLOUR_DIFFERENCES = ((0.5, -0.419, -0.081), (-0.169, -0.331, 0.5))
 
 
 class ReadTcab(nn.Module):
-    """A TCAB, read twice: frames [B, N, 3, s, s] in [−1, 1] → two scores each [B, 2], shares of the range.
+    """A TCAB, read twice: frames [B, N, 3, s, s] in [−1, 1] → scores [B, 2, N], shares of the range.
 
-    The first is read from the VQA token, as the head does, the second from the mean of the patches' tokens. Through
-    that one the patches learn at once what to tell, and the VQA token has something to gather: after 200 steps on the
-    recipe's pairs, with half of its contents, SRCC on others' codecs and scalings was 0.53, and 0.08 without (both with
-    another start of the first mixer, which made little difference and was not kept).
+    The first of the two are read from the VQA token, as the head does, the second from the mean of each frame's own
+    tokens. Through those the patches learn at once what to tell, and the VQA token has something to gather: after 200
+    steps on the recipe's pairs, with half of its contents, SRCC on others' codecs and scalings was 0.53, and 0.08
+    without (both with another start of the first mixer, which made little difference and was not kept).
 
     The frames are views, or parts of them, 1/`across` as wide and high: as many pixels then show `across`² as many
     scenes, which is what a step learns from. The error after 300 steps of 16 pairs of views was 0.21, and 0.19 of 64
@@ -56,19 +54,19 @@ class ReadTcab(nn.Module):
         self.tcab = TemporalCoherenceBlock(replace(config, frames=frames))
         places = (config.view_size // config.head.tcab.patch_size // across) ** 2
         self.tcab.pos_embed = nn.Parameter(self.tcab.pos_embed[:, : 1 + places].detach().clone())
-        readouts = [nn.Linear(config.head.tcab.width, 1) for _ in range(2)]
-        for readout in readouts:
+        self.of_token = nn.Linear(config.head.tcab.width, frames)
+        self.of_patches = nn.Linear(config.head.tcab.width, 1)
+        for readout in (self.of_token, self.of_patches):
             nn.init.constant_(readout.bias, 0.5)
-        self.readouts = nn.ModuleList(readouts)
 
     def forward(self, frames: Tensor) -> Tensor:
         tokens = self.tcab.norm_f(self.tcab.tokens(frames))
-        read = zip(self.readouts, (tokens[:, 0], tokens[:, 1:].mean(dim=1)), strict=True)
-        return torch.cat([readout(token) for readout, token in read], dim=1)
+        by_frame = tokens[:, 1:].unflatten(1, (frames.shape[1], -1)).mean(dim=2)
+        return torch.stack([self.of_token(tokens[:, 0]), self.of_patches(by_frame)[:, :, 0]], dim=1)
 
 
 class ReadTcabObjective(Objective):
-    """`opinion_loss` of both scores of a `ReadTcab`; args of `forward` as `VersionPairs` gives them."""
+    """`frame_opinion_loss` of both scores of a `ReadTcab`; args of `forward` as `VersionPairs` gives them."""
 
     recomputed = (MambaBlock,)
 
@@ -78,16 +76,17 @@ class ReadTcabObjective(Objective):
         low, high = config.score_range
         self._range = high - low
 
-    def forward(self, frames: Tensor, label: Tensor, severity: Tensor, unit: Tensor) -> dict[str, Tensor]:
-        scores, shares = self.trained(frames).float(), label / self._range
-        of_token, of_patches = (opinion_loss(score, shares, severity, unit) for score in scores.unbind(dim=1))
+    def forward(self, frames: Tensor, frame_labels: Tensor, severity: Tensor, unit: Tensor) -> dict[str, Tensor]:
+        scores, shares = self.trained(frames).float(), frame_labels / self._range
+        of_token, of_patches = (frame_opinion_loss(score, shares, severity, unit) for score in scores.unbind(dim=1))
         return of_token | {"loss": of_token["loss"] + of_patches["loss"], "l1_of_patches": of_patches["l1"]}
 
 
 class VersionPairs(StepBatches):
     """Step s gives pairs of versions of a scene: the same frames, at the same place, of two rungs of one ladder.
 
-    Single frames are not taken of ladders that damage time alone.
+    A place is a square within one of the kept crops; the whole frame's view is left out, since what is wrong with a
+    large picture does not show in it. Single frames are not taken of ladders that damage time alone.
 
     Both are turned by the same quarters, mirrored or not, and have their colours turned and paled alike, none of which
     VMAF can tell: it sees luma, and no direction is another to it. Without these augmentations, SRCC on codecs and
@@ -95,58 +94,54 @@ class VersionPairs(StepBatches):
     0.71 and 0.70. More steps then go on teaching what holds for other contents.
 
     Args:
-        videos: of a set whose clips have one size.
-        stored: an array file [files, stored, 3, H, W] uint8, as `store_frames` leaves it for these videos.
+        videos: of a synthetic set, `with_views`.
         batch: versions in a step.
-        frames: so many in a row, of those that are stored.
+        frames: so many in a row, of those that are kept.
         size: of the square that is taken at a random place.
 
     Raises:
-        TrainingError: fewer frames are stored.
+        TrainingError: fewer frames are kept.
     """
 
-    def __init__(
-        self, videos: Sequence[LabelledVideo], stored: Path, *, batch: int, frames: int, size: int, seed: int
-    ) -> None:
+    def __init__(self, videos: Sequence[LabelledVideo], *, batch: int, frames: int, size: int, seed: int) -> None:
         super().__init__(seed)
         if batch % 2:
             raise ValueError(f"batch is {batch}; expected an even number, since versions come in pairs")
-        kept = np.load(stored, mmap_mode="r").shape[1]
+        kept = read_views(videos[0].path).shape[1]
         if kept < frames:
-            raise TrainingError(f"{stored} has {kept} frames of each file, and {frames} are needed; delete it to go on")
-        self._stored, self._batch, self._frames, self._size = stored, batch, frames, size
-        rows = {path: row for row, path in enumerate(_files(videos))}
-        ladders: dict[str, list[tuple[int, float, int]]] = {}
+            raise TrainingError(f"{videos[0].path} has {kept} frames, and {frames} are needed; make the set again")
+        self._batch, self._frames, self._size = batch, frames, size
+        ladders: dict[str, list[LabelledVideo]] = {}
         for video in videos:
-            distortion = str(video.ladder).rpartition("/")[2]
-            if frames > 1 or not LADDERS[distortion].needs_motion:
-                label = math.nan if video.label is None else video.label
-                ladders.setdefault(str(video.ladder), []).append((rows[video.path], label, video.severity))
+            if frames > 1 or not LADDERS[str(video.ladder).rpartition("/")[2]].needs_motion:
+                ladders.setdefault(str(video.ladder), []).append(video)
         self._ladders = list(ladders.values())
 
     def __getitem__(self, step: int) -> Batch:
         generator = self.generator(step)
-        # Opened each time, which costs nothing: an open map would travel to a worker with all that is in it.
-        stored: NDArray[np.uint8] = np.load(self._stored, mmap_mode="r")
-        pictures, members, colours = [], [], []
+        pictures, members, labels, colours = [], [], [], []
         for _ in range(self._batch // 2):
             ladder = self._ladders[int(generator.integers(len(self._ladders)))]
-            first = int(generator.integers(stored.shape[1] - self._frames + 1))
-            top, left = (int(generator.integers(side - self._size + 1)) for side in stored.shape[3:])
+            pair = [ladder[int(index)] for index in generator.choice(len(ladder), 2, replace=False)]
+            views = [read_views(video.path) for video in pair]
+            crop = int(generator.integers(1, len(views[0])))
+            first = int(generator.integers(views[0].shape[1] - self._frames + 1))
+            top, left = (int(generator.integers(side - self._size + 1)) for side in views[0].shape[3:])
             mirrored, quarters = generator.integers(2), int(generator.integers(4))
             colours.append(_other_colours(generator.uniform(0, 2 * math.pi), generator.uniform()))
-            for index in generator.choice(len(ladder), 2, replace=False):
-                row = ladder[int(index)][0]
-                place = np.s_[first : first + self._frames, :, top : top + self._size, left : left + self._size]
-                squares = stored[row][place]
+            during = slice(first, first + self._frames)
+            for video, kept in zip(pair, views, strict=True):
+                squares = kept[crop, during, :, top : top + self._size, left : left + self._size]
                 pictures.append(np.rot90(squares[..., ::-1] if mirrored else squares, quarters, axes=(2, 3)))
-                members.append(ladder[int(index)])
+                unknown = (math.nan,) * kept.shape[1]
+                labels.append((video.frame_labels or unknown)[during])
+            members += pair
         frames = torch.from_numpy(PIXELS.normalize(np.stack(pictures))).unflatten(0, (-1, 2))
         frames = torch.einsum("pij,pvnjhw->pvnihw", torch.tensor(np.stack(colours), dtype=torch.float32), frames)
         return {
             "frames": frames.flatten(0, 1).clamp(-1, 1),
-            "label": torch.tensor([label for _, label, _ in members], dtype=torch.float32),
-            "severity": torch.tensor([severity for _, _, severity in members]),
+            "frame_labels": torch.tensor(labels, dtype=torch.float32),
+            "severity": torch.tensor([video.severity for video in members]),
             "unit": torch.arange(self._batch) // 2,
         }
 
@@ -157,34 +152,6 @@ def _other_colours(angle: float, saturation: float) -> NDArray[np.float64]:
     cosine, sine = saturation * math.cos(angle), saturation * math.sin(angle)
     turned = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
     return np.linalg.inv(to_luma) @ turned @ to_luma
-
-
-def store_frames(
-    videos: Sequence[LabelledVideo], per_file: int, path: Path, on_progress: OnProgress | None = None
-) -> None:
-    """Keeps `per_file` evenly sampled frames of each file, for `VersionPairs`.
-
-    Raises:
-        VideoDecodeError: a video cannot be decoded.
-    """
-    files = _files(videos)
-
-    def write(part: Path) -> None:
-        kept: NDArray[np.uint8] | None = None
-        for row, file in enumerate(files):
-            pictures = np.moveaxis(np.stack(shared_decoder().frames(file, per_file).frames), -1, 1)
-            if kept is None:
-                kept = np.lib.format.open_memmap(part, "w+", np.uint8, (len(files), *pictures.shape))
-            kept[row] = pictures
-            if on_progress:
-                on_progress(row + 1, len(files))
-
-    write_whole(path, write)
-
-
-def _files(videos: Sequence[LabelledVideo]) -> list[Path]:
-    """Each file once: a scene's pristine clip is in all of its ladders."""
-    return list(dict.fromkeys(video.path for video in videos))
 
 
 @torch.no_grad()
@@ -217,9 +184,12 @@ def grow(learned: ReadTcab, config: DiffVQAConfig, *, frames: int, across: int) 
     embedding, time = weights["tcab.pos_embed"], weights["tcab.temporal_pos_embedding"]
     before, after = (math.isqrt(x.tcab.pos_embed.shape[1] - 1) for x in (learned, grown))
     grid = embedding[:, 1:].unflatten(1, (before, before)).tile(1, after // before, after // before, 1)
+    again = frames // time.shape[1]
     repeated = {
         "tcab.pos_embed": torch.cat([embedding[:, :1], grid.flatten(1, 2)], dim=1),
-        "tcab.temporal_pos_embedding": time.repeat_interleave(frames // time.shape[1], dim=1),
+        "tcab.temporal_pos_embedding": time.repeat_interleave(again, dim=1),
+        "of_token.weight": weights["of_token.weight"].repeat_interleave(again, dim=0),
+        "of_token.bias": weights["of_token.bias"].repeat_interleave(again),
     }
     grown.load_state_dict(weights | repeated)
     return grown
@@ -233,26 +203,27 @@ def start_from_tcab(network: DiffVQA, learned: ReadTcab) -> None:
 
     The view that scores the frames begins with the scores that `learned` reads from the VQA token, in a quarter of the
     MLP's units and another that mirrors them, since GELU(x) − GELU(−x) = x. The other half is left to learn from F_FFF
-    what to add.
+    what to add. The view that weighs them begins with even weights.
     """
     for view in (network.head.semantic, network.head.distortion):
         if isinstance(view.tcab, TemporalCoherenceBlock):
             view.tcab.load_state_dict(learned.tcab.state_dict())
             view.tcab.requires_grad_(False)
     if isinstance(network.head.distortion.tcab, TemporalCoherenceBlock):
-        readout = learned.readouts[0]
-        assert isinstance(readout, nn.Linear)
-        _begin_with(network.head.distortion.mlp, readout)
+        _begin_with(network.head.distortion.mlp, learned.of_token)
 
 
 def _begin_with(mlp: ScoreMLP, readout: nn.Linear) -> None:
-    """Makes the MLP's output, for each frame, what `readout` tells from the last of its inputs."""
+    """Makes the MLP's output, for each frame, what `readout` tells of it from the last of the MLP's inputs."""
     first, last = (layer for layer in mlp if isinstance(layer, nn.Linear))
-    quarter = first.out_features // 4
+    frames, quarter = readout.out_features, first.out_features // 4
+    copies = quarter // frames
+    assert copies, "a unit a frame, at least"
     first.weight[: 2 * quarter] = 0
-    for rows, sign in ((slice(quarter), 1), (slice(quarter, 2 * quarter), -1)):
-        first.weight[rows, -readout.in_features :] = sign * readout.weight
-        first.bias[rows] = sign * readout.bias
-        last.weight[:, rows] = sign / quarter
-    last.weight[:, 2 * quarter :] = 0
+    last.weight.zero_()
     last.bias.zero_()
+    for start, sign in ((0, 1), (quarter, -1)):
+        rows = slice(start, start + copies * frames)
+        first.weight[rows, -readout.in_features :] = sign * readout.weight.repeat(copies, 1)
+        first.bias[rows] = sign * readout.bias.repeat(copies)
+        last.weight[:, rows] = sign / copies * torch.eye(frames).repeat(1, copies)

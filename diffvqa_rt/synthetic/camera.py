@@ -12,7 +12,8 @@ _MOST_SHAKE_PIXELS = 2.0
 # The photograph is made smaller first, to at most this many of its pixels across one of the clip's at the widest view:
 # the camera then samples with a step near one, and nothing aliases.
 _MOST_STEP = 2.2
-_OVERSAMPLING = 2
+# Where its step is more than this.
+_OVERSAMPLING, _OVERSAMPLED_STEP = 2, 1.2
 # Of a clip's width, a second.
 _LEAST_SPEED = 0.02
 _MOST_SPEED = 0.25
@@ -52,16 +53,17 @@ def film(
     least = max(min(least_reduction, 1.0), least_reduction / shrink)
     path = camera_path(photo.size, size, frames, seconds, (min(least, most / shrink), most / shrink), generator)
     shots = np.empty((frames, size[1], size[0], 3), np.uint8)
-    large = (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING)
+    oversampling = _OVERSAMPLING if path[:, 2].max() > _OVERSAMPLED_STEP else 1
+    large = (size[0] * oversampling, size[1] * oversampling)
     for index, (x, y, scale, turn) in enumerate(path):
-        cosine, sine = scale / _OVERSAMPLING * np.array([np.cos(turn), np.sin(turn)])
+        cosine, sine = scale / oversampling * np.array([np.cos(turn), np.sin(turn)])
         # From a point of the oversampled picture to the photograph's: turned about both centres.
         matrix = (
             *(cosine, -sine, x - cosine * large[0] / 2 + sine * large[1] / 2),
             *(sine, cosine, y - sine * large[0] / 2 - cosine * large[1] / 2),
         )
         view = photo.transform(large, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-        shots[index] = np.asarray(view.resize(size, Image.Resampling.LANCZOS))
+        shots[index] = np.asarray(view if oversampling == 1 else view.resize(size, Image.Resampling.LANCZOS))
     how = {
         "reductions": [round(float(path[at, 2] * shrink), 3) for at in (0, -1)],
         "centres": [[round(float(part * shrink), 1) for part in path[at, :2]] for at in (0, -1)],

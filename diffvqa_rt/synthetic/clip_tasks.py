@@ -17,7 +17,7 @@ from diffvqa_rt.synthetic.clip_table import SyntheticClip, clip_from_json, json_
 from diffvqa_rt.synthetic.distortions import LADDERS, distort
 from diffvqa_rt.synthetic.scenes import Scene, motion_of, render_scene
 from diffvqa_rt.synthetic.views import ViewsConfig, cut_views, places_of, write_views
-from diffvqa_rt.synthetic.vmaf import MODELS, measure_vmaf
+from diffvqa_rt.synthetic.vmaf import measure_vmaf
 from diffvqa_rt.video import sample_frames
 
 REFERENCE = "reference"
@@ -25,6 +25,9 @@ REFERENCE = "reference"
 
 LEAST_MOTION_LEVELS = 0.4
 """The least change from frame to frame at which a lost frame is seen; no temporal fault is made of calmer scenes."""
+
+LABELS = ("vmaf_v1",)
+"""The models that all clips are measured by, also those of whose distortion only the order counts."""
 
 _ROWS = "clips.jsonl"
 
@@ -140,7 +143,7 @@ class _ClipMaker:
         sampled = sample_frames(path, task.views.frames)
         views = path.with_suffix(".npy")
         write_whole(views, lambda part: write_views(part, cut_views(sampled.frames, task.views, self._places)))
-        by_frame = measure_vmaf(path, self._reference, tuple(MODELS))
+        by_frame = measure_vmaf(path, self._reference, LABELS)
         at = [round(float(seconds * self._rate)) for seconds in sampled.timestamps_seconds]
         return SyntheticClip(
             file=path.relative_to(task.out).as_posix(),

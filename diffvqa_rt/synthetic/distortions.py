@@ -27,8 +27,14 @@ _GAMMA = 2.2
 # Of frames: long enough for the network's eight of a clip to show it.
 _LOST_AT_ONCE = 4
 
-LabelKind = Literal["vmaf_v1", "vmaf", "vmaf_neg", "order"]
-"""The number that labels a clip, of those that are measured for all, or the order of the severities alone."""
+LabelKind = Literal["vmaf_v1", "order"]
+"""The label is VMAF v1 (`vmaf`), or no number, and the order of the severities alone.
+
+Measured on 65 scenes of 352×192 to 1920×1080: v1 and v0.6.1 put the pairs of all ladders but four in order, 94 % of low
+light and of judder. Of sharpening v0.6.1 has 86 % and says 87 at the worst, its NEG form and v1 have all and say 35 and
+21: v1 counts no enhancement as a gain. Of low light all say 0 from two stops on. Of temporal faults they see how far
+frames are displaced, so in a still scene nothing.
+"""
 
 Drawn = dict[str, Any]
 Effect = Callable[[RgbClip, float, np.random.Generator], tuple[RgbClip, Drawn]]
@@ -294,17 +300,17 @@ def _step(effect: str, parameter: str, *knots: float) -> Step:
 LADDERS: dict[str, Ladder] = {
     ladder.name: ladder
     for ladder in (
-        _ladder("h264", "vmaf", _step("h264", "crf", 21, 28, 33, 38, 43, 49)),
-        _ladder("h265", "vmaf", _step("h265", "crf", 21, 29, 35, 40, 45, 50)),
-        _ladder("av1", "vmaf", _step("av1", "crf", 32, 46, 54, 58, 61, 63)),
-        _ladder("vp9", "vmaf", _step("vp9", "crf", 28, 43, 52, 58, 61, 63)),
-        _ladder("scaling", "vmaf", _step("scaling", "factor", 1.25, 1.7, 2.3, 3.2, 4.5, 6.5)),
-        _ladder("gaussian_blur", "vmaf", _step("gaussian_blur", "sigma", 0.4, 0.8, 1.2, 1.7, 2.4, 3.3)),
-        _ladder("motion_blur", "vmaf", _step("motion_blur", "length", 2, 3.5, 5.5, 8, 12, 17)),
-        _ladder("gaussian_noise", "vmaf", _step("gaussian_noise", "sigma", 3, 9, 18, 30, 46, 66)),
-        _ladder("shot_noise", "vmaf", _step("shot_noise", "photons", 900, 200, 65, 25, 11, 5)),
-        _ladder("banding", "order", _step("banding", "levels", 40, 24, 15, 10, 7, 5)),
-        _ladder("sharpening", "vmaf_neg", _step("sharpening", "amount", 0.5, 1.2, 2.2, 3.6, 5.5, 8)),
+        _ladder("h264", "vmaf_v1", _step("h264", "crf", 21, 28, 33, 38, 43, 49)),
+        _ladder("h265", "vmaf_v1", _step("h265", "crf", 21, 29, 35, 40, 45, 50)),
+        _ladder("av1", "vmaf_v1", _step("av1", "crf", 32, 46, 54, 58, 61, 63)),
+        _ladder("vp9", "vmaf_v1", _step("vp9", "crf", 28, 43, 52, 58, 61, 63)),
+        _ladder("scaling", "vmaf_v1", _step("scaling", "factor", 1.25, 1.7, 2.3, 3.2, 4.5, 6.5)),
+        _ladder("gaussian_blur", "vmaf_v1", _step("gaussian_blur", "sigma", 0.4, 0.8, 1.2, 1.7, 2.4, 3.3)),
+        _ladder("motion_blur", "vmaf_v1", _step("motion_blur", "length", 2, 3.5, 5.5, 8, 12, 17)),
+        _ladder("gaussian_noise", "vmaf_v1", _step("gaussian_noise", "sigma", 3, 9, 18, 30, 46, 66)),
+        _ladder("shot_noise", "vmaf_v1", _step("shot_noise", "photons", 900, 200, 65, 25, 11, 5)),
+        _ladder("banding", "vmaf_v1", _step("banding", "levels", 40, 24, 15, 10, 7, 5)),
+        _ladder("sharpening", "vmaf_v1", _step("sharpening", "amount", 0.5, 1.2, 2.2, 3.6, 5.5, 8)),
         _ladder("low_light", "order", _step("low_light", "stops", 0.4, 1.2, 2.2, 3.2, 4.2, 5.4)),
         _ladder(
             "frame_drops", "order", _step("frame_drops", "share", 0.15, 0.3, 0.45, 0.6, 0.75, 0.9), needs_motion=True
@@ -313,25 +319,25 @@ LADDERS: dict[str, Ladder] = {
         _ladder("judder", "order", _step("judder", "hold", 3.2, 4, 5.2, 7, 10, 14), needs_motion=True),
         _ladder(
             "scaling_h264",
-            "vmaf",
+            "vmaf_v1",
             _step("scaling", "factor", 1.2, 1.6, 2.1, 2.8, 3.7, 4.8),
             _step("h264", "crf", 21, 26, 30, 33, 36, 40),
         ),
         _ladder(
             "scaling_av1",
-            "vmaf",
+            "vmaf_v1",
             _step("scaling", "factor", 1.2, 1.6, 2.1, 2.8, 3.7, 4.8),
             _step("av1", "crf", 32, 42, 49, 54, 58, 62),
         ),
         _ladder(
             "noise_h265",
-            "vmaf",
+            "vmaf_v1",
             _step("shot_noise", "photons", 2000, 700, 250, 100, 45, 20),
             _step("h265", "crf", 21, 27, 32, 36, 40, 45),
         ),
         _ladder(
             "blur_vp9",
-            "vmaf",
+            "vmaf_v1",
             _step("gaussian_blur", "sigma", 0.3, 0.6, 0.9, 1.3, 1.8, 2.4),
             _step("vp9", "crf", 24, 33, 41, 48, 54, 60),
         ),
@@ -343,19 +349,19 @@ LADDERS: dict[str, Ladder] = {
         ),
         _ladder(
             "upload_h264",
-            "vmaf",
+            "vmaf_v1",
             _step("upload", "crf", 20, 21.5, 23, 24.5, 26, 27.5),
             _step("h264", "crf", 21, 28, 33, 38, 43, 49),
         ),
         _ladder(
             "upload_av1",
-            "vmaf",
+            "vmaf_v1",
             _step("upload", "crf", 20, 21.5, 23, 24.5, 26, 27.5),
             _step("av1", "crf", 32, 46, 54, 58, 61, 63),
         ),
-        _ladder("part_blur", "vmaf", _step("gaussian_blur", "sigma", 0.6, 1, 1.5, 2.2, 3.2, 4.5), share=_PART),
-        _ladder("part_noise", "vmaf", _step("gaussian_noise", "sigma", 6, 12, 22, 34, 50, 70), share=_PART),
-        _ladder("part_h264", "vmaf", _step("h264", "crf", 24, 31, 36, 41, 46, 51), share=_PART),
+        _ladder("part_blur", "vmaf_v1", _step("gaussian_blur", "sigma", 0.6, 1, 1.5, 2.2, 3.2, 4.5), share=_PART),
+        _ladder("part_noise", "vmaf_v1", _step("gaussian_noise", "sigma", 6, 12, 22, 34, 50, 70), share=_PART),
+        _ladder("part_h264", "vmaf_v1", _step("h264", "crf", 24, 31, 36, 41, 46, 51), share=_PART),
     )
 }
 """Every type of distortion in the set, by name."""
@@ -382,7 +388,7 @@ STILL_LADDERS: dict[str, Ladder] = {
             for ladder in LADDERS.values()
             if not ladder.needs_motion and ladder.share == 1 and ladder.steps[-1].effect not in CODECS
         ),
-        _ladder("jpeg", "vmaf", _step("jpeg", "quality", 75, 45, 25, 15, 9, 4)),
+        _ladder("jpeg", "vmaf_v1", _step("jpeg", "quality", 75, 45, 25, 15, 9, 4)),
     )
 }
 """The types of distortion of a still, by name: those of one frame that need no video codec, and JPEG."""

@@ -24,9 +24,9 @@ class SyntheticClip:
 
     `file` and `views` are relative to the set's folder; of a split whose files are not kept, only the views are there.
     `scene` is the pristine clip it was made from, `content` the photograph or video behind it, and `group` the contents
-    that show the same thing and share a `split`. `distortion` names the ladder, `reference` for a pristine clip, which
-    is at severity 0 of all of them; severity 5 is the worst. `labels` has the mean over the frames by each model
-    that measured it, 0 to 100, higher is better, and `frame_labels` their values for the `sampled_frames`. `steps` are the
+    that show the same thing and share a `split`. `distortion` names the ladder, `reference` for a pristine clip, that
+    is at severity 0 of all of them; severity 5 is the worst. `labels` has the mean over the frames by each model that
+    measured it, 0 to 100, higher is better, and `frame_labels` their values for the `sampled_frames`. `steps` are the
     effects and the codec with their parameters, in order; `source` says what of the content the scene shows;
     `motion_levels` is the reference's change from frame to frame in grey levels.
     """

@@ -49,7 +49,7 @@ def agreement_by_type(clips: Sequence[SyntheticClip], scores: Mapping[str, float
     rows = [_agreement(name, LADDERS[name].label, [name], clips, scores) for name in names]
     field = [name for name in names if name in CODECS_AND_SCALINGS]
     if field:
-        rows.append(_agreement("codecs and scalings", "vmaf", field, clips, scores))
+        rows.append(_agreement("codecs and scalings", "vmaf_v1", field, clips, scores))
     return [*rows, _agreement("all", "", names, clips, scores)]
 
 
@@ -74,7 +74,7 @@ def _agreement(
         for ladder in ladders.values()
         for better, worse in itertools.combinations(sorted(ladder), 2)
     ]
-    labelled = [clip for clip in distorted if clip.label_kind == "vmaf"]
+    labelled = [clip for clip in distorted if clip.label_kind == "vmaf_v1"]
     ours = np.array([scores[clip.file] for clip in labelled])
     vmaf = np.array([clip.label for clip in labelled], float)
     is_enough = len(labelled) >= _LEAST_FOR_CORRELATION

@@ -56,7 +56,7 @@ class KeptPictures(StepBatches):
 
     Args:
         path: an array file [count, 3, S, S] uint8.
-        labels: an array file [count], where the batches are to have `label` too, as shares of a score range of 0 to 100.
+        labels: an array file [count], where batches are to have `label` too, as shares of a range of 0 to 100.
     """
 
     def __init__(self, path: Path, *, labels: Path | None = None, batch: int, seed: int) -> None:

@@ -60,8 +60,8 @@ _TCAB = (
 class Recipe:
     """All that decides the weights.
 
-    The set is of `contents` of the pool, or all. The VAE and the denoising learn from `pictures` that are drawn from its
-    kept views once. The latents' mean and deviation are taken over `normalized_over` of them.
+    The set is of `contents` of the pool, or all. The VAE and the denoising learn from `pictures`, drawn from its kept
+    views once. The latents' mean and deviation are taken over `normalized_over` of them.
 
     Batches are pictures for the VAE and for denoising (of four noises each, so that the VAE's share of a step is
     small), and videos for the head, whose steps its epochs give. The TCAB's last stage is of whole views of as many

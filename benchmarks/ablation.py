@@ -79,10 +79,12 @@ def ablate(
     network = change(load_weights(build.controller())[0])
     train = some_scenes(build.videos("train", 1), train_scenes)
     held_out = some_scenes(build.videos("validation", 1), held_out_scenes)
-    cache = build.features(network, TorchExtractor(network, Accelerator()), [*train, *held_out])
+    extract, scored = TorchExtractor(network, Accelerator()), build.recipe.scored_crop
+    build.features(network, extract, train, range(build.recipe.head_crops))
+    cache = build.features(network, extract, held_out, [scored])
     run = f"ablation/{name.replace(' ', '-')}"
     trained = build.train_head(run, network, describe(network.config), train, cache, epochs)
-    return agreement_of(held_out, predict_videos(trained, held_out, cache), build.set)
+    return agreement_of(held_out, predict_videos(trained, held_out, cache, scored), build.set)
 
 
 def main(argv: list[str] | None = None, recipe: Recipe | None = None) -> int:

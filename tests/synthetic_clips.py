@@ -1,28 +1,38 @@
 """Rows of a synthetic set's table."""
 
+from collections.abc import Sequence
+
 from diffvqa_rt.synthetic.clip_table import SyntheticClip
 
 
-def clip_of(content: str, distortion: str, severity: int, group: str | None = None, **changes) -> SyntheticClip:
-    file = f"scenes/{content}/{distortion}-{severity}.mp4"
+def clip_of(
+    scene: str, distortion: str, severity: int, labels: Sequence[float] = (50.0, 50.0), **changes
+) -> SyntheticClip:
+    """A clip of a scene whose content has the same name, and the labels of its sampled frames."""
+    stem = f"scenes/{scene}/{distortion}-{severity}"
     values = {
-        "file": file,
-        "content": content,
-        "group": group or content,
+        "file": f"{stem}.mp4",
+        "views": f"{stem}.npy",
+        "views_bytes": 1,
+        "content": scene,
+        "group": scene,
         "kind": "photo",
-        "scene": content,
+        "scene": scene,
         "split": "validation",
+        "width": 64,
+        "height": 64,
         "distortion": distortion,
         "severity": severity,
-        "label_kind": "vmaf",
-        "label": 50.0,
+        "labels": {"vmaf_v1": sum(labels) / len(labels)},
+        "frame_labels": {"vmaf_v1": list(labels)},
+        "sampled_frames": list(range(len(labels))),
         "steps": [],
-        "frame_count": 2,
+        "frame_count": len(labels),
         "frame_rate_hz": 25.0,
         "motion_levels": 1.0,
         "source": {},
         "seed": 0,
-        "sha256": file,
+        "sha256": stem,
         "bytes": 1,
         "versions": {},
     }

@@ -14,7 +14,7 @@ from diffvqa_rt.engines import MAX_THREADS
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import DiagnosisError
 from diffvqa_rt.standard_output import print_results
-from diffvqa_rt.synthetic.clip_table import read_manifest
+from diffvqa_rt.synthetic.clip_table import check_files, read_manifest
 from diffvqa_rt.video import MAX_SEED
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def _diagnose_embedding(subject: "Subject", arguments: argparse.Namespace, failu
 
     path = arguments.out / "tsne.png"
     chosen = diagnose.clips_to_embed(read_manifest(arguments.data), arguments.split, arguments.clips)
+    check_files(arguments.data, [clip for some in chosen.values() for clip in some])
     maps = diagnose.picture_embedding(
         subject,
         arguments.data,

@@ -107,6 +107,15 @@ def read_manifest(folder: Path) -> list[SyntheticClip]:
         raise SyntheticSetError(f"{path} cannot be read ({error.strerror}); make the set first") from error
 
 
+def check_files(folder: Path, clips: Iterable[SyntheticClip]) -> None:
+    """Raises SyntheticSetError where a set has kept the views of its training clips alone, and there are some here."""
+    train = [folder / clip.file for clip in clips if clip.split == "train"]
+    if train and not any(path.exists() for path in train):
+        raise SyntheticSetError(
+            f"{folder} has the views of its training clips, and not their files; make one with --keep-training-files"
+        )
+
+
 def _numbered(file: Iterable[str]) -> Iterable[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(file)
     for cells in reader:

@@ -16,6 +16,7 @@ from diffvqa_rt.synthetic.clip_files import REFERENCE_CRF, STORAGE_CRF, read_cli
 from diffvqa_rt.synthetic.clip_table import SyntheticClip, clip_from_json, json_from_clip
 from diffvqa_rt.synthetic.distortions import LADDERS, distort
 from diffvqa_rt.synthetic.scenes import Scene, motion_of, render_scene
+from diffvqa_rt.synthetic.set_lock import join_run
 from diffvqa_rt.synthetic.views import ViewsConfig, cut_views, places_of, write_views
 from diffvqa_rt.synthetic.vmaf import measure_vmaf
 from diffvqa_rt.video import sample_frames
@@ -62,7 +63,7 @@ class SceneTask:
         return self.folder / _ROWS
 
 
-def prepare_process(parent: int) -> None:
+def prepare_process(parent: int, folder: Path) -> None:
     """An interrupt is the parent's to handle; and should it be killed, this process is not to live on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # SVT-AV1 logs each encoder's settings, in any other way of asking too.
@@ -74,6 +75,7 @@ def prepare_process(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    join_run(folder)
 
 
 def make_clips(task: SceneTask) -> list[SyntheticClip]:

@@ -28,7 +28,7 @@ _GAMMA = 2.2
 _LOST_AT_ONCE = 4
 
 LabelKind = Literal["vmaf_v1", "order"]
-"""The label is VMAF v1 (`vmaf`), or no number, and the order of the severities alone.
+"""The label is VMAF v1, or no number, and the order of the severities alone.
 
 Measured on 65 scenes of 352×192 to 1920×1080: v1 and v0.6.1 put the pairs of all ladders but four in order, 94 % of low
 light and of judder. Of sharpening v0.6.1 has 86 % and says 87 at the worst, its NEG form and v1 have all and say 35 and

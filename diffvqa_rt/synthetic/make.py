@@ -38,8 +38,9 @@ from diffvqa_rt.synthetic.clip_tasks import SceneTask, finished_clips, make_clip
 from diffvqa_rt.synthetic.distortions import CODECS_AND_SCALINGS, LADDERS, SEVERITIES
 from diffvqa_rt.synthetic.pool import Pool, PoolItem, fetch_pool
 from diffvqa_rt.synthetic.scenes import SIZES, ClipSize, Scene, plan_scenes
+from diffvqa_rt.synthetic.set_lock import only_run
 from diffvqa_rt.synthetic.views import ViewsConfig
-from diffvqa_rt.synthetic.vmaf import ffmpeg_version
+from diffvqa_rt.synthetic.vmaf import ffmpeg_version, models_version
 from diffvqa_rt.video import DECODING_VERSION
 
 Progress = Callable[[int, int], None]
@@ -84,13 +85,10 @@ class SyntheticConfig:
         ]:
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         object.__setattr__(self, "severities", whole("severities", self.severities, 1, len(SEVERITIES)))
-        for width, height in self.sizes:
-            if width < 16 or height < 16 or width % 2 or height % 2:
-                raise ValueError(
-                    f"sizes has {width}x{height}; expected even numbers of at least 16, since chroma is halved"
-                )
-        if not self.sizes:
-            raise ValueError("sizes is empty; expected at least one (width, height)")
+        object.__setattr__(self, "sizes", tuple(_checked_size(*size) for size in self.sizes))
+        for name, values in (("sizes", self.sizes), ("ladders", self.ladders)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} is {values}; expected at least one, and none of them twice")
         if self.contents is not None:
             object.__setattr__(self, "contents", whole("contents", self.contents, 1, or_else=", or None for all"))
         # As JSON holds it, whatever NumPy's number it was.
@@ -103,13 +101,21 @@ class SyntheticConfig:
             raise ValueError(f"ladders has {', '.join(sorted(unknown))}; expected some of {', '.join(LADDERS)}")
 
 
+def _checked_size(width: int, height: int) -> ClipSize:
+    width, height = (whole(name, side, 16) for name, side in (("width", width), ("height", height)))
+    if width % 2 or height % 2:
+        raise ValueError(f"sizes has {width}x{height}; expected even numbers, since chroma is halved")
+    return width, height
+
+
 def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progress | None = None) -> list[SyntheticClip]:
     """The set's clips, which are now in `config.out`, as its manifest lists them.
 
     Raises:
-        SyntheticSetError: the folder holds a set with other settings or versions; the set would outgrow
-            `max_gigabytes`, or no scene can be made; a clip cannot be encoded or measured.
-        VideoDecodeError: a source cannot be decoded.
+        SyntheticSetError: the folder holds a set with other settings or versions, or another run is making it; the
+            set would outgrow `max_gigabytes`, or no scene can be made; a source cannot be read; a clip cannot be
+            encoded or measured.
+        VideoDecodeError: a video cannot be decoded.
         FileWriteError: the folder cannot be written.
     """
     versions = _versions()
@@ -121,23 +127,24 @@ def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progres
         seed=config.seed,
         validation_share=config.validation_share,
     )
-    make_folder(config.out)
-    _keep_settings(config, versions)
     tasks = [
         _task(config, scene, pool.files[scene.item.content], versions)
         for scene in scenes
         if scene.item.content in pool.files
     ]
-    for folder in (config.out, *(task.folder for task in tasks)):
-        remove_parts(folder)
-    try:
-        _run(config, tasks, on_progress)
-    except BrokenProcessPool as error:
-        raise SyntheticSetError("a process that made clips died; start again to go on from there") from error
-    finally:
-        # Of a run that is stopped too, and then with what an earlier one made beyond.
-        clips = [clip for task in tasks for clip in finished_clips(task) or ()]
-        write_manifest(config.out, clips)
+    make_folder(config.out)
+    with only_run(config.out):
+        _keep_settings(config, versions)
+        for folder in (config.out, *(task.folder for task in tasks)):
+            remove_parts(folder)
+        try:
+            _run(config, tasks, on_progress)
+        except BrokenProcessPool as error:
+            raise SyntheticSetError("a process that made clips died; start again to go on from there") from error
+        finally:
+            # Of a run that is stopped too, and then with what an earlier one made beyond.
+            clips = [clip for task in tasks for clip in finished_clips(task) or ()]
+            write_manifest(config.out, clips)
     if not clips:
         raise SyntheticSetError("not one scene can be made of the contents that are there; ask for more contents")
     return clips
@@ -186,7 +193,7 @@ def _run(config: SyntheticConfig, tasks: Sequence[SceneTask], on_progress: Progr
     size = 0
     # Not by fork: PyAV's and tqdm's threads do not survive one.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(config.jobs, context, prepare_process, (os.getpid(),))
+    executor = ProcessPoolExecutor(config.jobs, context, prepare_process, (os.getpid(), config.out))
     todo, running = deque(tasks), set[Future[list[SyntheticClip]]]()
     try:
         while todo or running:
@@ -214,8 +221,8 @@ def _bytes_kept(config: SyntheticConfig, clip: SyntheticClip) -> int:
 
 def _versions() -> dict[str, str]:
     """The versions of the packages that decide a clip's bytes and its label, by name."""
-    packages = ("diffvqa-rt", "av", "numpy", "pillow", "ffmpeg-quality-metrics")
-    return {name: version(name) for name in packages} | {"ffmpeg": ffmpeg_version()}
+    measuring = {"ffmpeg-quality-metrics": models_version(), "ffmpeg": ffmpeg_version()}
+    return {name: version(name) for name in ("diffvqa-rt", "av", "numpy", "pillow")} | measuring
 
 
 def _keep_settings(config: SyntheticConfig, versions: dict[str, str]) -> None:
@@ -317,7 +324,7 @@ def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None)
         type=float,
         default=defaults.max_gigabytes,
         metavar="GB",
-        help="stop when the clips outgrow this (default: %(default)s)",
+        help="stop when the set outgrows this (default: %(default)s)",
     )
     parser.add_argument(
         "--pool",
@@ -374,7 +381,7 @@ def main(argv: list[str] | None = None, items: Sequence[PoolItem] | None = None)
             return 1
         finally:
             signal.signal(signal.SIGTERM, on_terminate)
-    _report(config.out, clips, time.monotonic() - started)
+    _report(config, clips, time.monotonic() - started)
     return 0
 
 
@@ -385,10 +392,10 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _report(out: Path, clips: list[SyntheticClip], seconds: float) -> None:
+def _report(config: SyntheticConfig, clips: list[SyntheticClip], seconds: float) -> None:
     sides = {side: len({clip.content for clip in clips if clip.split == side}) for side in ("train", "validation")}
-    megabytes = sum(clip.bytes for clip in clips) / 1e6
+    megabytes = sum(_bytes_kept(config, clip) for clip in clips) / 1e6
     print(
-        f"{out}: {len(clips)} clips, {sides['train']} contents for training and {sides['validation']} for validation, "
+        f"{config.out}: {len(clips)} clips, {sides['train']} contents for training and {sides['validation']} for validation, "
         f"{megabytes:.0f} MB, in {seconds:.0f} s"
     )

@@ -161,13 +161,18 @@ def render_scene(scene: Scene, source: Path, *, frames: int, seed: int) -> Prist
     """The scene's pristine clip; None if the video is too short for that many cuts.
 
     Raises:
+        SyntheticSetError: the photograph cannot be read.
         VideoDecodeError: the video cannot be read.
     """
     digest = hashlib.sha256(f"{seed}/scene/{scene.name}".encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
     if scene.item.kind == "photo":
-        with Image.open(source) as image:
-            photo = image.convert("RGB")
+        try:
+            with Image.open(source) as image:
+                photo = image.convert("RGB")
+        except OSError as error:
+            said = error.strerror or error
+            raise SyntheticSetError(f"{source} cannot be read ({said}); start again to fetch it anew") from error
         rate = Fraction(int(generator.choice(FRAME_RATES_HZ)))
         shots, how = camera.film(
             photo, scene.size, frames, frames / float(rate), least_step(scene.item, scene.size), generator

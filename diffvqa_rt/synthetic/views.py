@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffvqa_rt.checks import whole
+from diffvqa_rt.errors import SyntheticSetError
 from diffvqa_rt.video.crops import RgbFrame, crop_places, crop_region
 from diffvqa_rt.video.texture import texture_places
 
@@ -29,6 +30,8 @@ class ViewsConfig:
     def __post_init__(self) -> None:
         for name, least in [("frames", 1), ("size", 16), ("random_crops", 0), ("texture_crops", 0)]:
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        if not self.random_crops + self.texture_crops:
+            raise ValueError("random_crops and texture_crops are 0; expected one crop at least")
 
 
 def places_of(frames: Sequence[RgbFrame], config: ViewsConfig, key: str) -> NDArray[np.float64]:
@@ -62,6 +65,9 @@ def write_views(path: Path, views: Views) -> None:
 
 
 def read_views(path: Path) -> Views:
-    """A clip's views, mapped."""
-    views: Views = np.load(path, mmap_mode="r")
+    """A clip's views, mapped. Raises SyntheticSetError where they cannot be read."""
+    try:
+        views: Views = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise SyntheticSetError(f"{path} cannot be read ({error}); make the set again") from error
     return views

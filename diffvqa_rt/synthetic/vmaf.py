@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ MODELS = {"vmaf_v1": "vmaf_v1.0.16_3d0h.json", "vmaf": "vmaf_v0.6.1", "vmaf_neg"
 no-enhancement-gain form, which counts sharpening as a fault."""
 
 _TIMEOUT_SECONDS = 600
+_NO_MODELS = "VMAF v1 needs ffmpeg-quality-metrics, which has its models; pip install 'diffvqa-rt[train]'"
 
 
 def ffmpeg_version() -> str:
@@ -36,6 +38,18 @@ def ffmpeg_version() -> str:
         return str(module.get_ffmpeg_version())
     except (OSError, subprocess.SubprocessError) as error:
         raise _not_an_ffmpeg(module, error) from error
+
+
+def models_version() -> str:
+    """The version of the package that has the models which are in no ffmpeg.
+
+    Raises:
+        SyntheticSetError: it is not installed.
+    """
+    try:
+        return version("ffmpeg-quality-metrics")
+    except PackageNotFoundError as error:
+        raise SyntheticSetError(_NO_MODELS) from error
 
 
 def _imageio_ffmpeg() -> ModuleType:
@@ -74,6 +88,8 @@ def measure_vmaf(
         SyntheticSetError: ffmpeg fails, or a file is damaged; the files differ in their pictures' number or size, so
             that not all frames of both can be compared.
     """
+    if unknown := set(models) - set(MODELS):
+        raise ValueError(f"models has {', '.join(sorted(unknown))}; expected some of {', '.join(MODELS)}")
     with tempfile.TemporaryDirectory(prefix="diffvqa-vmaf-") as name:
         folder = Path(name)
         # One after the other: libvmaf 3 shares nothing between models but features of the same settings.
@@ -138,9 +154,10 @@ def _model(name: str, folder: Path) -> str:
         return f"version={name}"
     try:
         package = files("ffmpeg_quality_metrics")
-    except ModuleNotFoundError as error:
-        raise SyntheticSetError("VMAF v1 needs ffmpeg-quality-metrics; pip install 'diffvqa-rt[train]'") from error
-    (folder / name).write_bytes((package / "vmaf_models" / name).read_bytes())
+        content = (package / "vmaf_models" / name).read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise SyntheticSetError(_NO_MODELS) from error
+    (folder / name).write_bytes(content)
     return f"path={name}"
 
 

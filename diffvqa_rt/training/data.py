@@ -11,6 +11,7 @@ from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.evaluation.data_sets import DATA_SETS, read_table
 from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.evaluation.protocols import SPLITS, published_splits, random_splits
+from diffvqa_rt.synthetic.clip_table import check_files, read_manifest
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_from_set
 
 SYNTHETIC = "synthetic"
@@ -27,7 +28,7 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
         type=parse_data,
         metavar="NAME=PATH",
         help=f"a data set ({', '.join(DATA_SETS)}; `diffvqa evaluate --help` has their layouts), or {SYNTHETIC}=DIR, a "
-        "set that python -m diffvqa_rt.synthetic made",
+        "set that python -m diffvqa_rt.synthetic made with --keep-training-files",
     )
     command.add_argument(
         "--split",
@@ -88,12 +89,13 @@ def parse_split(text: str) -> str:
 
 
 def read_training_data(arguments: argparse.Namespace) -> TrainingData:
-    """The videos of the arguments' data set and split. Raises TrainingError where there is nothing to learn."""
+    """The videos of the arguments' data set and split. Raises DiffVQAError where there is nothing to learn."""
     name, path = arguments.data
     if name == SYNTHETIC:
         if arguments.split not in ("published", "all"):
             raise TrainingError(f"a synthetic set is split by content already; --split {arguments.split} is for others")
         train, held_out = (videos_from_set(path, split) for split in ("train", "validation"))
+        check_files(path, read_manifest(path))
         if arguments.split == "all":
             train, held_out = [*train, *held_out], []
         return TrainingData(train, held_out, (0.0, 100.0))

@@ -6,33 +6,29 @@ import functools
 import pytest
 import torch
 from ablation import LINES
+from synthetic_clips import clip_of
 from training_network import SMALLEST
 
 from diffvqa_rt.evaluation.correlation import measure_agreement
 from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep, reconstruct
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.synthetic import ladder_agreement
-from diffvqa_rt.synthetic.clip_table import SyntheticClip
 from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders
 from diffvqa_rt.synthetic.ladder_agreement import agreement_by_type, agreement_markdown
 
 SEVERITIES = range(1, 6)
 
 
-def clip(scene, distortion, severity, kind="vmaf", label=None):
-    return SyntheticClip(
-        file=f"{scene}/{distortion}-{severity}", content=scene, group=scene, kind="photo", scene=scene,
-        split="validation", distortion=distortion, severity=severity, label_kind=kind, label=label, steps=[],
-        frame_count=8, frame_rate_hz=24.0, motion_levels=1.0, source={}, seed=0, sha256="", bytes=1, versions={},
-    )  # fmt: skip
+def clip(scene, distortion, severity, label=50.0):
+    return clip_of(scene, distortion, severity, [label], file=f"{scene}/{distortion}-{severity}")
 
 
 @pytest.fixture
 def clips():
-    """Two scenes with an H.264 ladder each, one of them also with frozen frames."""
+    """Two scenes with an H.264 ladder each, one of them also with frozen frames, of which only the order counts."""
     made = [clip(scene, "reference", 0, label=99.0) for scene in "ab"]
     made += [clip(scene, "h264", severity, label=95.0 - 15 * severity) for scene in "ab" for severity in SEVERITIES]
-    return made + [clip("a", "freeze", severity, "order") for severity in SEVERITIES]
+    return made + [clip("a", "freeze", severity) for severity in SEVERITIES]
 
 
 def follows(clips):
@@ -76,7 +72,7 @@ def test_a_pristine_clip_that_scores_below_its_copies_costs_pairs_and_not_the_la
 
 def test_the_table_has_a_line_for_each(clips):
     lines = agreement_markdown(agreement_by_type(clips, follows(clips))).splitlines()
-    assert lines[2] == "| h264 | vmaf | 10 | 2 | 1.000 |  | 1.000 | 100% | 100.0% |"
+    assert lines[2] == "| h264 | vmaf_v1 | 10 | 2 | 1.000 |  | 1.000 | 100% | 100.0% |"
     assert lines[3] == "| freeze | order | 5 | 1 |  |  |  | 100% | 100.0% |" and len(lines) == 6
 
 

@@ -18,7 +18,7 @@ from diffvqa_rt.training.opinions import opinion_loss
 
 
 def predict(head: Head, entry: Mapping[str, Tensor]) -> Prediction:
-    """What the head makes of entries stacked on a leading axis, as `FeatureCache.read` gives them."""
+    """The head's results for entries stacked on a leading axis, as `FeatureCache.read` gives them."""
     frames = entry["frames"].float() / 127.5 - 1
     return head(entry["z0_hat"], [entry[name] for name in FEATURES], frames)
 

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from diffvqa_rt.decoding import shared_decoder
 from diffvqa_rt.errors import TrainingError, VideoDecodeError
-from diffvqa_rt.files import write_whole
 from diffvqa_rt.metrics.diffvqa.config import VIEWS
 from diffvqa_rt.metrics.diffvqa.engines import PIXELS
 from diffvqa_rt.metrics.diffvqa.views import cut_views
-from diffvqa_rt.training.loop import Batch, OnProgress, StepBatches
+from diffvqa_rt.training.loop import Batch, StepBatches
 from diffvqa_rt.video import MAX_SEED
 
 logger = logging.getLogger(__name__)
@@ -73,40 +71,3 @@ class PictureBatches(StepBatches):
             both = cut_views([sampled.frames[index] for index in chosen], self._size, seed)[0]
             return both[np.arange(self._per_file) * len(VIEWS) + views]
         raise TrainingError(f"{_ATTEMPTS} files in a row cannot be decoded, the last of them {path}")
-
-
-class StoredPictures(StepBatches):
-    """Like `PictureBatches`, from pictures that were cut once and kept: for runs over a small set, on few cores.
-
-    Args:
-        path: an array file [count, 3, size, size] uint8, as `store_pictures` leaves it.
-    """
-
-    def __init__(self, path: Path, *, batch: int, seed: int) -> None:
-        super().__init__(seed)
-        self._path = path
-        self._batch = batch
-
-    def __getitem__(self, step: int) -> Batch:
-        # Opened each time, which costs nothing: an open map would travel to a worker with all that is in it.
-        pictures: NDArray[np.uint8] = np.load(self._path, mmap_mode="r")
-        rows = self.generator(step).choice(len(pictures), self._batch, replace=False)
-        return {"pictures": torch.from_numpy(PIXELS.normalize(pictures[np.sort(rows)]))}
-
-
-def store_pictures(batches: PictureBatches, count: int, path: Path, on_progress: OnProgress | None = None) -> None:
-    """Keeps the pictures of the first steps of `batches`, `count` or the next few, for `StoredPictures`."""
-
-    def write(part: Path) -> None:
-        made, first = 0, batches[0]["pictures"]
-        steps = -(-count // len(first))
-        kept = np.lib.format.open_memmap(part, "w+", np.uint8, (steps * len(first), *first.shape[1:]))
-        for step in range(steps):
-            pixels = (batches[step]["pictures"].numpy() + 1) * 127.5
-            kept[made : made + len(pixels)] = np.rint(pixels)
-            made += len(pixels)
-            if on_progress:
-                on_progress(made, len(kept))
-        kept.flush()
-
-    write_whole(path, write)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from clips import make_clip
+from synthetic_clips import clip_of
 from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.evaluation.mos_table import MosRow
 from diffvqa_rt.models.diffvqa.network import Prediction, random_network
-from diffvqa_rt.synthetic.clip_table import SyntheticClip, write_manifest
-from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_digest, videos_from_set
+from diffvqa_rt.synthetic.clip_table import write_manifest
+from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_digest, videos_from_set, with_views
 from diffvqa_rt.training.data import videos_from_rows
 from diffvqa_rt.training.diffvqa.extraction import TorchExtractor, fill_cache
 from diffvqa_rt.training.diffvqa.features import FeatureCache
@@ -237,37 +238,31 @@ def test_rows_of_a_table_are_videos_with_opinions(tmp_path):
     assert videos_from_rows([row]) == [LabelledVideo(name="one", path=tmp_path / "one.mp4", label=3.5)]
 
 
-def synthetic_clip(scene, distortion, severity, split="train", label=50.0):
-    return SyntheticClip(
-        file=f"scenes/{scene}/{distortion}-{severity}.mp4", content=scene, group=scene, kind="photo", scene=scene,
-        split=split, distortion=distortion, severity=severity, label_kind="vmaf" if label else "order", label=label,
-        steps=[], frame_count=8, frame_rate_hz=24.0, motion_levels=1.0, source={}, seed=0, sha256="", bytes=1,
-        versions={},
-    )  # fmt: skip
-
-
 def test_each_ladder_of_a_set_begins_at_its_scenes_pristine_clip(tmp_path):
     made = [
-        synthetic_clip("s", "reference", 0, label=99.0),
-        *(synthetic_clip("s", "h264", severity) for severity in (1, 2)),
-        *(synthetic_clip("s", "judder", severity, label=None) for severity in (1, 2)),
-        synthetic_clip("other", "reference", 0, split="validation"),
-        synthetic_clip("other", "h264", 1, split="validation"),
+        clip_of("s", "reference", 0, [98.0, 100.0], split="train"),
+        *(clip_of("s", "h264", severity, [40.0, 60.0], split="train") for severity in (1, 2)),
+        *(clip_of("s", "judder", severity, split="train") for severity in (1, 2)),
+        clip_of("other", "reference", 0),
+        clip_of("other", "h264", 1),
     ]
     write_manifest(tmp_path, made)
     videos = videos_from_set(tmp_path, "train")
-    assert [(video.ladder, video.severity, video.label) for video in videos] == [
-        ("s/h264", 0, 99.0), ("s/h264", 1, 50.0), ("s/h264", 2, 50.0),
-        ("s/judder", 0, 99.0), ("s/judder", 1, None), ("s/judder", 2, None),
+    pristine, damaged = (99.0, (98.0, 100.0)), (50.0, (40.0, 60.0))
+    # Of judder only the order is known, whatever VMAF says of it.
+    assert [(video.ladder, video.severity, (video.label, video.frame_labels)) for video in videos] == [
+        ("s/h264", 0, pristine), ("s/h264", 1, damaged), ("s/h264", 2, damaged),
+        ("s/judder", 0, pristine), ("s/judder", 1, (None, None)), ("s/judder", 2, (None, None)),
     ]  # fmt: skip
     assert videos[0].path == tmp_path / "scenes/s/reference-0.mp4"
+    assert [video.path.name for video in with_views(videos)[:2]] == ["reference-0.npy", "h264-1.npy"]
     assert [video.severity for video in videos_from_set(tmp_path, "validation")] == [0, 1]
 
 
 def test_a_set_without_the_split_is_one_sentence(tmp_path):
-    write_manifest(tmp_path, [synthetic_clip("s", "reference", 0), synthetic_clip("s", "h264", 1)])
-    with pytest.raises(TrainingError, match="has no clips in its validation split"):
-        videos_from_set(tmp_path, "validation")
+    write_manifest(tmp_path, [clip_of("s", "reference", 0), clip_of("s", "h264", 1)])
+    with pytest.raises(TrainingError, match="has no clips in its train split"):
+        videos_from_set(tmp_path, "train")
 
 
 def test_another_label_is_another_digest(clips):

@@ -294,9 +294,11 @@ class WeightsBuild:
         if not (beside.exists() and beside.read_text(encoding="utf-8") == text):
             beside.unlink(missing_ok=True)
             with item_bar("pictures") as show:
-                drawn = draw_pictures(self.videos("train"), self.recipe.pictures, self.recipe.pictures_seed, show)
-            for file, array in zip((path, labels), drawn, strict=True):
-                write_whole(file, partial(_save_array, array=array))
+                pictures, known = draw_pictures(
+                    self.videos("train"), self.recipe.pictures, self.recipe.pictures_seed, show
+                )
+            write_whole(path, partial(_save_array, array=pictures))
+            write_whole(labels, partial(_save_array, array=known))
             write_whole(beside, lambda part: part.write_text(text, encoding="utf-8"))
         return KeptPictures(path, labels=labels if are_labelled else None, batch=batch, seed=seed)
 

@@ -28,7 +28,12 @@ LADDERS = (*DISTORTIONS, "judder", "av1")
 def clips():
     """Contents 0 … 13, of which 0 and 1 show the same thing; each with six ladders, as a set draws them."""
     return [
-        clip_of(f"content{c:02}", LADDERS[(c + ladder) % len(LADDERS)], severity, "pair" if c < 2 else None)
+        clip_of(
+            f"content{c:02}",
+            LADDERS[(c + ladder) % len(LADDERS)],
+            severity,
+            group="pair" if c < 2 else f"content{c:02}",
+        )
         for c in range(14)
         for ladder in range(6)
         for severity in range(6)

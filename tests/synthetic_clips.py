@@ -1,8 +1,26 @@
-"""Rows of a synthetic set's table."""
+"""Rows of a synthetic set's table, and the settings of a small set."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from diffvqa_rt.synthetic.clip_table import SyntheticClip
+from diffvqa_rt.synthetic.make import SyntheticConfig
+from diffvqa_rt.synthetic.views import ViewsConfig
+
+
+def small_config(out: Path, **changes) -> SyntheticConfig:
+    """A set of clips as small as VMAF measures. Nothing in the pool of the tests is large enough for the last size."""
+    small = SyntheticConfig(
+        out=out,
+        sizes=((216, 160), (160, 216), (800, 450)),
+        frames=12,
+        ladders=("h264", "part_blur", "freeze"),
+        ladders_per_scene=1,
+        validation_share=0.5,
+        views=ViewsConfig(size=48, random_crops=2, texture_crops=1),
+    )
+    return replace(small, **changes)
 
 
 def clip_of(

@@ -40,7 +40,7 @@ from diffvqa_rt.synthetic.pool import Pool, PoolItem, fetch_pool
 from diffvqa_rt.synthetic.scenes import SIZES, ClipSize, Scene, plan_scenes
 from diffvqa_rt.synthetic.set_lock import only_run
 from diffvqa_rt.synthetic.views import ViewsConfig
-from diffvqa_rt.synthetic.vmaf import ffmpeg_version, models_version
+from diffvqa_rt.synthetic.vmaf import LEAST_SIDES, ffmpeg_version, models_version
 from diffvqa_rt.video import DECODING_VERSION
 
 Progress = Callable[[int, int], None]
@@ -102,10 +102,13 @@ class SyntheticConfig:
 
 
 def _checked_size(width: int, height: int) -> ClipSize:
-    width, height = (whole(name, side, 16) for name, side in (("width", width), ("height", height)))
-    if width % 2 or height % 2:
-        raise ValueError(f"sizes has {width}x{height}; expected even numbers, since chroma is halved")
-    return width, height
+    least = " and ".join(map(str, LEAST_SIDES))
+    if width % 2 or height % 2 or any(side < of for side, of in zip(sorted((width, height)), LEAST_SIDES, strict=True)):
+        raise ValueError(
+            f"sizes has {width}x{height}; expected even numbers, since chroma is halved, of at least {least}, since VMAF "
+            "measures nothing smaller"
+        )
+    return int(width), int(height)
 
 
 def make_synthetic_set(config: SyntheticConfig, pool: Pool, on_progress: Progress | None = None) -> list[SyntheticClip]:
@@ -396,6 +399,6 @@ def _report(config: SyntheticConfig, clips: list[SyntheticClip], seconds: float)
     sides = {side: len({clip.content for clip in clips if clip.split == side}) for side in ("train", "validation")}
     megabytes = sum(_bytes_kept(config, clip) for clip in clips) / 1e6
     print(
-        f"{config.out}: {len(clips)} clips, {sides['train']} contents for training and {sides['validation']} for validation, "
-        f"{megabytes:.0f} MB, in {seconds:.0f} s"
+        f"{config.out}: {len(clips)} clips, {sides['train']} contents for training and {sides['validation']} for "
+        f"validation, {megabytes:.0f} MB, in {seconds:.0f} s"
     )

@@ -23,6 +23,10 @@ MODELS = {"vmaf_v1": "vmaf_v1.0.16_3d0h.json", "vmaf": "vmaf_v0.6.1", "vmaf_neg"
 """The models by the names of their labels: version 1, which sees banding and chroma; version 0.6.1; and its
 no-enhancement-gain form, which counts sharpening as a fault."""
 
+LEAST_SIDES = (160, 216)
+"""The least short and long side of what version 1 was seen to measure, pixels; 144 and 214 are refused, each for a feature
+of its own."""
+
 _TIMEOUT_SECONDS = 600
 _NO_MODELS = "VMAF v1 needs ffmpeg-quality-metrics, which has its models; pip install 'diffvqa-rt[train]'"
 
@@ -136,7 +140,14 @@ def measure_vmaf(
                 f"VMAF of {distorted.name} cannot be measured: it has {one.count} frames, and {reference.name} has "
                 f"{other.count}; give two clips with the same frames"
             )
-        log = json.loads((folder / "vmaf.json").read_text(encoding="utf-8"))
+        try:
+            log = json.loads((folder / "vmaf.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            # ffmpeg ends well where libvmaf gives up at the first picture.
+            raise SyntheticSetError(
+                f"VMAF of {distorted.name} cannot be measured: libvmaf compared none of its pictures of {one.size}; "
+                f"version 1 takes {LEAST_SIDES[0]}x{LEAST_SIDES[1]} and larger"
+            ) from error
     if len(log["frames"]) != one.count:
         raise SyntheticSetError(
             f"VMAF of {distorted.name} cannot be measured: libvmaf compared {len(log['frames'])} of {one.count} frames"

@@ -1,5 +1,6 @@
-"""The synthetic set from end to end: the same bytes again, after a kill too; labels that fall; a manifest read back."""
+"""The synthetic set from end to end: the same bytes again, after a kill too; what is kept of whom; a manifest read back."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,141 +14,131 @@ import time
 from collections import Counter
 from dataclasses import fields, replace
 from fractions import Fraction
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import painting
+from synthetic_clips import small_config
 
 from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.synthetic import set_lock, vmaf
 from diffvqa_rt.synthetic.clip_files import read_clip, write_clip
-from diffvqa_rt.synthetic.clip_table import SyntheticClip, read_manifest
-from diffvqa_rt.synthetic.distortions import LADDERS
-from diffvqa_rt.synthetic.make import SyntheticConfig, ladders_for, main, make_synthetic_set
-from diffvqa_rt.synthetic.pool import Pool, PoolItem
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory) -> Pool:
-    """Two photographs, a video that moves, one that stands still, and one that is not there."""
-    folder = tmp_path_factory.mktemp("pool")
-    painting(0, 500, 320).save(folder / "one.png")
-    painting(1, 500, 320).save(folder / "two.png")
-    wide = np.asarray(painting(2, 500, 200))
-    write_clip(
-        folder / "moving.mp4", np.stack([wide[:120, 5 * t : 5 * t + 200] for t in range(30)]), Fraction(15), crf=5
-    )
-    write_clip(folder / "still.mp4", np.stack([wide[:120, :200]] * 14), Fraction(15), crf=5)
-
-    def item(name: str, kind: str, size: tuple[int, int]) -> PoolItem:
-        path, content = folder / name, Path(name).stem
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "0" * 64
-        return PoolItem(
-            kind=kind,
-            content=content,
-            group=content,
-            package="clips",
-            path=name,
-            sha256=digest,
-            width=size[0],
-            height=size[1],
-            licence="CC0",
-        )
-
-    items = (
-        item("one.png", "photo", (500, 320)),
-        item("two.png", "photo", (500, 320)),
-        item("absent.png", "photo", (500, 320)),
-        item("moving.mp4", "video", (200, 120)),
-        item("still.mp4", "video", (200, 120)),
-    )
-    files = {entry.content: folder / entry.path for entry in items if (folder / entry.path).exists()}
-    return Pool(items=items, files=files, missing=())
-
-
-def config(out: Path, **changes) -> SyntheticConfig:
-    small = SyntheticConfig(
-        out=out, width=96, height=56, frames=12, ladders=("h264", "gaussian_blur", "freeze"), validation_share=0.5
-    )
-    return replace(small, **changes)
+from diffvqa_rt.synthetic.clip_table import check_files, read_manifest
+from diffvqa_rt.synthetic.distortions import CODECS_AND_SCALINGS, LADDERS
+from diffvqa_rt.synthetic.make import SyntheticConfig, ladders_in_turn, main, make_synthetic_set
+from diffvqa_rt.synthetic.pool import Pool
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def made(ffmpeg, pool, tmp_path_factory) -> SyntheticConfig:
-    """A small set, not to be changed."""
-    small = config(tmp_path_factory.mktemp("set") / "a", jobs=2)
-    make_synthetic_set(small, pool)
-    return small
+def scenes_of(config: SyntheticConfig) -> dict[str, Counter[str]]:
+    """How many clips each scene has of each distortion."""
+    found: dict[str, Counter[str]] = {}
+    for clip in read_manifest(config.out):
+        found.setdefault(clip.scene, Counter())[clip.distortion] += 1
+    return found
 
 
-def test_a_set_holds_what_its_manifest_says(made, pool):
+def test_held_out_scenes_have_all_five_severities_and_training_scenes_three(made):
+    held_out = {"reference": 1, "h264": 5, "freeze": 5, "part_blur": 5}
+    scenes = scenes_of(made)
+    # Of what stands still a freeze is not seen, and 14 frames are one cut. Of a held-out photograph there is one too.
+    assert scenes.pop("still-0") == {"reference": 1, "h264": 5, "part_blur": 5}
+    assert scenes.pop("one-0") == scenes.pop("two-0") == held_out
+    assert scenes == {f"moving-{cut}": {"reference": 1, "h264": 3} for cut in (0, 1)}
     clips = read_manifest(made.out)
-    # Two photographs twice and two cuts of the moving video have three ladders; of 14 frames one cut, no freeze.
-    names = {clip.scene: clip.split for clip in clips}
-    assert sorted(names) == ["moving-0", "moving-1", "one", "one-1", "still-0", "two", "two-1"]
-    assert len(clips) == 6 * 16 + 11
-    assert not [clip for clip in clips if clip.scene == "still-0" and clip.distortion == "freeze"]
-    for clip in clips:
+    assert {clip.scene for clip in clips if clip.split == "train"} == set(scenes)
+    # Three of the five, drawn for each scene.
+    drawn = [[clip.severity for clip in clips if clip.scene == scene and clip.severity] for scene in sorted(scenes)]
+    assert drawn[0] != drawn[1] and all(severities == sorted(severities) for severities in drawn)
+
+
+def test_files_are_kept_of_held_out_contents_and_views_of_all(made):
+    clips = read_manifest(made.out)
+    held_out = [clip for clip in clips if clip.split == "validation"]
+    files = {path.relative_to(made.out).as_posix() for path in made.out.rglob("*") if path.is_file()}
+    # That of a second cut of `still` says that there is none.
+    scenes = {f"scenes/{path.name}/clips.jsonl" for path in (made.out / "scenes").iterdir()}
+    expected = {"settings.json", "manifest.csv", "making.lock", *scenes, *(clip.views for clip in clips)}
+    assert files == expected | {clip.file for clip in held_out}
+    for clip in held_out:
         path = made.out / clip.file
         assert hashlib.sha256(path.read_bytes()).hexdigest() == clip.sha256 and path.stat().st_size == clip.bytes
-        assert read_clip(path).shape == (12, 56, 96, 3) and clip.frame_count == 12
-        assert clip.seed == 0 and set(clip.versions) == {"diffvqa-rt", "av", "numpy", "pillow", "ffmpeg"}
-        assert clip.frame_rate_hz == (24 if clip.kind == "photo" else 15)
-        if clip.label_kind == "order":
-            assert clip.label is None and clip.distortion == "freeze"
+        assert read_clip(path).shape == (12, clip.height, clip.width, 3) and clip.frame_count == 12
+    check_files(made.out, held_out)
+    with pytest.raises(
+        SyntheticSetError, match="has the views of its training clips, and not their files; make one wi"
+    ):
+        check_files(made.out, clips)
+
+
+def test_rows_say_what_a_clip_is(made, pool):
+    clips = read_manifest(made.out)
+    for clip in clips:
+        assert clip.seed == 0 and clip.frame_rate_hz in ((24, 25, 30, 50, 60) if clip.kind == "photo" else (15,))
+        assert set(clip.versions) == {"diffvqa-rt", "av", "numpy", "pillow", "ffmpeg-quality-metrics", "ffmpeg"}
+        if clip.distortion == "freeze":
+            assert clip.label_kind == "order" and clip.label is None
         else:
-            assert 0 <= clip.label <= 100
-        assert [step["effect"] for step in clip.steps] == ([] if clip.severity == 0 else [clip.distortion])
-    files = {path.relative_to(made.out).as_posix() for path in made.out.rglob("*.mp4")}
-    assert files == {clip.file for clip in clips} and not list(made.out.rglob("*.part"))
+            assert clip.label_kind == "vmaf_v1" and clip.label == clip.labels["vmaf_v1"] <= 100
+        effects = {"reference": [], "part_blur": ["gaussian_blur", "part"]}.get(clip.distortion, [clip.distortion])
+        assert [step["effect"] for step in clip.steps] == effects
+    # A video gives a size that it is large enough for, and nothing in the pool is large enough for 800×450.
+    sizes = {clip.content: (clip.width, clip.height) for clip in clips}
+    assert sizes["moving"] == sizes["still"] == (216, 160) and set(sizes.values()) == {(216, 160), (160, 216)}
     # The split is of contents.
-    sides = {clip.group: {other.split for other in clips if other.group == clip.group} for clip in clips}
-    assert all(len(side) == 1 for side in sides.values()) and {side.copy().pop() for side in sides.values()} == {
-        "train",
-        "validation",
-    }
+    sides = {content: {clip.split for clip in clips if clip.content == content} for content in sizes}
+    assert sides == {"moving": {"train"}, "one": {"validation"}, "two": {"validation"}, "still": {"validation"}}
 
 
 def test_recorded_parameters_make_the_clip_again(made, tmp_path):
     """The steps of a row, applied to its reference by hand, give its file."""
-    clips = read_manifest(made.out)
-    clip = next(clip for clip in clips if clip.distortion == "h264" and clip.severity == 4 and clip.scene == "one")
-    reference = read_clip(made.out / "scenes/one/reference.mp4")
-    write_clip(tmp_path / "again.mp4", reference, Fraction(24), codec="h264", crf=clip.steps[0]["crf"])
+    clips = {clip.file: clip for clip in read_manifest(made.out)}
+    clip, reference = clips["scenes/one-0/h264-4.mp4"], read_clip(made.out / "scenes/one-0/reference.mp4")
+    rate = Fraction(clip.frame_rate_hz)
+    write_clip(tmp_path / "again.mp4", reference, rate, codec="h264", crf=clip.steps[0]["crf"])
     assert hashlib.sha256((tmp_path / "again.mp4").read_bytes()).hexdigest() == clip.sha256
-    frozen = next(
-        clip for clip in clips if clip.distortion == "freeze" and clip.severity == 5 and clip.scene == "moving-0"
-    )
-    shown = frozen.steps[0]["shown_frames"]
-    source = read_clip(made.out / "scenes/moving-0/reference.mp4").astype(float)
-    error = np.abs(read_clip(made.out / frozen.file) - source[shown]).mean()
-    assert error < 3 < np.abs(source - source[shown]).mean()
+    frozen = clips["scenes/one-0/freeze-5.mp4"]
+    write_clip(tmp_path / "frozen.mp4", reference[frozen.steps[0]["shown_frames"]], rate)
+    assert hashlib.sha256((tmp_path / "frozen.mp4").read_bytes()).hexdigest() == frozen.sha256
 
 
-def test_a_set_has_the_same_bytes_again_by_one_process_and_after_damage(made, pool, tmp_path):
-    again = config(tmp_path / "b")
-    make_synthetic_set(again, pool)
-    expected = contents_of(made.out)
-    assert contents_of(again.out) == expected
+def test_a_killed_run_goes_on_at_once_and_by_one_process_and_ends_with_the_same_bytes(made, pool, tmp_path):
+    """Its processes outlive it by a second, in which they would write into the scenes that the new run makes."""
+    small = small_config(tmp_path / "b", jobs=2)
+    run = run_alone(tmp_path, small, pool)
+    deadline = time.monotonic() + 60
+    while len(list(small.out.rglob("*.npy"))) < 8 and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert 8 <= len(list(small.out.rglob("*.npy"))) < 40 and not (small.out / "manifest.csv").exists()
+    make_synthetic_set(replace(small, jobs=1), pool)
+    assert contents_of(small.out) == contents_of(made.out)
+
+
+def test_a_set_has_the_same_bytes_again_after_damage(made, pool, tmp_path):
+    again = replace(made, out=tmp_path / "c")
+    shutil.copytree(made.out, again.out)
     # As interrupted runs, full disks and people leave things.
-    scene = again.out / "scenes" / "one"
-    (scene / "h264-2.mp4").unlink()
-    (scene / "h264-4.mp4").write_bytes(b"half")
-    (scene / "gaussian_blur.jsonl").write_text((scene / "gaussian_blur.jsonl").read_text()[:-700])
-    (scene / "freeze.jsonl").unlink()
+    scenes = again.out / "scenes"
+    (scenes / "still-0" / "h264-2.mp4").write_bytes(b"half")
+    (scenes / "moving-0" / "h264-3.npy").write_bytes(b"half")
+    (scenes / "moving-1" / "clips.jsonl").write_text((scenes / "moving-1" / "clips.jsonl").read_text()[:-700])
+    (scenes / "moving-1" / "clips.jsonl.17.part").write_bytes(b"half")
     (again.out / "manifest.csv").unlink()
-    kept = (scene / "h264-1.mp4").stat().st_mtime_ns
+    sound = scenes / "two-0" / "h264-1.mp4"
+    kept = sound.stat().st_mtime_ns
     make_synthetic_set(again, pool)
-    assert contents_of(again.out) == expected and (scene / "h264-1.mp4").stat().st_mtime_ns == kept
+    assert contents_of(again.out) == contents_of(made.out) and sound.stat().st_mtime_ns == kept
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(made, pool, tmp_path):
-    small = config(tmp_path / "c", jobs=2)
-    script = tmp_path / "run.py"
+def run_alone(folder: Path, config: SyntheticConfig, pool: Pool) -> subprocess.Popen:
+    """A process that makes the set."""
+    script = folder / "run.py"
     script.write_text(
         "import pickle, sys\n"
         "from diffvqa_rt.synthetic.make import make_synthetic_set\n"
@@ -156,135 +147,135 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(made, pool, tmp_path)
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     run = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, env=environment)
-    run.stdin.write(pickle.dumps((small, pool)))
+    run.stdin.write(pickle.dumps((config, pool)))
     run.stdin.close()
-    deadline = time.monotonic() + 60
-    while len(list(small.out.rglob("*.mp4"))) < 8 and time.monotonic() < deadline and run.poll() is None:
-        time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    # Its processes notice within a second, and write no more.
-    time.sleep(2)
-    count = len(list(small.out.rglob("*.mp4")))
-    assert 8 <= count < 75
-    time.sleep(0.5)
-    assert len(list(small.out.rglob("*.mp4"))) == count and not (small.out / "manifest.csv").exists()
-    make_synthetic_set(small, pool)
-    assert contents_of(small.out) == contents_of(made.out)
+    return run
 
 
-def test_a_set_grows_and_what_was_there_stays(made, pool, tmp_path):
-    small = config(tmp_path / "d", contents=2, ladders=("h264",))
+def test_a_set_that_another_run_is_making_is_left_alone(made, pool, monkeypatch):
+    monkeypatch.setattr(set_lock, "_PATIENCE_SECONDS", 0.3)
+    before = contents_of(made.out)
+    with open(made.out / "making.lock") as held:
+        # As each process of a run holds it.
+        fcntl.flock(held, fcntl.LOCK_SH)
+        with pytest.raises(SyntheticSetError, match="is being made by another run; wait until its pro"):
+            make_synthetic_set(made, pool)
+    assert contents_of(made.out) == before
+    make_synthetic_set(made, pool)
+
+
+def test_a_set_grows_and_what_was_there_stays(ffmpeg, pool, tmp_path):
+    small = small_config(
+        tmp_path / "d", contents=1, ladders=("h264",), cuts_per_content=1, severities=1, validation_share=0.0
+    )
     few = make_synthetic_set(small, pool)
     before = contents_of(small.out)
-    many = make_synthetic_set(replace(small, contents=5), pool)
+    many = make_synthetic_set(replace(small, contents=3), pool)
     assert {clip.content for clip in few} < {clip.content for clip in many}
     after = contents_of(small.out)
     assert all(after[name] == content for name, content in before.items() if name != "manifest.csv")
+
+
+def test_files_of_training_clips_are_kept_where_asked_for(ffmpeg, pool, tmp_path, capsys):
+    small = small_config(
+        tmp_path / "e", contents=1, ladders=("h264",), cuts_per_content=1, severities=1, validation_share=0.0,
+        keeps_training_files=True,
+    )  # fmt: skip
+    calls: list[tuple[int, int]] = []
+    clips = make_synthetic_set(small, pool, lambda done, expected: calls.append((done, expected)))
+    assert [(small.out / clip.file).stat().st_size for clip in clips] == [clip.bytes for clip in clips]
+    assert {clip.split for clip in clips} == {"train"} and calls == [(1, 1)]
+    check_files(small.out, clips)
 
 
 def test_other_settings_are_refused_for_a_folder(made, pool):
     for change, sentence in [
         ({"seed": 1}, "holds a set whose seed is 0, now it is 1; choose another folder"),
         ({"frames": 14}, "holds a set whose frames is 12, now it is 14"),
+        ({"keeps_training_files": True}, "holds a set whose keeps_training_files is False, now it is True"),
+        ({"sizes": ((216, 160),)}, "holds a set whose sizes is"),
     ]:
         with pytest.raises(SyntheticSetError, match=sentence):
             make_synthetic_set(replace(made, **change), pool)
 
 
-def test_a_run_stops_at_its_disk_limit_with_a_manifest_of_what_is_there(ffmpeg, pool, tmp_path):
-    small = config(tmp_path / "e", max_gigabytes=1e-4)
-    with pytest.raises(
-        SyntheticSetError, match=r"the set has 0.00 GB after \d+ of \d+ clips, over its limit of 0.0001"
-    ):
+def test_a_run_stops_at_its_disk_limit_with_a_manifest_of_what_is_there(made, pool, tmp_path):
+    small = replace(made, out=tmp_path / "f", jobs=1, max_gigabytes=1e-4)
+    shutil.copytree(made.out, small.out)
+    with pytest.raises(SyntheticSetError, match=r"the set has 0.00 GB after 1 of 6 scenes, over its limit of 0.0001"):
         make_synthetic_set(small, pool)
-    clips = read_manifest(small.out)
-    assert 0 < len(clips) < 30 and sum(clip.bytes for clip in clips) > 1e5
+    assert read_manifest(small.out) == read_manifest(made.out)
 
 
-def ladders_of(clips: list[SyntheticClip]) -> dict[str, list[str]]:
-    """The ladders of each scene, in the manifest's order."""
-    found: dict[str, list[str]] = {}
-    for clip in clips:
-        ladders = found.setdefault(clip.scene, [])
-        if clip.severity == 1:
-            ladders.append(clip.distortion)
-    return found
+def test_a_source_that_is_gone_is_a_sentence(ffmpeg, pool, tmp_path):
+    lost = replace(pool, files={"one": tmp_path / "gone.png"})
+    with pytest.raises(SyntheticSetError, match=r"gone.png cannot be read \(No such file or directory\); start again"):
+        make_synthetic_set(small_config(tmp_path / "g"), lost)
 
 
-def test_a_narrower_set_lists_the_drawn_ladders_of_a_folder_that_holds_more(made, pool, tmp_path):
-    wide = replace(made, out=tmp_path / "f")
-    shutil.copytree(made.out, wide.out)
-    narrow = make_synthetic_set(replace(wide, ladders_per_scene=2), pool)
-    assert narrow == read_manifest(wide.out) and ladders_of(narrow) == {
-        "moving-0": ["gaussian_blur", "freeze"],
-        "moving-1": ["h264", "freeze"],
-        "one": ["h264", "freeze"],
-        "one-1": ["gaussian_blur", "freeze"],
-        # Of what stands still a freeze is not seen: there is none to draw.
-        "still-0": ["h264", "gaussian_blur"],
-        "two": ["h264", "freeze"],
-        "two-1": ["h264", "gaussian_blur"],
-    }
-    make_synthetic_set(wide, pool)
-    assert contents_of(wide.out) == contents_of(made.out)
+def test_without_the_package_of_vmafs_models_nothing_is_made(monkeypatch, pool, tmp_path):
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(vmaf, "version", absent)
+    with pytest.raises(SyntheticSetError, match="VMAF v1 needs ffmpeg-quality-metrics.*pip install 'diffvqa-rt.train"):
+        make_synthetic_set(small_config(tmp_path / "h"), pool)
+    assert not (tmp_path / "h").exists()
 
 
-def test_a_set_makes_as_many_ladders_of_each_scene_as_were_asked_for_and_counts_to_them(ffmpeg, pool, tmp_path):
-    calls: list[tuple[int, int]] = []
-    narrow = config(tmp_path / "g", ladders=("h264", "freeze", "judder"), ladders_per_scene=2)
-    clips = make_synthetic_set(narrow, pool, lambda done, expected: calls.append((done, expected)))
-    ladders = ladders_of(clips)
-    # Two of the three need motion.
-    assert ladders.pop("still-0") == ["h264"] and {len(names) for names in ladders.values()} == {2}
-    assert {path.relative_to(narrow.out).as_posix() for path in narrow.out.rglob("*.mp4")} == {c.file for c in clips}
-    assert calls[-1] == (len(clips), len(clips)) and [done for done, _ in calls] == sorted(done for done, _ in calls)
+def turns(tmp_path: Path, scene: str = "one-0", **changes) -> list[str]:
+    return ladders_in_turn(small_config(tmp_path, ladders=tuple(LADDERS), **changes), scene)
 
 
-def drawn(made: SyntheticConfig, scene: str = "one", **changes) -> list[str]:
-    """The ladders of a scene that moves."""
-    reference = next(clip for clip in read_manifest(made.out) if clip.file == "scenes/one/reference.mp4")
-    drawing = replace(made, ladders=tuple(LADDERS), **{"ladders_per_scene": 6} | changes)
-    return ladders_for(drawing, [replace(reference, scene=scene)])
+def test_codecs_and_scalings_take_turns_with_other_faults(tmp_path):
+    for scene in ("one-0", "one-1", "two-0"):
+        ladders = turns(tmp_path, scene)
+        assert sorted(ladders) == sorted(LADDERS)
+        is_field = [name in CODECS_AND_SCALINGS for name in ladders]
+        assert is_field[:18] == [True, False] * 9 and not any(is_field[18:])
 
 
-def test_the_ladders_of_a_scene_depend_on_the_seed_and_its_name_alone(made, tmp_path):
-    first = drawn(made)
-    assert first == drawn(made, out=tmp_path, contents=1, jobs=7, max_gigabytes=1.0, validation_share=0.1)
-    assert first != drawn(made, seed=1) and first != drawn(made, scene="two")
-    # A wider set keeps what a narrower one drew; over all scenes no ladder is rare.
-    assert set(drawn(made, ladders_per_scene=3)) < set(first)
-    assert drawn(made, ladders_per_scene=None) == drawn(made, ladders_per_scene=99) == list(LADDERS)
-    counts = Counter(name for scene in range(400) for name in drawn(made, scene=f"scene {scene}"))
-    # A share of 6 / 20 of 400, and five deviations.
-    assert set(counts) == set(LADDERS) and all(abs(count - 120) < 46 for count in counts.values())
+def test_the_ladders_of_a_scene_depend_on_the_seed_and_its_name_alone(tmp_path):
+    first = turns(tmp_path)
+    assert first == turns(tmp_path / "other", contents=1, jobs=7, max_gigabytes=1.0, validation_share=0.1)
+    assert first != turns(tmp_path, seed=1) and first != turns(tmp_path, "two-0")
+    # Over all scenes none is rare: of 9 and of 16, a share of 400, and five deviations.
+    counts = Counter(name for scene in range(400) for name in turns(tmp_path, f"scene {scene}")[:2])
+    assert set(counts) == set(LADDERS)
+    assert all(abs(count - 400 / (9 if name in CODECS_AND_SCALINGS else 16)) < 32 for name, count in counts.items())
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"width": 353}, "the size is 353x56; expected even numbers"),
+        ({"sizes": ((353, 192),)}, "sizes has 353x192; expected even numbers"),
+        ({"sizes": ((352, 144),)}, "sizes has 352x144; expected even numbers, .* of at least 160 and 216"),
+        ({"sizes": ()}, r"sizes is \(\); expected at least one"),
+        ({"sizes": ((352, 192), (352, 192))}, "sizes is .*; expected at least one, and none of them twice"),
         ({"frames": 7}, "frames is 7; expected at least 8"),
         ({"jobs": 0}, "jobs is 0; expected at least 1"),
         ({"contents": 0}, "contents is 0; expected at least 1, or None"),
+        ({"cuts_per_content": 0}, "cuts_per_content is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"severities": 6}, "severities is 6; expected a whole number from 1 to 5"),
         ({"validation_share": 1.0}, "validation_share is 1.0; expected a number from 0 to under 1"),
         ({"max_gigabytes": 0.0}, "max_gigabytes is 0.0"),
-        ({"ladders_per_scene": 0}, "ladders_per_scene is 0; expected at least 1, or None for all"),
+        ({"ladders_per_scene": 1.5}, "ladders_per_scene is 1.5; expected a whole number"),
+        ({"validation_ladders_per_scene": 0}, "validation_ladders_per_scene is 0; expected at least 1"),
         ({"ladders": ("fog",)}, "ladders has fog; expected some of h264"),
+        ({"ladders": ()}, r"ladders is \(\); expected at least one"),
     ],
 )
 def test_a_bad_setting_is_refused(tmp_path, change, sentence):
     with pytest.raises(ValueError, match=sentence):
-        config(tmp_path, **change)
+        small_config(tmp_path, **change)
 
 
-def test_settings_of_numpy_are_settings_and_others_are_no_whole_numbers(tmp_path):
-    one = config(tmp_path, width=np.int64(96), contents=np.uint8(2), validation_share=np.float32(0.25))
-    assert one == config(tmp_path, width=96, contents=2, validation_share=0.25)
-    json.dumps([one.width, one.contents, one.validation_share])
-    with pytest.raises(ValueError, match="ladders_per_scene is 1.5; expected a whole number"):
-        config(tmp_path, ladders_per_scene=1.5)
+def test_settings_of_numpy_are_settings(tmp_path):
+    sizes = np.array([(216, 160)])
+    one = small_config(tmp_path, sizes=sizes, contents=np.uint8(2), validation_share=np.float32(0.25))
+    assert one == small_config(tmp_path, sizes=((216, 160),), contents=2, validation_share=0.25)
+    json.dumps([one.sizes, one.contents, one.validation_share])
 
 
 def test_a_malformed_manifest_is_named_with_its_line(made, tmp_path):
@@ -298,34 +289,37 @@ def test_a_malformed_manifest_is_named_with_its_line(made, tmp_path):
 
 
 def test_the_command_makes_a_set_and_says_what_is_missing(ffmpeg, pool, tmp_path, capsys):
-    clips = next(iter(pool.files.values())).parent
-    folders = {"--out": tmp_path / "set", "--pool": tmp_path / "cache", "--clips": clips}
+    media = next(iter(pool.files.values())).parent
+    folders = {"--out": tmp_path / "set", "--pool": tmp_path / "cache", "--media": media}
     arguments = [part for name, path in folders.items() for part in (name, str(path))]
-    arguments += ["--jobs", "1", "--size", "96x56", "--frames", "12", "--contents", "2"]
-    arguments += ["--ladders", "freeze,judder", "--ladders-per-scene", "1"]
+    arguments += ["--jobs", "1", "--sizes", "216x160,160x216", "--frames", "12", "--contents", "2"]
+    arguments += ["--cuts-per-content", "1", "--ladders", "freeze,judder", "--ladders-per-scene", "1"]
     assert main(arguments, pool.items) == 0
     out, err = capsys.readouterr()
-    assert "clips, " in out and "MB" in out
-    assert "left out: clips: absent.png is not in it; 1 content is left out" in err
-    ladders = ladders_of(read_manifest(tmp_path / "set"))
-    assert ladders and all(len(names) == 1 for names in ladders.values())
+    clips = read_manifest(tmp_path / "set")
+    # What is there, and not what was made and removed.
+    kept = sum(path.stat().st_size for kind in ("*.mp4", "*.npy") for path in (tmp_path / "set").rglob(kind))
+    assert f"{len(clips)} clips, " in out and f" {kept / 1e6:.0f} MB, in " in out
+    assert "left out: media: absent.png is not in it; 1 content is left out" in err
+    assert {clip.distortion for clip in clips} <= {"reference", "freeze", "judder"}
     assert main([*arguments, "--seed", "3"], pool.items) == 1
     assert "error: " in (err := capsys.readouterr().err) and "seed is 0, now it is 3" in err
-    for wrong in (["--size", "96"], ["--ladders", "fog"], ["--frames", "3"], ["--ladders-per-scene", "0"]):
+    for wrong in (["--sizes", "96"], ["--ladders", "fog"], ["--frames", "3"], ["--ladders-per-scene", "0"]):
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, *wrong], pool.items)
         assert stopped.value.code == 2
-    assert "ladders_per_scene is 0; expected at least 1, or None for all" in capsys.readouterr().err
+    assert "ladders_per_scene is 0; expected at least 1" in capsys.readouterr().err
 
 
 def test_help_says_what_every_setting_is(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--ladders-per-scene N of them, drawn for each scene (default: all)" in text
-    options = {f"--{field.name.replace('_', '-')}" for field in fields(SyntheticConfig)}
-    # The size is one option.
-    assert options - {"--width", "--height"} <= set(re.findall(r"--[a-z-]+", text))
+    assert "--ladders-per-scene N of them, drawn for each training scene (default: 2)" in text
+    options = {f"--{field.name.replace('_', '-')}" for field in fields(SyntheticConfig)} - {"--keeps-training-files"}
+    # Nobody has asked to choose the others at a prompt.
+    fixed = {"--validation-ladders-per-scene", "--severities", "--views"}
+    assert (options | {"--keep-training-files"}) - fixed <= set(re.findall(r"--[a-z-]+", text))
 
 
 def test_scoring_does_not_import_training():

@@ -27,14 +27,10 @@ LADDERS = (*DISTORTIONS, "judder", "av1")
 @pytest.fixture(scope="module")
 def clips():
     """Contents 0 … 13, of which 0 and 1 show the same thing; each with six ladders, as a set draws them."""
+    names = [f"content{number:02}" for number in range(14)]
     return [
-        clip_of(
-            f"content{c:02}",
-            LADDERS[(c + ladder) % len(LADDERS)],
-            severity,
-            group="pair" if c < 2 else f"content{c:02}",
-        )
-        for c in range(14)
+        clip_of(name, LADDERS[(c + ladder) % len(LADDERS)], severity, group="pair" if c < 2 else name)
+        for c, name in enumerate(names)
         for ladder in range(6)
         for severity in range(6)
     ]

@@ -105,8 +105,8 @@ def _checked_size(width: int, height: int) -> ClipSize:
     least = " and ".join(map(str, LEAST_SIDES))
     if width % 2 or height % 2 or any(side < of for side, of in zip(sorted((width, height)), LEAST_SIDES, strict=True)):
         raise ValueError(
-            f"sizes has {width}x{height}; expected even numbers, since chroma is halved, of at least {least}, since VMAF "
-            "measures nothing smaller"
+            f"sizes has {width}x{height}; expected even numbers, since chroma is halved, of at least {least}, since "
+            "VMAF measures nothing smaller"
         )
     return int(width), int(height)
 

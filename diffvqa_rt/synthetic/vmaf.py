@@ -24,8 +24,7 @@ MODELS = {"vmaf_v1": "vmaf_v1.0.16_3d0h.json", "vmaf": "vmaf_v0.6.1", "vmaf_neg"
 no-enhancement-gain form, which counts sharpening as a fault."""
 
 LEAST_SIDES = (160, 216)
-"""The least short and long side of what version 1 was seen to measure, pixels; 144 and 214 are refused, each for a feature
-of its own."""
+"""The least short and long side of what version 1 was seen to measure, pixels; it refuses 144 and 214."""
 
 _TIMEOUT_SECONDS = 600
 _NO_MODELS = "VMAF v1 needs ffmpeg-quality-metrics, which has its models; pip install 'diffvqa-rt[train]'"

@@ -1,4 +1,4 @@
-"""The synthetic set from end to end: the same bytes again, after a kill too; what is kept of whom; a manifest read back."""
+"""The synthetic set from end to end: the same bytes again, after a kill too; what is kept; a manifest read back."""
 
 import fcntl
 import hashlib

@@ -1,16 +1,19 @@
 """Distortions: the effect of each on a clip, in numbers; ladders in order, nested and the same every time."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from diffvqa_rt.synthetic.clip_files import read_clip, write_clip
 from diffvqa_rt.synthetic.distortions import EFFECTS, LADDERS, SEVERITIES, STILL_LADDERS, Ladder, Step, distort
 
 # Parameters that fall as the fault grows.
 FALLING = {"photons", "levels", "quality"}
 ALL_LADDERS = LADDERS | STILL_LADDERS
 TEMPORAL = ("frame_drops", "freeze", "judder")
+PARTS = ("part_blur", "part_noise", "part_h264")
 
 
 def texture(frames: int = 12, height: int = 64, width: int = 96) -> np.ndarray:
@@ -84,13 +87,51 @@ def test_a_temporal_fault_shows_the_frames_that_it_says(name, severity):
     assert shown != list(range(48))
 
 
-def test_frame_drops_lose_their_share_and_a_higher_severity_loses_the_same_and_more():
+def test_frame_drops_lose_their_share_in_runs_and_a_higher_severity_loses_the_same_and_more():
     lost = []
     for severity in SEVERITIES:
         step = distort(numbered(), LADDERS["frame_drops"], severity, "0/a").steps[0]
         lost.append({at for at, frame in enumerate(step["shown_frames"]) if frame != at})
         assert len(lost[-1]) == round(step["share"] * 47)
+        # Of 4 from the second frame on, or the 3 that are left at the end; one may be lost in part.
+        runs = [set(range(first, min(first + 4, 48))) for first in range(1, 48, 4)]
+        assert sum(bool(run & lost[-1]) and not run <= lost[-1] for run in runs) <= 1
     assert all(low < high for low, high in itertools.pairwise(lost))
+
+
+@pytest.mark.parametrize("name", TEMPORAL)
+def test_temporal_faults_are_long_enough_for_the_sampled_frames_to_show_them(name):
+    sampled = np.arange(1, 24, 3)
+    for key in range(20):
+        for severity in SEVERITIES:
+            (step,) = distort(numbered(24), LADDERS[name], severity, f"0/{key}").steps
+            assert (np.array(step["shown_frames"])[sampled] != sampled).any(), (key, severity)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_ladder_of_a_part_damages_a_third_of_the_length_and_leaves_the_rest_alone(name):
+    clip, places = texture(), set()
+    for key in ("0/a", "0/b", "0/c"):
+        rungs = [distort(clip, LADDERS[name], severity, key) for severity in (1, 5)]
+        (first, last), again = (rung.steps[-1]["frames"] for rung in rungs)
+        assert last - first == 4 and again == [first, last]
+        for rung in rungs:
+            # A codec's too is over by then: all is stored alike.
+            assert rung.codec is None and rung.steps[-1]["effect"] == "part"
+            is_changed = (rung.frames != clip).any(axis=(1, 2, 3))
+            assert is_changed.tolist() == [first <= at < last for at in range(12)]
+        places.add(first)
+    assert len(places) > 1
+
+
+@pytest.mark.parametrize("name", ["upload_h264", "upload_av1"])
+def test_what_was_uploaded_had_been_compressed_already(name, tmp_path):
+    distorted = distort(texture(), LADDERS[name], 3, "0/a")
+    upload, transcode = distorted.steps
+    write_clip(tmp_path / "upload.mp4", texture(), Fraction(24), codec="h264", crf=upload["crf"])
+    assert np.array_equal(distorted.frames, read_clip(tmp_path / "upload.mp4"))
+    assert (distorted.codec, distorted.crf) == (transcode["effect"], transcode["crf"])
+    assert distorted.codec == name.removeprefix("upload_")
 
 
 def test_a_freeze_is_one_stretch_and_the_present_goes_on_after_it():
@@ -197,7 +238,7 @@ def test_a_ladder_that_makes_no_sense_is_refused():
         Step(effect="scaling", parameter="factor", knots=(1, 2))
     codec, blur = LADDERS["h264"].steps[0], LADDERS["gaussian_blur"].steps[0]
     with pytest.raises(ValueError, match="odd has a step after its codec"):
-        Ladder(name="odd", label="vmaf", steps=(codec, blur))
+        Ladder(name="odd", label="vmaf_v1", steps=(codec, blur))
     with pytest.raises(ValueError, match="severity is 6; expected one of 1, 2, 3, 4, 5"):
         distort(texture(), LADDERS["h264"], 6, "0/a")
 
@@ -207,4 +248,8 @@ def test_every_distortion_of_the_catalogue_is_there():
     assert kinds == {"h264", "h265", "av1", "vp9", *EFFECTS}
     assert sum(len(ladder.steps) > 1 for ladder in LADDERS.values()) >= 4
     assert {name for name, ladder in LADDERS.items() if ladder.needs_motion} == set(TEMPORAL)
-    assert all(LADDERS[name].label == "order" for name in (*TEMPORAL, "low_light", "low_light_h264"))
+    by_order = {name for name, ladder in LADDERS.items() if ladder.label == "order"}
+    assert by_order == {*TEMPORAL, "low_light", "low_light_h264"}
+    assert {name for name, ladder in LADDERS.items() if ladder.share < 1} == set(PARTS)
+    # A still has no codec, and no time.
+    assert set(STILL_LADDERS) - set(LADDERS) == {"jpeg"} and not {*TEMPORAL, *PARTS} & set(STILL_LADDERS)

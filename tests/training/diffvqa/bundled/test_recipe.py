@@ -5,16 +5,18 @@ import json
 import shutil
 
 import ablation
+import numpy as np
 import pytest
 import torch
-from clips import make_clip
 from safetensors.torch import load_file, save_file
+from synthetic_clips import clip_of
 from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights
-from diffvqa_rt.synthetic.clip_table import SyntheticClip, write_manifest
+from diffvqa_rt.synthetic.clip_table import read_manifest, write_manifest
 from diffvqa_rt.synthetic.pool import Pool
+from diffvqa_rt.synthetic.views import write_views
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe, TrainingStage
 from diffvqa_rt.training.diffvqa.bundled.stages import WeightsBuild
 from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import ReadTcab
@@ -35,22 +37,18 @@ SMALL = Recipe(
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A set of two scenes to train on and one that is held out, each with one ladder."""
+    """A set of two scenes to train on and one that is held out, each with one ladder: its views, and no files."""
     folder = tmp_path_factory.mktemp("work")
     made = []
-    for number, scene in enumerate(("a", "b", "c")):
+    generator = np.random.default_rng(0)
+    for scene in ("a", "b", "c"):
         for severity in range(6):
-            file = folder / "synthetic" / "scenes" / scene / f"{severity}.mp4"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(make_clip(size=(80, 64), frames=4 + number + 3 * severity))
-            made.append(
-                SyntheticClip(
-                    file=f"scenes/{scene}/{severity}.mp4", content=scene, group=scene, kind="photo", scene=scene,
-                    split="validation" if scene == "c" else "train", distortion="h264" if severity else "reference",
-                    severity=severity, label_kind="vmaf", label=99.0 - 15 * severity, steps=[], frame_count=4,
-                    frame_rate_hz=25.0, motion_levels=1.0, source={}, seed=0, sha256="", bytes=1, versions={},
-                )
-            )  # fmt: skip
+            label = 99.0 - 15 * severity
+            split, distortion = "validation" if scene == "c" else "train", "h264" if severity else "reference"
+            made.append(clip_of(scene, distortion, severity, [label, label - 2], split=split))
+            views = folder / "synthetic" / made[-1].views
+            views.parent.mkdir(parents=True, exist_ok=True)
+            write_views(views, generator.integers(0, 255, (4, SMALLEST.frames, 3, 64, 64), np.uint8))
     write_manifest(folder / "synthetic", made)
     return folder
 
@@ -97,21 +95,23 @@ def test_a_run_of_another_start_is_not_taken_for_this_one(build, work):
         (work / "kept").rename(work / "controller.safetensors")
 
 
-def test_arrays_that_were_made_of_something_else_are_made_again(build, work):
-    kept = json.loads((work / "pictures.json").read_text())
-    assert kept["count"] == 6 and (work / "frames.json").exists()
-    made = []
+def test_pictures_are_drawn_again_where_the_recipe_or_the_set_is_another(work, tmp_path):
+    shutil.copytree(work / "synthetic", tmp_path / "synthetic")
 
-    def make(path, show):
-        path.write_text("")
-        made.append(path.name)
+    def drawn(**changes):
+        for run in ("vae.safetensors", "vae"):
+            shutil.rmtree(tmp_path / run, ignore_errors=True)
+            (tmp_path / run).unlink(missing_ok=True)
+        WeightsBuild(dataclasses.replace(SMALL, **changes), tmp_path, workers=0).vae()
+        return (tmp_path / "pictures.npy").read_bytes(), (tmp_path / "pictures-labels.npy").stat().st_mtime_ns
 
-    def made_after(**changes):
-        WeightsBuild(SMALL, work, workers=0).array_file("array", kept | changes, make)
-        return len(made)
-
-    changes = [{}, {}, {"seed": 1}, {"decoding": 1}, {"decoding": 1}]
-    assert [made_after(**change) for change in changes] == [1, 1, 2, 3, 3]
+    (first, made), again, (other, _) = drawn(), drawn(), drawn(pictures_seed=6)
+    assert again == (first, made) and other != first
+    clips = read_manifest(tmp_path / "synthetic")
+    write_manifest(tmp_path / "synthetic", [dataclasses.replace(clip, sha256="other") for clip in clips])
+    # The same numbers are drawn, of what the set holds now.
+    (redrawn, then) = drawn()
+    assert redrawn == first and then > made
 
 
 def test_a_tcab_of_another_recipe_is_named(build, tmp_path):
@@ -123,16 +123,17 @@ def test_a_tcab_of_another_recipe_is_named(build, tmp_path):
 
 def test_sources_that_the_set_is_without_are_named(tmp_path, capsys):
     made = []
-    found = Pool(items=(), files={}, missing=("/none is not a folder of clips; 14 contents are left out",))
+    found = Pool(items=(), files={}, missing=("/none is not a folder of media; 533 contents are left out",))
     build = WeightsBuild(SMALL, tmp_path, workers=0)
     build.synthetic_set(
         tmp_path / "pool",
         tmp_path / "none",
-        fetch=lambda pool, clips: found,
-        make=lambda config, pool, show: made.append(pool),
+        fetch=lambda pool, media: found,
+        make=lambda config, pool, show: made.append((config.views.frames, config.views.size, pool)),
     )
-    assert made == [found]
-    assert "weights will be others: /none is not a folder of clips; 14 contents are left out" in capsys.readouterr().err
+    # The views are of as many frames as the network takes, and as large.
+    assert made == [(2, 64, found)]
+    assert "weights will be others: /none is not a folder of media; 533 contents are" in capsys.readouterr().err
 
 
 def test_the_report_is_of_what_was_held_out(build):

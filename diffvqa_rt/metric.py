@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from numpy.typing import NDArray
 
-from diffvqa_rt.chain import Chain
+from diffvqa_rt.chain import Chain, Loop
 from diffvqa_rt.checks import flag, whole
 from diffvqa_rt.errors import InputError, ScoreWarning
 from diffvqa_rt.specs import Arrays, EngineSpec, TensorSpec
@@ -189,6 +189,8 @@ class Metric:
             [crops, N, parts, g, g]; and [crops] each part of the score, by its name, in the patches' order, and, where
             a part has a unit of its own in the network, the same after `raw_`.
         finish: config, the chain's outputs for one source, the number of its frames → its results.
+        with_steps: config, number → the same network whose loop has so many turns; raises ValueError where it cannot
+            have them. None where there is nothing to choose.
         on_device: how a GPU prepares the same; None where it cannot.
         prompts: how it reads a request's prompt; None where it takes none.
     """
@@ -210,6 +212,7 @@ class Metric:
     choose: Callable[[Request], str]
     results: Callable[[Any, str], tuple[TensorSpec, ...]]
     finish: Callable[[Any, Arrays, int], dict[str, NDArray]]
+    with_steps: Callable[[Any, int], Any] | None = None
     on_device: DevicePreparation | None = None
     prompts: PromptReading | None = None
 
@@ -255,6 +258,24 @@ class Metric:
     def chain(self, config: Any) -> Chain:
         """The chain that gives all there is."""
         return self.chains(config)[self.name]
+
+    def steps(self, config: Any) -> int | None:
+        """The turns of the network's loop; None where it has none."""
+        return next((item.count for item in self.chain(config) if isinstance(item, Loop)), None)
+
+    def network_of_steps(self, config: Any, steps: int) -> Any:
+        """The network with so many steps. Raises ValueError where it cannot have them."""
+        if self.with_steps is None:
+            raise ValueError(f"steps is {steps}; {self.title} has no steps to choose, leave steps out")
+        return self.with_steps(config, steps)
+
+    def label(self, config: Any) -> str:
+        """The network's name for a person, with its steps where they are not those of the preset so named."""
+        steps = self.steps(config)
+        preset = self.presets.get(config.name)
+        if preset is None or steps is None or steps == self.steps(preset):
+            return str(config.name)
+        return f"{config.name}, {steps} step{'' if steps == 1 else 's'}"
 
     @property
     def stages(self) -> tuple[str, ...]:

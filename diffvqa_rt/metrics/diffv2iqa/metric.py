@@ -112,4 +112,5 @@ METRIC = Metric(
     choose=lambda request: "diffv2iqa",
     results=lambda config, chain: _results(config),
     finish=_finish,
+    with_steps=DiffV2IQAConfig.with_steps,
 )

@@ -115,7 +115,6 @@ class DiffVQAConfig:
         # 8 from the VAE, 8 from the UNet's three halvings.
         require(self.view_size >= 64 and self.view_size % 64 == 0, "view_size", self.view_size, "a multiple of 64")
         require(self.score_range[0] < self.score_range[1], "score_range", self.score_range, "(low, high)")
-        require(self.sampler.variance == "beta", "sampler.variance", self.sampler.variance, "beta, as eq. (2) has it")
         require(
             self.vae.latent_channels == self.unet.latent_channels,
             "unet.latent_channels",
@@ -144,14 +143,21 @@ class DiffVQAConfig:
 
     def describe(self) -> str:
         """A few words for a person: what the network takes, and what it does to it."""
+        steps, noise = self.sampler.steps, "" if self.sampler.variance == "beta" else ", posterior variance"
         return (
-            f"{self.frames} frames, views of {self.view_size}×{self.view_size} pixels, {self.sampler.steps} denoising "
-            f"steps ({self.sampler.schedule})"
+            f"{self.frames} frames, views of {self.view_size}×{self.view_size} pixels, {steps} denoising "
+            f"step{'' if steps == 1 else 's'} ({self.sampler.schedule}{noise})"
         )
+
+    def with_steps(self, steps: int) -> "DiffVQAConfig":
+        """The same network with another K (SPEC §2). Raises ValueError where the schedule has not so many steps."""
+        return dataclasses.replace(self, sampler=dataclasses.replace(self.sampler, steps=steps))
 
     def as_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        del values["sampler"]["variance"]  # always eq. (2)'s; engine files carry this text, and those of before lack it
+        # Engines, checkpoints and caches are known by this text, and those of before there was a choice lack the field.
+        if self.sampler.variance == "beta":
+            del values["sampler"]["variance"]
         return values
 
     @classmethod

@@ -111,5 +111,6 @@ METRIC = Metric(
     choose=lambda request: "diffvqa",
     results=lambda config, chain: _results(config),
     finish=_finish,
+    with_steps=DiffVQAConfig.with_steps,
     on_device=DevicePreparation(inputs=device_tensors, rows=_device_rows, write_model=_write_device_model),
 )

@@ -54,6 +54,13 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         help="which views have the Mamba block, the variants of the paper's Table 6 (default: as the weights have it)",
     )
     command.add_argument(
+        "--denoising-steps",
+        type=whole_number(1),
+        metavar="K",
+        help="how many denoising steps the features are taken after; the fewer, the faster (default: as the weights "
+        "have it)",
+    )
+    command.add_argument(
         "--videomamba",
         type=Path,
         metavar="FILE",
@@ -85,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.engines is None:
         extract = TorchExtractor(network, accelerator)
     else:
-        start, _ = network_to_start_from(arguments.weights)
+        start, _ = network_to_start_from(arguments.weights, arguments.denoising_steps)
         extract = EngineExtractor(arguments.engines, start, arguments.backend, arguments.threads)
     cache = FeatureCache(
         arguments.cache,

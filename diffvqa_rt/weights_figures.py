@@ -1,4 +1,4 @@
-"""What the bundled weights reach and what they cost, beside each other, from `weights/figures.json`.
+"""The accuracy of the bundled weights beside their price, from `weights/figures.json`.
 
 The build of the weights writes that file: a JSON list of objects with the fields of `Figures`. Where it has nothing of
 a network, nothing is shown.
@@ -15,7 +15,7 @@ FILE = Path(__file__).parent / "weights" / "figures.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """What was measured of a network with its weights.
+    """The measurements of a network with its weights.
 
     Attributes:
         metric, network: the metric's name and `Metric.label`.

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from arithmetic import Arithmetic, count, scan_flops, stage_arithmetic
+from arithmetic import Arithmetic, chain_arithmetic, count, scan_flops, stage_arithmetic
 from diffvqa_kernels.selective_scan import bidirectional_selective_scan
 from torch import nn
 from torch.nn import functional as F
@@ -130,3 +130,12 @@ def test_arithmetic_grows_with_the_rows_and_weights_do_not(metric, preset):
 
 def test_several_calls():
     assert Arithmetic(flops=1, bytes=2, operator_bytes=3).times(10) == Arithmetic(flops=10, bytes=20, operator_bytes=30)
+
+
+def test_a_loops_arithmetic_follows_its_steps():
+    ten, one = (chain_arithmetic("diffvqa", TINY.with_steps(steps)) for steps in (10, 1))
+    assert ten["denoise"].flops == 10 * one["denoise"].flops
+    assert {**ten, "denoise": one["denoise"]} == one
+    # A call is the same but for the steps' tables.
+    of_ten, of_one = (stage_arithmetic("diffvqa", TINY.with_steps(steps))["unet_controller"] for steps in (10, 1))
+    assert of_ten.flops == of_one.flops and 1 < of_ten.bytes / of_one.bytes < 1.02

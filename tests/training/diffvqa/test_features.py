@@ -276,6 +276,14 @@ def test_engines_of_other_weights_are_refused(built_engines):
         EngineExtractor(built_engines, random_network(TINY, seed=1), "onnx")
 
 
+@pytest.mark.parametrize("changed", [{"steps": 1}, {"variance": "posterior"}])
+def test_engines_that_sample_otherwise_are_refused(untrained_engines, changed):
+    config = dataclasses.replace(SMALLEST, sampler=dataclasses.replace(SMALLEST.sampler, **changed))
+    EngineExtractor(untrained_engines, random_network(SMALLEST), "torch")
+    with pytest.raises(TrainingError, match=r"takes 2 steps of .* with the variance beta, and the extractor "):
+        EngineExtractor(untrained_engines, random_network(config), "torch")
+
+
 def test_workers_decode_the_same(tmp_path, network, clips):
     entry = CropOfVideo(clips / "3.mp4")
     one, other = cache_in(tmp_path / "a", network), cache_in(tmp_path / "b", network)

@@ -384,7 +384,7 @@ def test_a_metric_is_chosen_by_its_name(tmp_path, capsys):
     seconds = dict.fromkeys(metric_named("diffv2iqa").stages, 0.1)
     path = write_lines(tmp_path / "scores.json", a_score(), a_score(metric="diffv2iqa", stage_seconds=seconds))
     status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path)
-    assert status == 1 and "several kinds (diffv2iqa tiny by onnx, tiny by onnx)" in err
+    assert status == 1 and "several kinds (diffv2iqa tiny by onnx; tiny by onnx)" in err
     status, out, _ = plan(capsys, "--videos-per-day", "1e5", "--measured", path, "--metric", "diffv2iqa")
     assert status == 0 and "diffv2iqa tiny by onnx" in out
 

@@ -24,7 +24,7 @@ from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.serving.traffic import Traffic
-from diffvqa_rt.video import sample_frames
+from diffvqa_rt.video import crop_places, sample_frames
 from diffvqa_rt.video.plan import plan_decoding
 
 LIMITS = RequestLimits(max_request_bytes=1 << 20, max_frames=50, max_frame_pixels=1000 * 1000, max_crops=3)
@@ -74,13 +74,16 @@ def test_views_may_be_cut_by_dali(import_path):
         )
     finally:
         decoder.close()
-    np.testing.assert_array_equal(decoded.arrays["frames"], dali.DaliViews(TINY.view_size).cut(sampled.frames, 5, 2))
+    np.testing.assert_array_equal(
+        decoded.arrays["frames"], dali.DaliViews(TINY.view_size).cut(sampled.frames, crop_places(5, 2))
+    )
     assert (decoded.info, decoded.timestamps_seconds) == (sampled.info, sampled.timestamps_seconds)
 
 
 def test_a_plan_for_a_gpu_is_that_of_this_process(decoder):
     clip = make_clip(size=(320, 240), orientation=(90, True))
-    planned, expected = decoder.plan(clip, Request()), plan_decoding(clip, TINY.frames)
+    (planned, regions), expected = decoder.plan(clip, Request(seed=5)), plan_decoding(clip, TINY.frames)
+    assert regions == decoder.decode(clip, Request(seed=5)).crop_regions
     assert planned.source == clip and planned.as_dict() == expected.as_dict()
     np.testing.assert_array_equal(planned.frame_numbers, expected.frame_numbers)
     np.testing.assert_array_equal(planned.rgb_matrix, expected.rgb_matrix)

@@ -111,10 +111,10 @@ def test_places_are_the_same_in_every_memory_layout_and_process() -> None:
     np.testing.assert_array_equal(regions(np.ascontiguousarray(frame[:, ::-1])[:, ::-1], 4), found)
 
 
-def test_a_frame_of_8k_takes_no_long_time_however_many_crops_are_asked() -> None:
-    """Measured on one core of a Xeon: 14 ms for 1920×1080 pixels, 200 ms for 8K, 1.5 s with all that cover it."""
-    frame = np.tile(np.asarray(painting(0, 640, 360)), (12, 12, 1))
-    assert frame.shape == (4320, 7680, 3)
+@pytest.mark.parametrize(("times", "crops"), [(12, 1), (3, 2**16)])
+def test_a_frame_of_8k_takes_no_long_time_nor_do_very_many_crops(times: int, crops: int) -> None:
+    """Measured on one core of a Xeon: 14 ms for 1920×1080 pixels, 22 ms with all crops, 200 ms for 8K."""
+    frame = np.tile(np.asarray(painting(0, 640, 360)), (times, times, 1))
     start = time.process_time()
-    assert texture_places(frame, 192, 2**16).shape == (2**16, 2)
-    assert time.process_time() - start < 20
+    assert texture_places(frame, 192, crops).shape == (crops, 2)
+    assert time.process_time() - start < 4

@@ -44,8 +44,8 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--crops",
         type=whole_number(1),
-        # The paper draws a place each time (SPEC §1), which would run the extractor each time. With four, all its video
-        # data sets but LSVQ and what is as large fit in the cache's 100 GB at `tiny`'s size.
+        # The paper draws a place each time (SPEC §1), which would run the extractor each time. Four places of 5,000
+        # videos fit in the cache's 100 GB at `tiny`'s size.
         default=4,
         metavar="M",
         help="crop positions to extract for each video, random places wherever the network's own are; each step draws "

@@ -1,5 +1,6 @@
 """The decoder's process: what it refuses, what ends it, and that the next video does not notice."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -124,6 +125,18 @@ def test_bad_arguments_get_the_sentence_of_scoring_here(decoder, seed, crops, se
     with pytest.raises(InputError, match=sentence):
         decoder.decode(make_clip(), Request(seed=seed, crops=crops))
     assert_works(decoder)
+
+
+def test_more_crops_of_the_networks_own_than_a_server_takes_are_refused_on_either_way():
+    narrow = Decoder(METRIC, dataclasses.replace(TINY, crops=4), LIMITS, sys.executable, max_rows=3)
+    clip = make_clip(size=(320, 240))
+    try:
+        for prepare in (narrow.decode, narrow.plan):
+            with pytest.raises(InputError, match="crops × frames is 4; this server takes at most 3: ask for fewer"):
+                prepare(clip, Request())
+            assert prepare(clip, Request(crops=3))
+    finally:
+        narrow.close()
 
 
 def test_a_process_that_was_killed_is_replaced(decoder):

@@ -57,7 +57,7 @@ class Request:
     """A request for the score of each source, checked.
 
     Attributes:
-        seed: decides where pieces of a frame are cut.
+        seed: decides where pieces of a frame are cut, where the network draws their places.
         crops: how many such places are scored; the metric's own number by default.
         frames: how many frames of a video are scored; the metric's own number by default.
         patch_maps: whether the result has the scores and weights of every patch.
@@ -154,12 +154,15 @@ class DevicePreparation:
 
     Attributes:
         inputs: what the graph takes of one row; the leading axis is the rows.
-        rows: those inputs by name, a row at a time, of a planned video.
+        crop_regions: those that `Metric.prepare` gives, of a planned video. Runs in the decoder's process, and raises
+            DeviceDecodeError where the host is to decode it all.
+        rows: the inputs by name, a row for each of these regions.
         write_model: writes the graph for Triton server's DALI backend.
     """
 
     inputs: Callable[[Any], tuple[TensorSpec, ...]]
-    rows: Callable[[Any, DecodingPlan, Request], list[dict[str, NDArray]]]
+    crop_regions: Callable[[Any, DecodingPlan, Request], tuple[Region, ...]]
+    rows: Callable[[Any, DecodingPlan, Sequence[Region]], list[dict[str, NDArray]]]
     write_model: Callable[[Any, Path], None]
 
 
@@ -177,9 +180,9 @@ class Metric:
         frames: how many frames of a source it looks at, at the centres of as many equal spans.
         crops: config, frames → how many crops, where a request does not say.
         inputs: the tensors that `prepare` makes, whole shapes but for the leading axis, the rows.
-        prepare: those tensors of a source's frames; rows of one source are all alike to the engines. A tensor may have
-            rows of its own number, which all sources share then. The request says how many crops.
-        crop_regions: the part of the first frame that each crop shows.
+        prepare: config, frames, request → those tensors of a source's frames, and the part of the first frame that each
+            crop shows. Rows of one source are all alike to the engines. A tensor may have rows of its own number, which
+            all sources share then. The request says how many crops.
         warnings: what the reader of a score should know of how this network sees such a source.
         engines: the borders of the engines by name, in the order in which a source passes them.
         chains: what runs, by name; under the metric's own name the one that gives all there is.
@@ -204,8 +207,7 @@ class Metric:
     frames: Callable[[Any], int]
     crops: Callable[[Any, int], int]
     inputs: Callable[[Any], tuple[TensorSpec, ...]]
-    prepare: Callable[[Any, Sequence[RgbFrame], Request], dict[str, NDArray]]
-    crop_regions: Callable[[Any, VideoInfo, Request], tuple[Region, ...]]
+    prepare: Callable[[Any, Sequence[RgbFrame], Request], tuple[dict[str, NDArray], tuple[Region, ...]]]
     warnings: Callable[[Any, VideoInfo], tuple[ScoreWarning, ...]]
     engines: Callable[[Any], dict[str, EngineSpec]]
     chains: Callable[[Any], Mapping[str, Chain]]

@@ -85,6 +85,8 @@ def test_all_holds_nothing_out(data, tmp_path):
 
 def test_a_second_run_does_not_run_the_diffusion(data, tmp_path, monkeypatch):
     assert train(data, tmp_path / "a", cache=tmp_path / "cache") == 0
+    entries = list((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(entries) == 4 * 7 + 3, "four places of each video that it learns from, one of each that is held out"
 
     def refuse(self, frames):
         raise AssertionError("the diffusion ran")

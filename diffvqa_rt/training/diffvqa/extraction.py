@@ -1,5 +1,6 @@
 """The frozen extractor over many videos, into a feature cache: by torch, or by the engines that will be deployed."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -136,6 +137,10 @@ def fill_cache(
 
 
 def _views(config: DiffVQAConfig, entry: CropOfVideo) -> Tensor:
-    """The views of an entry, uint8 [2N, 3, S, S]."""
-    prepared = shared_decoder().prepare(entry.path, METRIC, config, Request(seed=entry.crop))
+    """The views of an entry, uint8 [2N, 3, S, S].
+
+    The crop is at a random place, however the network's crops are placed when it scores: all seeds have one texture.
+    """
+    config = dataclasses.replace(config, crop_placement="random")
+    prepared = shared_decoder().prepare(entry.path, METRIC, config, Request(seed=entry.crop, crops=1))
     return torch.from_numpy(prepared.arrays["frames"][0])

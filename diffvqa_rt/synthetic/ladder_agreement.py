@@ -53,6 +53,16 @@ def agreement_by_type(clips: Sequence[SyntheticClip], scores: Mapping[str, float
     return [*rows, _agreement("all", "", names, clips, scores)]
 
 
+def agreement_by_size(clips: Sequence[SyntheticClip], scores: Mapping[str, float]) -> list[LadderAgreement]:
+    """One row for codecs and scalings at each number of lines, of a picture's shorter side; args as above."""
+    rows = []
+    for lines in sorted({min(clip.width, clip.height) for clip in clips}):
+        of_size = [clip for clip in clips if min(clip.width, clip.height) == lines]
+        if any(clip.distortion in CODECS_AND_SCALINGS for clip in of_size):
+            rows.append(_agreement(f"of {lines} lines", "vmaf_v1", CODECS_AND_SCALINGS, of_size, scores))
+    return rows
+
+
 def agreement_of(videos: Sequence[LabelledVideo], scores: NDArray[np.float64], folder: Path) -> list[LadderAgreement]:
     """`agreement_by_type` for videos of the synthetic set in `folder`, scores in their order."""
     by_file = dict(zip((video.name for video in videos), scores.tolist(), strict=True))

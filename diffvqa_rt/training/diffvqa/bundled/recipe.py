@@ -1,10 +1,15 @@
 """All that decides the bundled `tiny` weights (`make weights`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.training.loop import FitConfig
+
+TINY_FAST = replace(TINY, name="tiny-fast", sampler=replace(TINY.sampler, steps=1))
+
+NETWORKS = (TINY, TINY_FAST)
+"""The networks that are bundled. They share all stages but the Controller and the head."""
 
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
 _UNET = FitConfig(steps=1000, learning_rate=1e-3, weight_decay=0.0, schedule="cosine", seed=2)
@@ -65,8 +70,8 @@ class Recipe:
 
     Batches are pictures for the VAE and for denoising (of four noises each, so that the VAE's share of a step is
     small), and videos for the head, whose steps its epochs give. The TCAB's last stage is of whole views of as many
-    frames as the network takes. The head learns from the first `head_crops` of the kept crops, in turn, and is reported
-    on `scored_crop`, the last, which is where the texture is.
+    frames as the network takes. A head without TCABs learns first, then the whole one from both; they learn from the
+    first `head_crops` of the kept crops, in turn, and are reported on `scored_crop`, the last, where the texture is.
     """
 
     network: DiffVQAConfig = TINY
@@ -84,7 +89,8 @@ class Recipe:
     draws: int = 4
     tcab: tuple[TrainingStage, ...] = _TCAB
     head: FitConfig = _HEAD
-    head_epochs: int = 4
+    diffusion_head_epochs: int = 6
+    head_epochs: int = 2
     head_crops: int = 2
     scored_crop: int = 2
     evenness: float = 0.05

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.files import write_whole
+from diffvqa_rt.files import make_folder, write_whole
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
@@ -37,6 +37,7 @@ from diffvqa_rt.synthetic.pool import Pool, fetch_pool
 from diffvqa_rt.synthetic.views import ViewsConfig
 from diffvqa_rt.training.arguments import item_bar, step_bar
 from diffvqa_rt.training.diffvqa.bundled.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
+from diffvqa_rt.training.diffvqa.bundled.head_start import start_from_parts
 from diffvqa_rt.training.diffvqa.bundled.kept_pictures import KeptPictures, draw_pictures, kept_views
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
 from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
@@ -45,7 +46,6 @@ from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
     VersionPairs,
     grow,
     start_as_frequencies,
-    start_from_tcab,
 )
 from diffvqa_rt.training.diffvqa.decoder import autoencoder, save_decoder
 from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective, Trained, Visited
@@ -63,11 +63,20 @@ _MEASURED_BATCHES = 8
 
 
 class WeightsBuild:
-    """The build of one set of weights: each stage leaves a file in `work`, and is not made again."""
+    """The build of one network's weights: each stage leaves a file in `work`, and is not made again.
+
+    Networks that differ in their sampler alone share `work`, and in it the set, the VAE, the UNet and the TCAB; the
+    Controller and the head are in a folder of the network's name.
+
+    Args:
+        engines: a folder that has an engine folder of the Controller's stage under the network's name.
+    """
 
     def __init__(self, recipe: Recipe, work: Path, *, workers: int = 1, engines: Path | None = None) -> None:
-        self.recipe, self.work, self._workers, self._engines = recipe, work, workers, engines
+        self.recipe, self.work, self._workers = recipe, work, workers
+        self._engines = None if engines is None else engines / recipe.network.name
         self.set = work / "synthetic"
+        self._own = work / recipe.network.name
 
     def synthetic_set(
         self,
@@ -134,14 +143,14 @@ class WeightsBuild:
 
     def unet(self) -> Path:
         """A network whose VAE and UNet are trained."""
-        return self._denoising("unet", self.vae, self.recipe.unet)
+        return self._denoising("unet", self.work, self.vae, self.recipe.unet)
 
     def controller(self) -> Path:
         """A network whose extractor is trained: the Controller on the noise that the sampler leaves."""
-        return self._denoising("controller", self.unet, self.recipe.controller)
+        return self._denoising("controller", self._own, self.unet, self.recipe.controller)
 
-    def _denoising(self, trains: Trained, before: Callable[[], Path], config: FitConfig) -> Path:
-        path, recipe = self.work / f"{trains}.safetensors", self.recipe
+    def _denoising(self, trains: Trained, folder: Path, before: Callable[[], Path], config: FitConfig) -> Path:
+        path, recipe = folder / f"{trains}.safetensors", self.recipe
         if path.exists():
             return path
         if trains == "unet":
@@ -149,7 +158,9 @@ class WeightsBuild:
             network.extractor.null_prompt.copy_(network.extractor.null_prompt.half())
             network.extractor.vae.load_state_dict({name: weights[name] for name in network.extractor.vae.state_dict()})
         else:
-            network, _ = load_weights(before())
+            shared, _ = load_weights(before())
+            # Of this one's sampler, which the UNet was trained without.
+            network = with_new_head(shared, recipe.network, config.seed)
             network.extractor.controller.copy_from_unet(network.extractor.unet)
         visits: Visited = "sampler" if trains == "controller" else "schedule"
         objective = DenoisingObjective(network.extractor, trains=trains, draws=recipe.draws, visits=visits)
@@ -164,7 +175,8 @@ class WeightsBuild:
                 "pictures": self._pictures_made_of(),
             },
         }
-        self._fit(trains, objective, batches, config, describes)
+        make_folder(folder)
+        self._fit(f"{folder.relative_to(self.work)}/{trains}", objective, batches, config, describes)
         write_whole(path, lambda part: save_weights(network.cpu(), part, is_trained=False, dtype=torch.float16))
         return path
 
@@ -199,15 +211,31 @@ class WeightsBuild:
         _save_halved(learned.cpu().state_dict(), path)
         return self.tcab()
 
+    def diffusion_head(self) -> Path:
+        """A network whose head has no TCAB and is half as wide, trained: what the diffusion's features tell alone."""
+        path, recipe = self._own / "diffusion-head.safetensors", self.recipe
+        if not path.exists():
+            network, train, cache = self._learned_from()
+            head = replace(network.config.head, mlp_width=network.config.head.mlp_width // 2)
+            config = replace(network.config, head=replace(head, tcab=replace(head.tcab, views="none")))
+            network = self.train_head("diffusion-head", network, config, train, cache, recipe.diffusion_head_epochs)
+            write_whole(path, lambda part: save_weights(network, part, is_trained=True, dtype=torch.float16))
+        return path
+
     def head(self) -> Path:
         """The whole network, trained."""
-        path, recipe = self.work / "head.safetensors", self.recipe
+        path, recipe = self._own / "head.safetensors", self.recipe
         if not path.exists():
-            train = self.videos("train", recipe.train_ladders_per_scene)
-            network, cache = self.adapted(train, range(recipe.head_crops))
+            network, train, cache = self._learned_from()
             network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
             write_whole(path, lambda part: save_weights(network, part, is_trained=True, dtype=torch.float16))
         return path
+
+    def _learned_from(self) -> tuple[DiffVQA, list[LabelledVideo], FeatureCache]:
+        """The adapted network, the videos that its heads learn from, and their features."""
+        train = self.videos("train", self.recipe.train_ladders_per_scene)
+        network, cache = self.adapted(train, range(self.recipe.head_crops))
+        return network, train, cache
 
     def report(self) -> list[LadderAgreement]:
         """The agreement of the weights' scores with the labels and ladders of contents that no stage has seen."""
@@ -259,7 +287,10 @@ class WeightsBuild:
         cache: FeatureCache,
         epochs: int,
     ) -> DiffVQA:
-        """The extractor with a new head of `config`: TCABs from `tcab`, the rest trained as the run `name`."""
+        """The extractor with a new head of `config`, trained as the run `name`.
+
+        One with TCABs begins with what they and the diffusion's head tell, half from each.
+        """
         recipe = self.recipe
         batches = OpinionBatches(
             videos,
@@ -273,7 +304,9 @@ class WeightsBuild:
         fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
         network = with_new_head(extractor, config, recipe.head.seed)
         start_alike_everywhere(network)
-        start_from_tcab(network, self.tcab())
+        if config.head.tcab.views != "none":
+            alone, _ = load_weights(self.diffusion_head())
+            start_from_parts(network, self.tcab(), alone)
         describes = {
             "network": network.config.as_dict(),
             "start": {"weights": weights_sha256(network)},
@@ -284,7 +317,13 @@ class WeightsBuild:
                 )
             },
         }
-        self._fit(name, HeadObjective(network, evenness=recipe.evenness), batches, fitted, describes)
+        self._fit(
+            f"{self._own.relative_to(self.work)}/{name}",
+            HeadObjective(network, evenness=recipe.evenness),
+            batches,
+            fitted,
+            describes,
+        )
         return network.cpu()
 
     def _pictures(self, batch: int, seed: int, *, are_labelled: bool = False) -> KeptPictures:
@@ -294,11 +333,9 @@ class WeightsBuild:
         if not (beside.exists() and beside.read_text(encoding="utf-8") == text):
             beside.unlink(missing_ok=True)
             with item_bar("pictures") as show:
-                pictures, known = draw_pictures(
-                    self.videos("train"), self.recipe.pictures, self.recipe.pictures_seed, show
-                )
-            write_whole(path, partial(_save_array, array=pictures))
-            write_whole(labels, partial(_save_array, array=known))
+                drawn = draw_pictures(self.videos("train"), self.recipe.pictures, self.recipe.pictures_seed, show)
+            write_whole(path, partial(_save_array, array=drawn[0]))
+            write_whole(labels, partial(_save_array, array=drawn[1]))
             write_whole(beside, lambda part: part.write_text(text, encoding="utf-8"))
         return KeptPictures(path, labels=labels if are_labelled else None, batch=batch, seed=seed)
 

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import PIXELS
-from diffvqa_rt.models.diffvqa.fusion import ScoreMLP
-from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import MambaBlock, TemporalCoherenceBlock
 from diffvqa_rt.synthetic.distortions import LADDERS
 from diffvqa_rt.synthetic.labelled import LabelledVideo
@@ -193,37 +191,3 @@ def grow(learned: ReadTcab, config: DiffVQAConfig, *, frames: int, across: int) 
     }
     grown.load_state_dict(weights | repeated)
     return grown
-
-
-@torch.no_grad()
-def start_from_tcab(network: DiffVQA, learned: ReadTcab) -> None:
-    """Gives the network's head, where it has TCABs, what `learned` knows of whole views of as many frames.
-
-    And freezes it: of the few clips that there are features of, the TCABs would learn the contents by heart.
-
-    The view that scores the frames begins with the scores that `learned` reads from the VQA token, in a quarter of the
-    MLP's units and another that mirrors them, since GELU(x) − GELU(−x) = x. The other half is left to learn from F_FFF
-    what to add. The view that weighs them begins with even weights.
-    """
-    for view in (network.head.semantic, network.head.distortion):
-        if isinstance(view.tcab, TemporalCoherenceBlock):
-            view.tcab.load_state_dict(learned.tcab.state_dict())
-            view.tcab.requires_grad_(False)
-    if isinstance(network.head.distortion.tcab, TemporalCoherenceBlock):
-        _begin_with(network.head.distortion.mlp, learned.of_token)
-
-
-def _begin_with(mlp: ScoreMLP, readout: nn.Linear) -> None:
-    """Makes the MLP's output, for each frame, what `readout` tells of it from the last of the MLP's inputs."""
-    first, last = (layer for layer in mlp if isinstance(layer, nn.Linear))
-    frames, quarter = readout.out_features, first.out_features // 4
-    copies = quarter // frames
-    assert copies, "a unit a frame, at least"
-    first.weight[: 2 * quarter] = 0
-    last.weight.zero_()
-    last.bias.zero_()
-    for start, sign in ((0, 1), (quarter, -1)):
-        rows = slice(start, start + copies * frames)
-        first.weight[rows, -readout.in_features :] = sign * readout.weight.repeat(copies, 1)
-        first.bias[rows] = sign * readout.bias.repeat(copies)
-        last.weight[:, rows] = sign / copies * torch.eye(frames).repeat(1, copies)

@@ -30,7 +30,7 @@ SIDE = SMALLEST.view_size
 
 @pytest.fixture(scope="module")
 def kept():
-    """Views of seven versions of a scene [7, 3, 2, 3, 80, 80]: noise, grey in frame 0 and of faint colours in frame 1."""
+    """Views of seven versions of a scene, [7, 3, 2, 3, 80, 80]: noise, grey in frame 0, of faint colours in frame 1."""
     views = np.random.default_rng(0).integers(100, 150, (7, 3, 2, 3, 80, 80)).astype(np.uint8)
     views[:, :, 0] = views[:, :, 0, :1]
     return views

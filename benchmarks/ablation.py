@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py --work build/weights --out build/ablation.json
 
-Every line has its own features and its own head, trained alike on the same ladders, and is measured on the same
-held-out contents. Lines are comparable with each other alone: the bundled weights have seen more.
+Every line has its own features, and of them its own head: one without TCABs first, where it has any, and then the whole.
+All are trained alike on the same ladders and measured on the same held-out contents. Lines are comparable with each
+other alone: the bundled weights have seen more.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.synthetic.labelled import some_scenes
 from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_markdown, agreement_of
+from diffvqa_rt.training.diffvqa.bundled.head_start import diffusion_alone
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
 from diffvqa_rt.training.diffvqa.bundled.stages import WeightsBuild
 from diffvqa_rt.training.diffvqa.extraction import TorchExtractor
@@ -81,8 +83,11 @@ def ablate(
     extract, scored = TorchExtractor(network, Accelerator()), build.recipe.scored_crop
     build.features(network, extract, train, range(build.recipe.head_crops))
     cache = build.features(network, extract, held_out, [scored])
-    run = f"ablation/{name.replace(' ', '-')}"
-    trained = build.train_head(run, network, describe(network.config), train, cache, epochs)
+    run, config, alone = f"ablation/{name.replace(' ', '-')}", describe(network.config), None
+    if config.head.tcab.views != "none":
+        # As the recipe does, but of this line's features.
+        alone = build.train_head(f"{run}/diffusion-head", network, diffusion_alone(config), train, cache, epochs)
+    trained = build.train_head(run, network, config, train, cache, epochs, alone)
     return agreement_of(held_out, predict_videos(trained, held_out, cache, scored), build.set)
 
 

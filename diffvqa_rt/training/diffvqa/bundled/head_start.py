@@ -1,14 +1,23 @@
 """The start of a whole head: what a TCAB and the diffusion's features each tell alone, half from each."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.fusion import ScoreMLP
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.diffvqa.tcab import TemporalCoherenceBlock
 from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import ReadTcab
 
 _SHARE = 0.5
+
+
+def diffusion_alone(config: DiffVQAConfig) -> DiffVQAConfig:
+    """The same with half as wide an MLP and no TCAB: for a head that learns what the diffusion's features tell."""
+    head = replace(config.head, mlp_width=config.head.mlp_width // 2, tcab=replace(config.head.tcab, views="none"))
+    return replace(config, head=head)
 
 
 @torch.no_grad()
@@ -25,7 +34,7 @@ def start_from_parts(network: DiffVQA, learned: ReadTcab, alone: DiffVQA) -> Non
 
     Args:
         learned: of whole views of as many frames.
-        alone: the same network, half as wide an MLP and no TCAB.
+        alone: of `diffusion_alone`.
     """
     for view, other in ((network.head.semantic, alone.head.semantic), (network.head.distortion, alone.head.distortion)):
         for part in ("dff", "tdm", "fff"):

@@ -37,7 +37,7 @@ from diffvqa_rt.synthetic.pool import Pool, fetch_pool
 from diffvqa_rt.synthetic.views import ViewsConfig
 from diffvqa_rt.training.arguments import item_bar, step_bar
 from diffvqa_rt.training.diffvqa.bundled.autoencoder import AutoencoderObjective, normalize_latents, start_as_identity
-from diffvqa_rt.training.diffvqa.bundled.head_start import start_from_parts
+from diffvqa_rt.training.diffvqa.bundled.head_start import diffusion_alone, start_from_parts
 from diffvqa_rt.training.diffvqa.bundled.kept_pictures import KeptPictures, draw_pictures, kept_views
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
 from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
@@ -216,8 +216,7 @@ class WeightsBuild:
         path, recipe = self._own / "diffusion-head.safetensors", self.recipe
         if not path.exists():
             network, train, cache = self._learned_from()
-            head = replace(network.config.head, mlp_width=network.config.head.mlp_width // 2)
-            config = replace(network.config, head=replace(head, tcab=replace(head.tcab, views="none")))
+            config = diffusion_alone(network.config)
             network = self.train_head("diffusion-head", network, config, train, cache, recipe.diffusion_head_epochs)
             write_whole(path, lambda part: save_weights(network, part, is_trained=True, dtype=torch.float16))
         return path
@@ -227,7 +226,8 @@ class WeightsBuild:
         path, recipe = self._own / "head.safetensors", self.recipe
         if not path.exists():
             network, train, cache = self._learned_from()
-            network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs)
+            alone, _ = load_weights(self.diffusion_head())
+            network = self.train_head("head", network, network.config, train, cache, recipe.head_epochs, alone)
             write_whole(path, lambda part: save_weights(network, part, is_trained=True, dtype=torch.float16))
         return path
 
@@ -286,10 +286,12 @@ class WeightsBuild:
         videos: Sequence[LabelledVideo],
         cache: FeatureCache,
         epochs: int,
+        alone: DiffVQA | None = None,
     ) -> DiffVQA:
         """The extractor with a new head of `config`, trained as the run `name`.
 
-        One with TCABs begins with what they and the diffusion's head tell, half from each.
+        Args:
+            alone: of `diffusion_alone`; the head then begins with what it and the TCAB tell, half from each.
         """
         recipe = self.recipe
         batches = OpinionBatches(
@@ -304,8 +306,7 @@ class WeightsBuild:
         fitted = replace(recipe.head, steps=epochs * batches.steps_per_epoch)
         network = with_new_head(extractor, config, recipe.head.seed)
         start_alike_everywhere(network)
-        if config.head.tcab.views != "none":
-            alone, _ = load_weights(self.diffusion_head())
+        if alone is not None:
             start_from_parts(network, self.tcab(), alone)
         describes = {
             "network": network.config.as_dict(),

@@ -31,7 +31,8 @@ SMALL = Recipe(
         TrainingStage(name="tcab-parts", frames=1, across=2, batch=8, fit=FEW),
         TrainingStage(name="tcab-clips", frames=SMALLEST.frames, across=1, batch=2, fit=FEW),
     ),
-    head=FEW, head_epochs=1, head_batch=2, train_ladders_per_scene=1, held_out_ladders_per_scene=1, cache_bytes=10**9,
+    head=FEW, diffusion_head_epochs=1, head_epochs=1, head_batch=2,
+    train_ladders_per_scene=1, held_out_ladders_per_scene=1, cache_bytes=10**9,
 )  # fmt: skip
 
 
@@ -61,38 +62,59 @@ def build(work):
 
 
 def test_every_stage_leaves_half_precision_weights_that_the_next_one_kept(build, work):
-    files = {name: load_file(work / f"{name}.safetensors") for name in ("vae", "unet", "controller", "head")}
+    names = ("vae", "unet", "tiny/controller", "tiny/diffusion-head", "tiny/head")
+    files = {name.rpartition("/")[2]: load_file(work / f"{name}.safetensors") for name in names}
     assert all(x.dtype == torch.float16 for file in files.values() for x in file.values() if x.is_floating_point())
     before = {f"extractor.vae.{name}": tensor for name, tensor in files["vae"].items() if "decoder" not in name}
-    for name, part in [("unet", "vae"), ("controller", "unet"), ("head", "controller")]:
+    for name, part in [
+        ("unet", "vae"),
+        ("controller", "unet"),
+        ("diffusion-head", "controller"),
+        ("head", "controller"),
+    ]:
         kept = [key for key in files[name] if key.startswith(f"extractor.{part}.")]
         assert kept and all(torch.equal(files[name][key], before[key]) for key in kept)
         before = files[name]
-    network, is_trained = load_weights(work / "head.safetensors")
+    network, is_trained = load_weights(build.head())
     assert is_trained and network.config == SMALLEST
     assert load_decoder(build.decoder(), SMALLEST.vae)(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
 
 
 def test_a_second_call_makes_nothing_again(build, work):
-    times = {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
+    times = {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")}
     WeightsBuild(SMALL, work, workers=0).head()
-    assert {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")} == times
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")} == times
+
+
+def test_networks_share_all_but_the_controller_and_the_head(build, work):
+    """Of which `tiny-fast` has its own, of one step."""
+    fast = SMALLEST.with_steps(1)
+    fast = dataclasses.replace(fast, name="small-fast")
+    before = {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
+    made = WeightsBuild(dataclasses.replace(SMALL, network=fast), work, workers=0)
+    network, _ = load_weights(made.head())
+    assert made.head() == work / "small-fast" / "head.safetensors" and network.config == fast
+    assert {path: path.stat().st_mtime_ns for path in work.glob("*.safetensors")} == before
+    unet = load_weights(build.head())[0].extractor.unet.state_dict()
+    assert all(torch.equal(x, unet[name]) for name, x in network.extractor.unet.state_dict().items())
 
 
 def test_a_stage_that_is_there_does_not_ask_for_the_ones_before(build, work, tmp_path):
-    shutil.copyfile(work / "controller.safetensors", tmp_path / "controller.safetensors")
-    assert WeightsBuild(SMALL, tmp_path, workers=0).controller() == tmp_path / "controller.safetensors"
-    assert [path.name for path in tmp_path.iterdir()] == ["controller.safetensors"]
+    kept = tmp_path / "tiny" / "controller.safetensors"
+    kept.parent.mkdir()
+    shutil.copyfile(build.controller(), kept)
+    assert WeightsBuild(SMALL, tmp_path, workers=0).controller() == kept
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
 
 
 def test_a_run_of_another_start_is_not_taken_for_this_one(build, work):
     changed = dataclasses.replace(SMALL, draws=3)
-    (work / "controller.safetensors").rename(work / "kept")
+    path = build.controller().rename(work / "kept")
     try:
         with pytest.raises(TrainingError, match="is of a run whose draws is 2, now it is 3"):
             WeightsBuild(changed, work, workers=0).controller()
     finally:
-        (work / "kept").rename(work / "controller.safetensors")
+        path.rename(work / "tiny" / "controller.safetensors")
 
 
 def test_pictures_are_drawn_again_where_the_recipe_or_the_set_is_another(work, tmp_path):

@@ -1,17 +1,15 @@
-"""A TCAB's training stages: pairs of versions of a scene, patches that see all frequencies, the head's start."""
+"""A TCAB's training stages: pairs of versions of a scene, and patches that see all frequencies."""
 
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from ablation import without_tcab
 from accelerate import Accelerator
 from numpy.lib.stride_tricks import sliding_window_view
 from training_network import SMALLEST
 
 from diffvqa_rt.errors import TrainingError
-from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.synthetic.labelled import LabelledVideo
 from diffvqa_rt.synthetic.views import write_views
 from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
@@ -20,9 +18,7 @@ from diffvqa_rt.training.diffvqa.bundled.tcab_pretraining import (
     VersionPairs,
     grow,
     start_as_frequencies,
-    start_from_tcab,
 )
-from diffvqa_rt.training.diffvqa.start import start_alike_everywhere, with_new_head
 from diffvqa_rt.training.loop import Batch, FitConfig, StepBatches, fit
 
 SIDE = SMALLEST.view_size
@@ -178,53 +174,6 @@ def test_it_learns_that_blur_is_worse(tmp_path):
         scores = learned(batches[2000]["frames"]).unflatten(0, (4, 2))
     sharp, blurred = scores[:, 0], scores[:, 1]
     assert (sharp > blurred + 0.3).all(), scores
-
-
-def test_a_new_head_starts_from_it_and_scores_as_it_does():
-    network = with_new_head(random_network(SMALLEST), SMALLEST, seed=1)
-    learned = ReadTcab(SMALLEST, frames=SMALLEST.frames)
-    start_from_tcab(network, learned)
-    for view in (network.head.semantic, network.head.distortion):
-        assert all(torch.equal(x, learned.tcab.state_dict()[name]) for name, x in view.tcab.state_dict().items())
-        assert not any(parameter.requires_grad for parameter in view.tcab.parameters())
-    frames = torch.randn(3, 2 * SMALLEST.frames, 3, SIDE, SIDE)
-    with torch.no_grad():
-        _, frame_scores, weights = network(frames)
-        low, high = SMALLEST.score_range
-        expected = low + (high - low) * learned(frames[:, 1::2])[:, 0]
-        torch.testing.assert_close(frame_scores, expected, atol=1e-3, rtol=0)
-        torch.testing.assert_close(weights, torch.full_like(weights, 1 / SMALLEST.frames))
-    assert not torch.equal(expected[:, 0], expected[:, 1])
-
-
-def test_what_the_diffusion_knows_is_still_to_be_learned():
-    """The half of the distortion view's MLP that does not repeat the TCAB's score gets gradients, from F_FFF."""
-    network = with_new_head(random_network(SMALLEST), SMALLEST, seed=1)
-    start_from_tcab(network, ReadTcab(SMALLEST, frames=SMALLEST.frames))
-    network(torch.randn(3, 2 * SMALLEST.frames, 3, SIDE, SIDE)).score.sum().backward()
-    last = network.head.distortion.mlp[-1]
-    assert (last.weight.grad[:, SMALLEST.head.mlp_width // 2 :] != 0).any()
-
-
-def test_a_head_may_start_alike_everywhere():
-    network = with_new_head(random_network(SMALLEST), SMALLEST, seed=1)
-    width = SMALLEST.head.fused_channels * (SMALLEST.latent_size // 4) ** 2
-    vectors = torch.rand(3, width + SMALLEST.head.tcab.width)
-    moved = vectors.clone()
-    # The second half of the places in front of the first.
-    cells = moved[:, :width].unflatten(1, (SMALLEST.head.fused_channels, -1))
-    moved[:, :width] = cells.roll(cells.shape[2] // 2, dims=2).flatten(1)
-    mlp = network.head.distortion.mlp
-    assert not torch.allclose(mlp(moved), mlp(vectors))
-    start_alike_everywhere(network)
-    torch.testing.assert_close(mlp(moved), mlp(vectors))
-
-
-def test_a_head_without_a_tcab_takes_nothing():
-    network = with_new_head(random_network(SMALLEST), without_tcab(SMALLEST), seed=1)
-    before = {name: x.clone() for name, x in network.head.state_dict().items()}
-    start_from_tcab(network, ReadTcab(SMALLEST, frames=SMALLEST.frames))
-    assert all(torch.equal(x, before[name]) for name, x in network.head.state_dict().items())
 
 
 def test_what_parts_of_single_frames_taught_is_kept_for_whole_clips():

@@ -5,7 +5,7 @@ READY := .venv/ready
 ENGINES := build/tiny/manifest.json
 IMAGE_ENGINES := build/diffv2iqa-tiny/manifest.json
 PROMPT_ENGINES := build/aigc_vqa-tiny/manifest.json
-RECIPE = --work build/weights --out diffvqa_rt/weights $(if $(CLIPS),--clips $(CLIPS))
+RECIPE = --work build/weights --out diffvqa_rt/weights $(if $(MEDIA),--media $(MEDIA))
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
 # What a developer runs all day: no engines are built, and no server is started.
@@ -43,11 +43,12 @@ soak: $(ENGINES) $(IMAGE_ENGINES) $(PROMPT_ENGINES)
 fuzz: $(READY)
 	PYTHONPATH=tests:export:benchmarks $(BIN)/python -P -m fuzz --out build/fuzz.json
 
-# The bundled weights, from nothing: three hours on two cores, and 25 GB. CLIPS is the folder of the clips that are in no package.
+# The bundled weights, from nothing, in hours. MEDIA is the folder of the photographs and videos that are in no package.
 weights: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
 	$(BIN)/python -m diffvqa_rt.training.diffvqa.bundled.make_weights $(RECIPE) --until controller
-	$(BIN)/python export/build_engines.py --weights build/weights/controller.safetensors --out build/weights/engines
+	set -e; for network in tiny tiny-fast; do $(BIN)/python export/build_engines.py \
+		--weights build/weights/$$network/controller.safetensors --out build/weights/engines/$$network; done
 	$(BIN)/python -m diffvqa_rt.training.diffvqa.bundled.make_weights $(RECIPE) --engines build/weights/engines
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the

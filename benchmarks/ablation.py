@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py --work build/weights --out build/ablation.json
 
-Every line has its own features, and of them its own head: one without TCABs first, where it has any, and then the whole.
-All are trained alike on the same ladders and measured on the same held-out contents. Lines are comparable with each
-other alone: the bundled weights have seen more.
+Every line has its own features and its own head: one without TCABs first, where it has any, and then the whole. All are
+trained alike on the same ladders and measured on the same held-out contents. Lines are comparable with each other
+alone: the bundled weights have seen more.
 """
 
 import argparse

@@ -132,6 +132,20 @@ def test_what_is_not_there_is_one_sentence(inputs, diagnose, arguments, complain
     assert [line.startswith("diffvqa: ") for line in err.splitlines()] == [True] * err.count("\n")
 
 
+def test_training_clips_of_a_set_that_keeps_views_alone_are_one_sentence(inputs, diagnose, tmp_path):
+    clips = [
+        clip_of(content, distortion, severity, split="train")
+        for content in ("cat", "dog")
+        for distortion in ("h264", "low_light")
+        for severity in (3, 4, 5)
+    ]
+    write_manifest(tmp_path, clips)
+    command = ["--weights", inputs / "weights.safetensors", "--data", tmp_path, "--split", "train"]
+    status, out, err = diagnose(*command)
+    assert status == 1 and out == "" and err.count("\n") == 2 and "These weights are untrained" in err
+    assert f"diffvqa: {tmp_path} has the views of its training clips, and not their files; make one with --keep-" in err
+
+
 def test_weights_of_a_training_that_diverged_are_one_sentence(inputs, diagnose, tmp_path):
     network = random_network(SMALL)
     network.extractor.controller.conv_in.weight.data[0, 0, 0, 0] = torch.nan

@@ -1,14 +1,17 @@
 """Sides of a data set that training learns from and holds out, and what it refuses to learn from."""
 
 import argparse
+import shutil
 from types import SimpleNamespace
 
 import pytest
 from image_sets import write_kadid_10k, write_spaq
+from synthetic_clips import clip_of
 
-from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.errors import SyntheticSetError, TrainingError
 from diffvqa_rt.evaluation.data_sets import read_table
 from diffvqa_rt.evaluation.protocols import random_splits
+from diffvqa_rt.synthetic.clip_table import write_manifest
 from diffvqa_rt.training.data import parse_split, read_training_data, with_validation
 
 COPIES = 5
@@ -48,6 +51,39 @@ def test_images_that_are_scored_at_another_size_are_refused(tmp_path):
     write_spaq(tmp_path, {"1.jpg": 50.0})
     with pytest.raises(TrainingError, match="SPAQ's images are scored with a short side of 512 pixels"):
         read(tmp_path, "all", "spaq")
+
+
+@pytest.fixture
+def synthetic(tmp_path):
+    """A set of two scenes, one of them held out, whose files are there."""
+    clips = [
+        clip_of(scene, distortion, severity, split=split)
+        for scene, split in (("a", "train"), ("b", "validation"))
+        for distortion, severity in (("reference", 0), ("h264", 1), ("h264", 3))
+    ]
+    write_manifest(tmp_path, clips)
+    for clip in clips:
+        (tmp_path / clip.file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / clip.file).write_bytes(b"a clip")
+    return tmp_path
+
+
+def test_a_synthetic_set_is_split_by_content_already(synthetic):
+    data = read(synthetic, "published", "synthetic")
+    assert [video.path for video in data.train] == [
+        synthetic / f"scenes/a/{name}.mp4" for name in ("reference-0", "h264-1", "h264-3")
+    ]
+    assert {video.content for video in data.held_out} == {"b"} and data.score_range == (0, 100)
+    assert len(read(synthetic, "all", "synthetic").train) == 6
+    with pytest.raises(TrainingError, match="a synthetic set is split by content already; --split 3 is for others"):
+        read(synthetic, "3", "synthetic")
+
+
+def test_a_synthetic_set_that_keeps_views_alone_says_how_to_make_one_that_keeps_files(synthetic):
+    shutil.rmtree(synthetic / "scenes" / "a")
+    for split in ("published", "all"):
+        with pytest.raises(SyntheticSetError, match="not their files; make one with --keep-training-files"):
+            read(synthetic, split, "synthetic")
 
 
 @pytest.mark.parametrize("text", ["0", "11", "image-11", "image-", "image-all", "content-1"])

@@ -6,9 +6,12 @@ from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.training.loop import FitConfig
 
-TINY_FAST = replace(TINY, name="tiny-fast", sampler=replace(TINY.sampler, steps=1))
+# With the posterior's variance rms(ẑ0 − z0) is 0.36 to 0.40, where eq. (2) leaves 0.50. Where the texture is, boosted
+# trees on 26 statistics of a crop are at SRCC 0.69 over codecs and scalings, and at 0.60 at a random place (172
+# contents, five folds).
+_TINY = replace(TINY, crop_placement="texture", sampler=replace(TINY.sampler, variance="posterior"))
 
-NETWORKS = (TINY, TINY_FAST)
+NETWORKS = (_TINY, replace(_TINY, name="tiny-fast", sampler=replace(_TINY.sampler, steps=1)))
 """The networks that are bundled. They share all stages but the Controller and the head."""
 
 _VAE = FitConfig(steps=2500, learning_rate=2e-3, weight_decay=0.0, schedule="cosine", seed=1)
@@ -74,7 +77,7 @@ class Recipe:
     first `head_crops` of the kept crops, in turn, and are reported on `scored_crop`, the last, where the texture is.
     """
 
-    network: DiffVQAConfig = TINY
+    network: DiffVQAConfig = _TINY
     contents: int | None = None
     cuts_per_content: int = 1
     pictures: int = 12_000

@@ -33,7 +33,7 @@ def score(engines: Path, backend: str, videos: Sequence[LabelledVideo]) -> dict[
     """Scores by name; each file once."""
     scorer = Scorer.open(engines, backend=backend)
     paths = {video.path: video.name for video in videos}
-    results = scorer.score_many(list(paths), seed=0, crops=1, batch=1)
+    results = scorer.score_many(list(paths))
     scores = {}
     for path, result in zip(paths, tqdm(results, total=len(paths), desc=backend, disable=None), strict=True):
         if not isinstance(result, VideoScore):

@@ -14,7 +14,7 @@ from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep, reconstruct
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.synthetic import ladder_agreement
 from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders
-from diffvqa_rt.synthetic.ladder_agreement import agreement_by_type, agreement_markdown
+from diffvqa_rt.synthetic.ladder_agreement import agreement_by_size, agreement_by_type, agreement_markdown
 
 SEVERITIES = range(1, 6)
 
@@ -90,6 +90,21 @@ def test_the_interval_is_over_contents(monkeypatch):
     twice = [dataclasses.replace(made, file=f"{made.file}-again", scene=f"{made.scene}-again") for made in clips]
     again = scores | {f"{file}-again": score for file, score in scores.items()}
     assert row(agreement_by_type([*clips, *twice], again), "h264").srcc_interval == pytest.approx((low, high))
+
+
+def test_sizes_are_judged_apart_by_their_shorter_side(clips):
+    sizes = {"a": (1280, 720), "b": (720, 1280), "c": (640, 360)}
+    clips = [
+        *clips,
+        clip("c", "reference", 0),
+        *(clip("c", "h264", severity, 95.0 - severity) for severity in SEVERITIES),
+    ]
+    clips = [dataclasses.replace(c, width=sizes[c.scene][0], height=sizes[c.scene][1]) for c in clips]
+    rows = agreement_by_size(clips, follows(clips))
+    # Of codecs and scalings: the freeze is left out.
+    assert [(found.name, found.clips, found.ladders) for found in rows] == [
+        ("of 360 lines", 5, 1), ("of 720 lines", 10, 2),
+    ]  # fmt: skip
 
 
 def test_some_ladders_are_whole_ladders_of_every_scene():

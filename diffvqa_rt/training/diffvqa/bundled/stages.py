@@ -23,7 +23,7 @@ from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
 from diffvqa_rt.models.weights import save_weights, weights_sha256, write_safetensors
-from diffvqa_rt.synthetic.clip_table import MANIFEST, read_manifest
+from diffvqa_rt.synthetic.clip_table import read_manifest
 from diffvqa_rt.synthetic.labelled import (
     LabelledVideo,
     some_ladders,
@@ -96,7 +96,9 @@ class WeightsBuild:
         Raises:
             DiffVQAError: no source is to be had.
         """
-        if (self.set / MANIFEST).exists():
+        # Its manifest does not tell: a run that was stopped leaves one of what it had made.
+        made = self.work / "synthetic.made"
+        if made.exists():
             return
         recipe = self.recipe
         config = SyntheticConfig(
@@ -111,6 +113,7 @@ class WeightsBuild:
             print(f"left out, so that the weights will be others: {sentence}", file=sys.stderr)
         with item_bar("synthetic set") as show:
             make(config, found, show)
+        write_whole(made, Path.touch)
 
     def vae(self) -> Path:
         """The autoencoder's weights: our encoder and its decoder, the latents normalised."""

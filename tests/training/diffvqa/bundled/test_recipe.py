@@ -54,6 +54,27 @@ def work(tmp_path_factory):
     return folder
 
 
+def test_a_set_that_was_stopped_is_completed_and_one_that_is_complete_is_not_made_again(tmp_path):
+    made = []
+
+    def make(config, pool, show):
+        made.append(config)
+        write_manifest(config.out, [])
+        if len(made) == 1:
+            raise KeyboardInterrupt
+
+    build = WeightsBuild(SMALL, tmp_path, workers=0)
+
+    def run():
+        build.synthetic_set(tmp_path, None, fetch=lambda pool, media: Pool(items=(), files={}, missing=()), make=make)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    run()
+    run()
+    assert len(made) == 2
+
+
 @pytest.fixture(scope="module")
 def build(work):
     made = WeightsBuild(SMALL, work, workers=0)

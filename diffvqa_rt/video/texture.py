@@ -49,7 +49,7 @@ def _most_textured(cells: NDArray[np.int64], window: int, most: int) -> NDArray[
         top, left = best[np.square(2 * best - centre).sum(axis=1).argmin()]
         left_over[top : top + window, left : left + window] = 0
         found.append(np.array([top, left]))
-    return np.array(found)
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def _cell_textures(frame: RgbFrame) -> NDArray[np.int64]:

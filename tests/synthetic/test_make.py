@@ -164,6 +164,25 @@ def test_a_set_that_another_run_is_making_is_left_alone(made, pool, monkeypatch)
     make_synthetic_set(made, pool)
 
 
+def test_a_process_whose_run_is_over_does_not_join_the_next_one(tmp_path):
+    code = "import sys; from pathlib import Path; from diffvqa_rt.synthetic.set_lock import join_run\n"
+    code += "join_run(Path(sys.argv[1])); print('joined')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def join() -> tuple[int, str]:
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        return done.returncode, done.stdout
+
+    assert join() == (0, "joined\n")
+    with set_lock.only_run(tmp_path):
+        assert join() == (0, "joined\n")
+    with open(tmp_path / "making.lock") as held:
+        # As the next run does, while it begins.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert join() == (1, "")
+
+
 def test_a_set_grows_and_what_was_there_stays(ffmpeg, pool, tmp_path):
     small = small_config(
         tmp_path / "d", contents=1, ladders=("h264",), cuts_per_content=1, severities=1, validation_share=0.0

@@ -18,32 +18,38 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s]+)\)")
+CHARTS = {path.name: f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("report-*.svg")}
+_NAMES = {source: name for name, source in (PAGES | CHARTS).items()}
+_LINK = re.compile(r"(!?\[((?:[^\[\]]|\[[^\]]*\])+)\])\(([^)\s]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The files of docs/, the pages of elsewhere and the report's charts."""
-    charts = {path.name: f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("report-*.svg")}
-    for name, source in (PAGES | charts).items():
+    for name, source in (PAGES | CHARTS).items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The page with its links, which hold in the repository, turned to the site's pages."""
-    source = PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    return _LINK.sub(lambda link: _in_the_site(link, posixpath.dirname(source)), markdown)
+    return with_links_of_the_site(markdown, page.file.src_uri)
 
 
-def _in_the_site(link: re.Match[str], folder: str) -> str:
-    """A link to a page of the site; of a file that is none, the text alone. What is nowhere is left for mkdocs to refuse."""
-    mark, text, target = link.groups()
-    path, anchor = (*target.split("#", 1), "")[:2]
-    if "://" in target or not path:
-        return link[0]
-    place = posixpath.normpath(posixpath.join(folder, path))
-    names = {source: name for name, source in PAGES.items()}
-    if place in names or place.startswith("docs/") or mark:
-        name = names.get(place) or (posixpath.basename(place) if mark else place.removeprefix("docs/"))
-        return f"{mark}[{text}]({name}{'#' + anchor if anchor else ''})"
-    return text if (ROOT / place).exists() else link[0]
+def with_links_of_the_site(markdown: str, page: str) -> str:
+    """A page with its links, which hold in the repository, turned to the site's pages.
+
+    Of a link to a file that is no page the text stays. A link to nowhere stays as it is, for mkdocs to refuse.
+    """
+    folder = posixpath.dirname(PAGES.get(page, f"docs/{page}"))
+
+    def turned(link: re.Match[str]) -> str:
+        shown, text, target = link.groups()
+        path, hash_sign, anchor = target.partition("#")
+        if "://" in target or not path:
+            return link[0]
+        place = posixpath.normpath(posixpath.join(folder, path))
+        name = _NAMES.get(place) or (place.removeprefix("docs/") if place.startswith("docs/") else None)
+        if name is not None:
+            return f"{shown}({name}{hash_sign}{anchor})"
+        return text if (ROOT / place).exists() else link[0]
+
+    return _LINK.sub(turned, markdown)

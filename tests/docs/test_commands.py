@@ -16,8 +16,30 @@ from diffvqa_rt.metrics.registry import metric_named
 ALL = [command for page in pages() for command in commands(page)]
 # What stands for files of the reader's own.
 READERS = set(
-    "clip.mp4 other.mov photo.jpg sample.gif samples videos photos prompts.csv mine.csv dover.csv mine_scores.csv pairs.csv "
-    "scores my.safetensors stable-diffusion-2-1-base checkpoints published vocab.txt vit.pth resnet50.pth before after".split()
+    [
+        "clip.mp4",
+        "other.mov",
+        "photo.jpg",
+        "sample.gif",
+        "samples",
+        "videos",
+        "photos",
+        "prompts.csv",
+        "mine.csv",
+        "dover.csv",
+        "mine_scores.csv",
+        "pairs.csv",
+        "scores",
+        "my.safetensors",
+        "stable-diffusion-2-1-base",
+        "checkpoints",
+        "published",
+        "vocab.txt",
+        "vit.pth",
+        "resnet50.pth",
+        "before",
+        "after",
+    ]
 )
 
 
@@ -108,10 +130,14 @@ def test_other_programs_find_what_they_name(command):
             assert all((ROOT / word).exists() for word in words if not word.startswith("-"))
 
 
+# After these comes what a command writes.
+OUT = {"--out", "diffvqa_rt.synthetic.prompted_clips"}
+
+
 def named_paths(command: ShellCommand) -> list[str]:
     """The paths in a command's words: what has a slash or a suffix; of NAME=PATH the path, of a pattern its folder."""
     program, words = program_of(command)
-    outs = {words[place + 1] for place, word in enumerate(words) if word == "--out"}
+    outs = made_by(command)
     paths = [program] if program.endswith(".py") else []
     paths += [word.rpartition("=")[2] for word in (*words, *command.reads) if word not in outs]
     paths = [re.sub(r"[^/]*[{*].*", "", path) for path in paths]
@@ -121,7 +147,7 @@ def named_paths(command: ShellCommand) -> list[str]:
 def made_by(command: ShellCommand) -> set[str]:
     """The folders and files that a command leaves."""
     words = command.words
-    made = {words[place + 1] for place, word in enumerate(words) if word == "--out"} | set(command.writes)
+    made = {words[place + 1] for place, word in enumerate(words) if word in OUT} | set(command.writes)
     if "export/build_engines.py" in words and not made:
         given = dict(zip(words, words[1:], strict=False))
         label = "-".join(filter(None, (given.get("--metric"), given.get("--preset", "tiny"))))
@@ -129,8 +155,9 @@ def made_by(command: ShellCommand) -> set[str]:
     return made
 
 
-def is_within(path: str, folders: set[str]) -> bool:
-    return any(Path(path).is_relative_to(folder) for folder in folders)
+def is_of(path: str, made: set[str]) -> bool:
+    """True where a path lies in something that was made, or has it inside."""
+    return any(Path(path).is_relative_to(item) or Path(item).is_relative_to(path) for item in made)
 
 
 def test_every_path_is_the_readers_is_in_the_repository_or_was_made_before():
@@ -140,7 +167,7 @@ def test_every_path_is_the_readers_is_in_the_repository_or_was_made_before():
         if program_of(command) and command.program != "docker":
             for path in named_paths(command):
                 is_ours = not path.startswith(("build/", "runs/")) and (ROOT / path).exists()
-                if not (path.startswith("/") or path.split("/")[0] in READERS or is_ours or is_within(path, made)):
+                if not (path.startswith("/") or path.split("/")[0] in READERS or is_ours or is_of(path, made)):
                     lost.append(f"{path} in {command}")
         made |= made_by(command)
     assert lost == []

@@ -11,7 +11,7 @@ SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 # What a developer runs all day: no engines are built, and no server is started.
 CHECKED := $(wildcard tests/test_*.py) $(addprefix tests/,metrics models decoding capacity video/test_clock.py \
 	video/test_color.py serving/test_python_backend.py serving/test_tensor_checks.py serving/test_answers.py \
-	serving/test_address.py export/test_registry.py export/test_table.py)
+	serving/test_address.py export/test_registry.py export/test_table.py docs/test_commands.py docs/test_readme.py)
 
 .PHONY: demo check test lint docs slow soak fuzz weights gpu clean
 
@@ -32,7 +32,7 @@ lint: $(READY)
 
 # The site of docs/ and what belongs to it, in build/site.
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # What needs minutes or gigabytes: one step of the full-size network among others.
 slow: $(READY)

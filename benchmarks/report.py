@@ -1,4 +1,4 @@
-"""Turn `benchmarks/results` into what a person reads: `benchmarks/REPORT.md`, its charts, and the tables of `docs/numbers.md`.
+"""Turn `benchmarks/results` into what a person reads: `REPORT.md`, its charts and the tables of `docs/numbers.md`.
 
 python benchmarks/report.py
 python benchmarks/report.py --check    # writes nothing; exit status 1 where the results say something else
@@ -67,7 +67,7 @@ def group_table(group: Group) -> str:
 
 
 def headlines(groups: Sequence[Group]) -> str:
-    """The tables of `docs/numbers.md`: what users ask first. For each machine a table with a line a group, and where its rows come from."""
+    """The tables of `docs/numbers.md`: what users ask first. Each machine has a line a group, and where its rows are from."""
     parts = []
     for machine, own in by_machine(groups).items():
         lines, runs = [], []

@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,32 +16,22 @@ from diffvqa_rt.metrics.registry import metric_named
 
 ALL = [command for page in pages() for command in commands(page)]
 # What stands for files of the reader's own.
-READERS = set(
-    [
+READERS = {
+    *(
         "clip.mp4",
         "other.mov",
+        "videos",
         "photo.jpg",
+        "photos",
         "sample.gif",
         "samples",
-        "videos",
-        "photos",
         "prompts.csv",
-        "mine.csv",
-        "dover.csv",
-        "mine_scores.csv",
-        "pairs.csv",
-        "scores",
-        "my.safetensors",
-        "stable-diffusion-2-1-base",
-        "checkpoints",
-        "published",
-        "vocab.txt",
-        "vit.pth",
-        "resnet50.pth",
         "before",
         "after",
-    ]
-)
+    ),
+    *("mine.csv", "dover.csv", "mine_scores.csv", "scores", "pairs.csv", "my.safetensors", "checkpoints", "published"),
+    *("stable-diffusion-2-1-base", "vocab.txt", "vit.pth", "resnet50.pth"),
+}
 
 
 class Parsed(BaseException):
@@ -62,16 +53,14 @@ def parsed(program: str, arguments: list[str], monkeypatch) -> argparse.Namespac
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", and_leave)
     monkeypatch.setattr(sys, "argv", [program, *arguments])
+    run, name = (runpy.run_path, str(ROOT / program)) if program.endswith(".py") else (runpy.run_module, program)
     with pytest.raises(Parsed) as caught:
-        if program.endswith(".py"):
-            runpy.run_path(str(ROOT / program), run_name="__main__")
-        else:
-            runpy.run_module(program, run_name="__main__")
+        run(name, run_name="__main__")
     return caught.value.arguments
 
 
 def program_of(command: ShellCommand) -> tuple[str, list[str]] | None:
-    """The Python program that a command runs, by its path or module, and its arguments. None where it is another one."""
+    """The Python program that a command runs, by its path or module, and its arguments; None for other programs."""
     words = list(command.words[1:])
     if command.program == "diffvqa":
         return "diffvqa_rt.cli", words
@@ -149,7 +138,7 @@ def made_by(command: ShellCommand) -> set[str]:
     words = command.words
     made = {words[place + 1] for place, word in enumerate(words) if word in OUT} | set(command.writes)
     if "export/build_engines.py" in words and not made:
-        given = dict(zip(words, words[1:], strict=False))
+        given = dict(pairwise(words))
         label = "-".join(filter(None, (given.get("--metric"), given.get("--preset", "tiny"))))
         made = {f"build/{label}"}
     return made

@@ -67,7 +67,7 @@ def group_table(group: Group) -> str:
 
 
 def headlines(groups: Sequence[Group]) -> str:
-    """The tables of `docs/numbers.md`: what users ask first. Each machine has a line a group, and where its rows are from."""
+    """The tables of `docs/numbers.md`: what users ask first. Each machine has a line a group, and their sources."""
     parts = []
     for machine, own in by_machine(groups).items():
         lines, runs = [], []

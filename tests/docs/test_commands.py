@@ -130,7 +130,8 @@ def named_paths(command: ShellCommand) -> list[str]:
     paths = [program] if program.endswith(".py") else []
     paths += [word.rpartition("=")[2] for word in (*words, *command.reads) if word not in outs]
     paths = [re.sub(r"[^/]*[{*].*", "", path) for path in paths]
-    return [path for path in paths if re.search(r"/|\.[A-Za-z]\w+$", path) and not path.startswith("--")]
+    paths = [path for path in paths if not path.startswith("--") and "://" not in path]
+    return [path for path in paths if re.search(r"/|\.[A-Za-z]\w+$", path)]
 
 
 def made_by(command: ShellCommand) -> set[str]:

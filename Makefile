@@ -11,9 +11,9 @@ SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 # What a developer runs all day: no engines are built, and no server is started.
 CHECKED := $(wildcard tests/test_*.py) $(addprefix tests/,metrics models decoding capacity video/test_clock.py \
 	video/test_color.py serving/test_python_backend.py serving/test_tensor_checks.py serving/test_answers.py \
-	serving/test_address.py export/test_registry.py export/test_table.py)
+	serving/test_address.py export/test_registry.py export/test_table.py docs/test_commands.py docs/test_readme.py)
 
-.PHONY: demo check test lint slow soak fuzz weights gpu clean
+.PHONY: demo check test lint docs slow soak fuzz weights gpu clean
 
 demo: $(ENGINES)
 	$(BIN)/diffvqa score examples/frog.mp4
@@ -29,6 +29,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python tests/docstring_starts.py
+
+# The site of docs/ and what belongs to it, in build/site.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # What needs minutes or gigabytes: one step of the full-size network among others.
 slow: $(READY)
@@ -71,7 +75,7 @@ $(PROMPT_ENGINES): $(READY) $(SOURCES)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dali,export,serve,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dali,export,serve,dev,docs]'
 	# Without its dependencies, which would replace NumPy: of this package only the Triton server inside is used.
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
 	# Where there are no such wheels, the tests of TensorRT skip and say so. Of TensorRT the bindings alone: its libraries are

@@ -1,4 +1,4 @@
-"""Turn `benchmarks/results` into what a person reads: `benchmarks/REPORT.md`, its charts, and the tables in README.
+"""Turn `benchmarks/results` into what a person reads: `REPORT.md`, its charts and the tables of `docs/numbers.md`.
 
 python benchmarks/report.py
 python benchmarks/report.py --check    # writes nothing; exit status 1 where the results say something else
@@ -28,7 +28,7 @@ def _stages() -> list[str]:
     return list(dict.fromkeys(name for chain in chains for item in chain for name in (item.engine, item.stage)))
 
 
-# The groups of README's tables, by how their names begin.
+# The groups of the page's tables, by how their names begin.
 HEADLINES = (
     "score: a file",
     "score: a JPEG",
@@ -67,7 +67,7 @@ def group_table(group: Group) -> str:
 
 
 def headlines(groups: Sequence[Group]) -> str:
-    """README's: what users ask first. For each machine a table with a line a group, and where its rows come from."""
+    """The tables of `docs/numbers.md`: what users ask first. Each machine has a line a group, and their sources."""
     parts = []
     for machine, own in by_machine(groups).items():
         lines, runs = [], []
@@ -82,7 +82,7 @@ def headlines(groups: Sequence[Group]) -> str:
             runs.append(group.run)
         if lines:
             table = markdown_table(["", "fastest", "baseline", "times as fast as"], lines)
-            parts.append("\n".join([f"{machine}:\n", table, *_provenances(runs, "benchmarks/results")]) + "\n")
+            parts.append("\n".join([f"{machine}:\n", table, *_provenances(runs, "../benchmarks/results")]) + "\n")
     return "\n".join(parts)
 
 
@@ -140,12 +140,12 @@ def write_report(groups: Sequence[Group], cited: Mapping[str, Any], folder: Path
     (folder / "REPORT.md").write_text("\n".join([*parts, cited_section(cited)]), encoding="utf-8")
 
 
-def with_headlines(readme: str, groups: Sequence[Group]) -> str:
-    """README's text with what is between its two marks written anew. Raises ValueError where they are missing."""
-    before, begin, rest = readme.partition(BEGIN)
+def with_headlines(page: str, groups: Sequence[Group]) -> str:
+    """The page's text with what is between its two marks written anew. Raises ValueError where they are missing."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md lacks {BEGIN!r} or, after it, {END!r}")
+        raise ValueError(f"docs/numbers.md lacks {BEGIN!r} or, after it, {END!r}")
     return f"{before}{BEGIN}\n\n{headlines(groups)}\n{END}{after}"
 
 
@@ -161,10 +161,10 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; say what is not as the results have it")
     arguments = parser.parse_args(argv)
-    folder, readme = root / "benchmarks", root / "README.md"
+    folder, page = root / "benchmarks", root / "docs" / "numbers.md"
     try:
         groups = read_groups(folder / "results")
-        text = with_headlines(readme.read_text(encoding="utf-8"), groups)
+        text = with_headlines(page.read_text(encoding="utf-8"), groups)
     except ValueError as error:
         print(f"report: {error}", file=sys.stderr)
         return 1
@@ -173,13 +173,13 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         for old in folder.glob("report-*.svg"):
             old.unlink()
         write_report(groups, cited, folder)
-        readme.write_text(text, encoding="utf-8")
+        page.write_text(text, encoding="utf-8")
         return 0
     with TemporaryDirectory() as fresh:
         write_report(groups, cited, Path(fresh))
         stale = differences(folder, Path(fresh))
-    if text != readme.read_text(encoding="utf-8"):
-        stale.append("README.md")
+    if text != page.read_text(encoding="utf-8"):
+        stale.append("numbers.md")
     for name in stale:
         print(f"report: {name} is not what benchmarks/results says; run python benchmarks/report.py", file=sys.stderr)
     return 1 if stale else 0

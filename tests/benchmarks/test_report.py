@@ -7,9 +7,10 @@ from xml.etree import ElementTree
 import pytest
 import report
 from measured import read_groups, without_baseline
+from ratios import readable
 
 RESULTS = report.ROOT / "benchmarks" / "results"
-README = f"# A project\n\n{report.BEGIN}\n{report.END}\n\nThe rest.\n"
+NUMBERS = f"# A project\n\n{report.BEGIN}\n{report.END}\n\nThe rest.\n"
 GROUP = "score: a file of 5 s and 720×480, decoded and scored, tiny, float32"
 
 
@@ -40,7 +41,8 @@ def measured(rows, date="2026-11-21T10:00:00+00:00", commit="a" * 40, gpu=None):
 @pytest.fixture
 def root(tmp_path):
     """A repository with one file of results, and one that is not pytest-benchmark's."""
-    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "numbers.md").write_text(NUMBERS)
     results = tmp_path / "benchmarks" / "results"
     results.mkdir(parents=True)
     (tmp_path / "benchmarks" / "cited.json").write_text(
@@ -68,17 +70,17 @@ def test_a_group_is_a_table_with_its_ratio_its_memory_and_where_it_comes_from(ro
     assert "| pytorch | 1.80 s | baseline |" in text
 
 
-def test_readme_gets_a_line_a_group_where_it_comes_from_and_keeps_the_rest(root):
+def test_the_page_of_numbers_gets_a_line_a_group_where_it_comes_from_and_keeps_the_rest(root):
     assert report.main([], root) == 0
-    text = (root / "README.md").read_text()
+    text = (root / "docs" / "numbers.md").read_text()
     assert "\nAbacus, 2 cores:\n" in text
     assert f"| {GROUP} | onnxruntime: 1.20 s | pytorch: 1.80 s | 1.5 x pytorch |" in text
-    file = "[`2026-11-21-abacus.json`](benchmarks/results/2026-11-21-abacus.json)"
+    file = "[`2026-11-21-abacus.json`](../benchmarks/results/2026-11-21-abacus.json)"
     assert f"* {file}: 2026-11-21, in 10 min 5 s, commit aaaaaaa; torch 2.13.0.\n" in text
     assert text.startswith("# A project\n") and text.endswith("\n\nThe rest.\n")
     again = text
     assert report.main([], root) == 0
-    assert (root / "README.md").read_text() == again
+    assert (root / "docs" / "numbers.md").read_text() == again
 
 
 def test_of_a_group_the_newest_run_counts_and_another_machine_is_another_section(root):
@@ -141,12 +143,12 @@ def test_cited_figures_are_marked_as_such(root):
 
 def test_a_check_names_what_is_stale_and_writes_nothing(root, capsys):
     assert report.main(["--check"], root) == 1
-    assert "README.md is not what benchmarks/results says" in capsys.readouterr().err
+    assert "numbers.md is not what benchmarks/results says" in capsys.readouterr().err
     assert report.main([], root) == 0 == report.main(["--check"], root)
     add(root, "2026-11-21-abacus.json", measured(rows_of_a_group(1.3, 1.8)))
     written = page(root)
     assert report.main(["--check"], root) == 1
-    assert re.findall(r"report: (\S+) is not", capsys.readouterr().err) == ["REPORT.md", "README.md"]
+    assert re.findall(r"report: (\S+) is not", capsys.readouterr().err) == ["REPORT.md", "numbers.md"]
     assert page(root) == written
 
 
@@ -157,11 +159,11 @@ def test_results_that_cannot_be_read_are_named(root, capsys, content):
     assert "broken.json is not what pytest-benchmark writes" in capsys.readouterr().err
 
 
-def test_a_readme_without_the_marks_is_left_alone(root, capsys):
-    (root / "README.md").write_text("# Nothing here\n")
+def test_a_page_without_the_marks_is_left_alone(root, capsys):
+    (root / "docs" / "numbers.md").write_text("# Nothing here\n")
     assert report.main([], root) == 1
-    assert "README.md lacks '<!-- benchmarks/report.py writes from here -->'" in capsys.readouterr().err
-    assert (root / "README.md").read_text() == "# Nothing here\n"
+    assert "docs/numbers.md lacks '<!-- benchmarks/report.py writes from here -->'" in capsys.readouterr().err
+    assert (root / "docs" / "numbers.md").read_text() == "# Nothing here\n"
 
 
 def test_every_group_that_was_measured_can_be_read():
@@ -179,12 +181,23 @@ def test_a_group_without_a_baseline_is_named(root):
     assert without_baseline(read_groups(root / "benchmarks" / "results")) == ["alone"]
 
 
-def test_readme_says_what_the_results_say():
-    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_numbers_says_what_the_results_say():
+    text = (report.ROOT / "docs" / "numbers.md").read_text(encoding="utf-8")
     assert report.with_headlines(text, read_groups(RESULTS)) == text
 
 
-def test_results_that_readme_names_are_there():
-    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
+def test_readmes_line_of_numbers_is_of_the_results():
+    """The group's newest run: both times, the commit and the version."""
+    (group,) = (group for group in read_groups(RESULTS) if group.name == GROUP)
+    (ours,) = (row for row in group.rows if row["extra_info"]["provider"] == "onnxruntime")
+    text = " ".join((report.ROOT / "README.md").read_text(encoding="utf-8").split())
+    faster = f"{ours['extra_info']['speedup_over_pytorch']:.3g} times as fast as PyTorch"
+    for fact in (readable(ours["median"]), faster, group.run.commit, group.run.versions["onnxruntime"]):
+        assert fact in text
+
+
+def test_results_that_pages_name_are_there():
+    pages = [report.ROOT / "README.md", *(report.ROOT / "docs").glob("*.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     named = set(re.findall(r"\d{4}-\d\d-\d\d-[\w-]+\.json", text))
     assert named and named <= {path.name for path in RESULTS.iterdir()}

@@ -291,10 +291,10 @@ def test_the_command_prints_a_plan_and_its_error(capsys):
     assert "of 1 video: " in err and err.count("\n") == 1
 
 
-def test_the_readme_states_the_error_of_today(capsys):
+def test_the_page_on_planning_prints_the_errors_of_today(capsys):
     _, out, _ = plan(capsys, "--videos-per-day", "1e5", "--device", "xeon-2cpu", "--peak-factor", "3")
     served = out.partition("\n\n")[2]
-    assert "16 clients" in served and served in (ROOT / "README.md").read_text()
+    assert "16 clients" in served and served in (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
 
 
 def test_json_holds_everything(capsys):

@@ -23,7 +23,7 @@ FORMATS = ("json", "xml", "csv")
 
 @pytest.fixture(scope="module")
 def real_logs(ffmpeg, tmp_path_factory):
-    """libvmaf's logs of every second of five frames, by format."""
+    """libvmaf's logs of every other one of five frames, by format."""
     folder = tmp_path_factory.mktemp("logs")
     for name in FORMATS:
         measured = (
@@ -50,9 +50,8 @@ def log_of(manifest, capsys, tmp_path, monkeypatch):
 
 
 def shape(text: str) -> str:
-    """A log's text without its values: digits, versions and names of metrics are all the same."""
-    text = re.sub(r"\"[^\"]*\"(?=: \{\n +\"min)|(?<=metrics\": \{\n)( +)\"[^\"]*\"", r"\1NAME", text)
-    text = re.sub(r"(?<=version[\": =]{2}\")[^\"]+|(?<=version\": \")[^\"]+", "V", text)
+    """A log's text without its version and values; of a number stays how many decimals it has."""
+    text = re.sub(r"(?<=\"version\": \")[^\"]+", "V", text)
     return re.sub(r"-?\d+(\.(?P<decimals>\d+))?", lambda found: f"N.{len(found['decimals'] or '')}", text)
 
 

@@ -95,6 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
             source=result.source,
             crop_scores=result.crop_scores,
             crop_regions=result.crop_regions,
+            size=(result.video.width, result.video.height),
             bit_rate_kbps=_bit_rate_kbps(video, result) if rate is None else rate,
             group=group,
         )

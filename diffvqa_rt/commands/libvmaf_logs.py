@@ -99,8 +99,9 @@ def pooled_scores(scores: list[float]) -> dict[str, float]:
 
 def json_log(log: LibvmafLog) -> str:
     """As libvmaf's JSON; NaN is null there."""
+    head = '    {\n      "frameNum": '
     frames = ",\n".join(
-        f'    {{\n      "frameNum": {number},\n      "metrics": {{\n        "{log.metric}": {score:.6f}\n      }}\n    }}'
+        f'{head}{number},\n      "metrics": {{\n        "{log.metric}": {score:.6f}\n      }}\n    }}'
         for number, score in log.frames.items()
     )
     pooled = ",\n".join(

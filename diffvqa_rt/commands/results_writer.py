@@ -83,14 +83,17 @@ def _csv(columns: Sequence[str]) -> Format:
     return Format(line({column: column for column in columns}), lambda result: line(csv_row(result, columns)))
 
 
-def _libvmaf(text: Callable[[LibvmafLog], str]) -> Format:
-    return Format(None, lambda result: text(libvmaf_log(result)) if isinstance(result, VideoScore) else None)
+def _libvmaf(text: Callable[[LibvmafLog], str]) -> Callable[[Sequence[str]], Format]:
+    def row(result: Result) -> str | None:
+        return text(libvmaf_log(result)) if isinstance(result, VideoScore) else None
+
+    return lambda columns: Format(None, row)
 
 
 FORMATS: dict[str, Callable[[Sequence[str]], Format]] = {
     "table": _table,
     "json": _json,
     "csv": _csv,
-    **{name: lambda columns, text=text: _libvmaf(text) for name, text in LIBVMAF_FORMATS.items()},
+    **{name: _libvmaf(text) for name, text in LIBVMAF_FORMATS.items()},
 }
 """By name, what makes the layout, given the columns of a CSV."""

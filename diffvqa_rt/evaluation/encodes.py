@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.interpolate
 import scipy.stats
+from numpy.typing import ArrayLike
 
 from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.video.crops import Region
@@ -27,6 +28,7 @@ class Encode:
         source: the name it was given by.
         crop_scores: of each crop position, two at least.
         crop_regions: where the crops are, in the encode's pixels.
+        size: width and height of the encode's pictures, in pixels.
         bit_rate_kbps: None where it is not known.
         group: the name of its group; None without groups.
     """
@@ -34,6 +36,7 @@ class Encode:
     source: str
     crop_scores: tuple[float, ...]
     crop_regions: tuple[Region, ...]
+    size: tuple[int, int]
     bit_rate_kbps: float | None = None
     group: str | None = None
 
@@ -44,7 +47,7 @@ class Encode:
     @property
     def margin(self) -> float:
         """Half of the interval around the score: Student's t times the standard error over crops."""
-        return _margin(np.var(self.crop_scores, ddof=1) / len(self.crop_scores), len(self.crop_scores) - 1)
+        return _margin(_variance(self.crop_scores), len(self.crop_scores) - 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +85,11 @@ def difference_of(a: Encode, b: Encode) -> Difference:
     others as two samples of unequal variance (Welch's t).
     """
     first, second = np.array(a.crop_scores), np.array(b.crop_scores)
-    is_paired = a.crop_regions == b.crop_regions and len(first) == len(second)
+    is_paired = (a.size, a.crop_regions) == (b.size, b.crop_regions) and len(first) == len(second)
     if is_paired:
-        variance, freedom = np.var(first - second, ddof=1) / len(first), len(first) - 1.0
+        variance, freedom = _variance(first - second), len(first) - 1.0
     else:
-        shares = [np.var(scores, ddof=1) / len(scores) for scores in (first, second)]
+        shares = [_variance(scores) for scores in (first, second)]
         variance = sum(shares)
         weights = sum(share**2 / (len(scores) - 1) for share, scores in zip(shares, (first, second), strict=True))
         freedom = variance**2 / weights if weights else math.inf
@@ -107,8 +110,8 @@ def bd_rate(anchor: Sequence[tuple[float, float]], group: Sequence[tuple[float, 
     """Bjøntegaard's delta rate of a group against an anchor, from pairs (bit rate, score).
 
     The mean distance of log(rate) over the scores that both reach, as a ratio, less one (ITU-T VCEG-M33). Between its
-    points each curve is the monotone piecewise cubic of `scipy.interpolate.PchipInterpolator`, which does not overshoot.
-    Akima's is as usual (arXiv:2304.12852), and may.
+    points each curve is the monotone piecewise cubic of `scipy.interpolate.PchipInterpolator`, which does not overshoot
+    where scores are noisy. Akima's, the other usual one (arXiv:2304.12852), may.
 
     Raises:
         EvaluationError: a curve has fewer than two points, its score does not grow with the bit rate, or no score is
@@ -134,6 +137,11 @@ def _rate_of_score(points: Sequence[tuple[float, float]]) -> scipy.interpolate.P
             f"to {scores[index + 1]:.3f}, and it must grow with the bit rate; leave one out, or use more crops"
         )
     return scipy.interpolate.PchipInterpolator(scores, np.log(rates))
+
+
+def _variance(scores: ArrayLike) -> float:
+    """The variance of the mean of independent scores."""
+    return float(np.var(scores, ddof=1) / np.size(scores))
 
 
 def _margin(variance: float, freedom: float) -> float:

@@ -129,7 +129,9 @@ def bd_rate(anchor: Sequence[tuple[float, float]], group: Sequence[tuple[float, 
 def _rate_of_score(points: Sequence[tuple[float, float]]) -> scipy.interpolate.PchipInterpolator:
     """log(bit rate) as a function of the score."""
     if len(points) < 2:
-        raise EvaluationError(f"no BD-rate: a curve has {len(points)} points; expected at least 2, better 4 or more")
+        raise EvaluationError(
+            f"no BD-rate: a curve of {len(points)} is too short; give at least 2 encodes, better 4 or more"
+        )
     rates, scores = np.array(sorted(points)).T
     for index in np.flatnonzero((np.diff(scores) <= 0) | (np.diff(rates) <= 0))[:1]:
         raise EvaluationError(

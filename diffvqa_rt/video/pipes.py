@@ -68,7 +68,8 @@ def _copy(name: str, source: int, target: int, limits: PipeLimits) -> int:
     waiting = select.poll()
     waiting.register(source, select.POLLIN)
     while True:
-        if not waiting.poll(max(deadline - time.monotonic(), 0) * 1000):
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0 or not waiting.poll(seconds_left * 1000):
             raise VideoDecodeError(
                 f"{name} does not end within {limits.max_seconds:g} s ({size:,} bytes so far); end the program that "
                 "writes to the pipe, or write a file and give that"

@@ -234,8 +234,8 @@ COMMAND = Command(
     help="rank encodes of one source, with intervals and BD-rates",
     description="Score encodes of one source at several crop positions and rank them. The intervals (95 %) are over "
     "the positions: of an encode, by Student's t; of a difference, by the paired t where the crops show the same "
-    "places, else by Welch's. A difference within its interval may turn around at other positions. With groups, print the "
-    "Bjøntegaard delta rate of each against the first: log(bit rate) over the score, piecewise cubic and monotone.",
+    "places, else by Welch's. A difference within its interval may turn around at other positions. With groups, print "
+    "the Bjøntegaard delta rate of each against the first: log(bit rate) over the score, piecewise cubic and monotone.",
     add_arguments=_add_arguments,
     run=_run,
     memory_advice="use fewer --crops",

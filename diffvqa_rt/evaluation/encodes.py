@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.interpolate
 import scipy.stats
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from diffvqa_rt.errors import EvaluationError
 from diffvqa_rt.video.crops import Region
@@ -47,7 +47,7 @@ class Encode:
     @property
     def margin(self) -> float:
         """Half of the interval around the score: Student's t times the standard error over crops."""
-        return _margin(_variance(self.crop_scores), len(self.crop_scores) - 1)
+        return _margin(_variance(np.array(self.crop_scores)), len(self.crop_scores) - 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,9 +141,9 @@ def _rate_of_score(points: Sequence[tuple[float, float]]) -> scipy.interpolate.P
     return scipy.interpolate.PchipInterpolator(scores, np.log(rates))
 
 
-def _variance(scores: ArrayLike) -> float:
+def _variance(scores: NDArray[np.float64]) -> float:
     """The variance of the mean of independent scores."""
-    return float(np.var(scores, ddof=1) / np.size(scores))
+    return float(np.var(scores, ddof=1) / len(scores))
 
 
 def _margin(variance: float, freedom: float) -> float:

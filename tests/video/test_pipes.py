@@ -109,6 +109,7 @@ def test_a_trickle_is_no_end(monkeypatch):
 
 
 def test_a_full_disk_is_named(monkeypatch):
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: open("/dev/full", "r+b", **options))
+    full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed by what it is given to
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: full)
     with pipe_of(b"x" * 100) as pipe, pytest.raises(VideoDecodeError, match=r"cannot be kept in .* \(No space left"):
         spooled("-", pipe)

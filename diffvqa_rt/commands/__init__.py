@@ -1,6 +1,6 @@
 """The subcommands of `diffvqa`, one module each. Packages that only some need are imported once those run."""
 
-from diffvqa_rt.commands import client, diagnose, evaluate, info, plan, score, serve, training
+from diffvqa_rt.commands import client, compare, diagnose, evaluate, info, plan, score, serve, training
 from diffvqa_rt.commands.command import Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -8,6 +8,7 @@ COMMANDS: tuple[Command, ...] = (
     info.COMMAND,
     serve.COMMAND,
     client.COMMAND,
+    compare.COMMAND,
     plan.COMMAND,
     training.ADAPT,
     training.TRAIN,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from diffvqa_rt.commands.libvmaf_logs import LIBVMAF_FORMATS, LibvmafLog, libvmaf_log
 from diffvqa_rt.errors import printable
 from diffvqa_rt.results import ScoringFailure, VideoScore, csv_row
 from diffvqa_rt.standard_output import print_results
@@ -41,17 +42,18 @@ def write_results(results: Iterable[Result], count: int, format_name: str, colum
                 tqdm.write(f"diffvqa: {printable(sentence)}", file=sys.stderr)
             # The bar and the rows may share a terminal: the bar steps aside while a row is written.
             with tqdm.external_write_mode(file=sys.stdout):
-                print_results(chosen.row(result))
+                if (row := chosen.row(result)) is not None:
+                    print_results(row)
             bar.update()
     return status
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A layout of results: the line above them, and the line of each."""
+    """A layout of results: the line above them, and the text of each; None where it has no place for a failure."""
 
     header: str | None
-    row: Callable[[Result], str]
+    row: Callable[[Result], str | None]
 
 
 def _table_row(result: Result) -> str:
@@ -81,5 +83,17 @@ def _csv(columns: Sequence[str]) -> Format:
     return Format(line({column: column for column in columns}), lambda result: line(csv_row(result, columns)))
 
 
-FORMATS: dict[str, Callable[[Sequence[str]], Format]] = {"table": _table, "json": _json, "csv": _csv}
+def _libvmaf(text: Callable[[LibvmafLog], str]) -> Callable[[Sequence[str]], Format]:
+    def row(result: Result) -> str | None:
+        return text(libvmaf_log(result)) if isinstance(result, VideoScore) else None
+
+    return lambda columns: Format(None, row)
+
+
+FORMATS: dict[str, Callable[[Sequence[str]], Format]] = {
+    "table": _table,
+    "json": _json,
+    "csv": _csv,
+    **{name: _libvmaf(text) for name, text in LIBVMAF_FORMATS.items()},
+}
 """By name, what makes the layout, given the columns of a CSV."""

@@ -12,6 +12,7 @@ from diffvqa_rt.decoding import DecodeLimits
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.results import csv_columns
 from diffvqa_rt.scoring import Scorer
+from diffvqa_rt.video.pipes import PIPE_LIMITS
 
 _LIMITS = DecodeLimits()
 
@@ -20,7 +21,8 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     add_scoring_arguments(
         command,
         "a video or image file, a folder of numbered pictures (00000.png, 00001.png, …), which is one video, or - for "
-        "a file on standard input",
+        "a file or YUV4MPEG2 on standard input, of which "
+        f"{PIPE_LIMITS.max_bytes >> 30} GiB are kept in TMPDIR",
     )
     add_engine_arguments(command)
     command.add_argument(

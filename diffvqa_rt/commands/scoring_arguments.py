@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from diffvqa_rt.arguments import UsageError, checked_arguments, whole_number
-from diffvqa_rt.commands.prompts import add_prompt_arguments, prompts_of
+from diffvqa_rt.commands.libvmaf_logs import check_libvmaf_format
+from diffvqa_rt.commands.prompts import add_prompt_arguments, prompts_of, result_count
 from diffvqa_rt.commands.results_writer import FORMATS
 from diffvqa_rt.metric import MAX_FRAMES, Metric, Request
 from diffvqa_rt.video import MAX_SEED
@@ -22,7 +23,8 @@ def add_scoring_arguments(command: argparse.ArgumentParser, videos: str) -> None
         choices=FORMATS,
         default="table",
         help="table: for people; json: one object a line, with frame scores, stage timings and the decoder's facts; "
-        "csv: one row a video (default: %(default)s)",
+        "csv: one row a video; vmaf-json, vmaf-xml, vmaf-csv: one video, in the layout of libvmaf's log "
+        "(default: %(default)s)",
     )
     add_prompt_arguments(command)
     command.add_argument(
@@ -61,7 +63,7 @@ def scoring_options(arguments: argparse.Namespace, metric: Metric) -> dict[str, 
     """The keywords of `Scorer.score_many` that say how to score.
 
     Raises:
-        UsageError: the metric lacks an option, or the prompts are not right.
+        UsageError: the metric lacks an option, the prompts are not right, or the format is not for these results.
         MosTableError: the prompts' table cannot be read.
     """
     options = {name: getattr(arguments, name) for name in ("seed", "crops", "frames", "patch_maps", "keep_interlaced")}
@@ -70,6 +72,7 @@ def scoring_options(arguments: argparse.Namespace, metric: Metric) -> dict[str, 
         metric.check(Request(**options, prompt=prompts[0][0] if prompts else None))
     if arguments.patch_maps and arguments.format != "json":
         raise UsageError(f"--patch-maps is for --format json; --format {arguments.format} has no place for them")
+    check_libvmaf_format(arguments.format, metric, result_count(arguments.videos, prompts))
     return {**options, "prompts": prompts}
 
 

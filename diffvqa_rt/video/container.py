@@ -4,9 +4,7 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from av.video.stream import VideoStream
 
 from diffvqa_rt.errors import VideoDecodeError, printable
 from diffvqa_rt.video.codecs import decoder_options
+from diffvqa_rt.video.pipes import spooled
 from diffvqa_rt.video.presentation import Presentation, read_presentation
 
 MAX_FRAME_PIXELS = 8192 * 8192
@@ -93,7 +92,7 @@ def open_source(source: str | os.PathLike[Any] | bytes) -> Iterator[tuple[str, B
     """The name and the seekable bytes of a video given as a path or as its content.
 
     Raises:
-        VideoDecodeError: the path cannot be read, or there are no bytes.
+        VideoDecodeError: the path cannot be read, there are no bytes, or a pipe is beyond `PIPE_LIMITS`.
     """
     if isinstance(source, bytes):
         name = "<bytes>"
@@ -112,7 +111,7 @@ def open_source(source: str | os.PathLike[Any] | bytes) -> Iterator[tuple[str, B
     try:
         with contextlib.ExitStack() as stack:
             opened = source.file if isinstance(source, OpenFile) else stack.enter_context(_opened(path))
-            anonymous = stack.enter_context(_seekable(opened))
+            anonymous = stack.enter_context(_seekable(name, opened))
             if os.fstat(anonymous.fileno()).st_size == 0:
                 raise VideoDecodeError(f"{name} is empty (0 bytes); give a video or image file")
             yield name, anonymous
@@ -140,7 +139,7 @@ def _opened(path: str | bytes) -> BinaryIO:
         ) from error
 
 
-def _seekable(file: BinaryIO) -> BinaryIO:
+def _seekable(name: str, file: BinaryIO) -> BinaryIO:
     """The same bytes without a name, on disk if they came through a pipe.
 
     Without a name, since ffmpeg acts on a name's extension and on patterns such as `%d` in it.
@@ -150,11 +149,7 @@ def _seekable(file: BinaryIO) -> BinaryIO:
         return open(file.fileno(), "rb", closefd=False)
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         raise OSError("neither a file nor a pipe")
-    # The caller closes it.
-    spool = tempfile.TemporaryFile()  # noqa: SIM115
-    shutil.copyfileobj(file, spool)
-    spool.seek(0)
-    return spool
+    return spooled(name, file)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import termios
 import time
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 from clips import make_clip
 from instant_engines import instant_engines
@@ -229,6 +230,28 @@ def test_a_dash_is_standard_input_read_once(instantly, tmp_path, monkeypatch):
     assert second["error"].startswith("- is empty")
     monkeypatch.setattr(sys, "stdin", None)
     assert instantly("-")[0] == 1
+
+
+def test_ffmpeg_may_write_yuv4mpeg_to_standard_input(instantly, clip, monkeypatch):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(clip), "-f", "yuv4mpegpipe", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ffmpeg:
+        monkeypatch.setattr(sys, "stdin", ffmpeg.stdout)
+        status, out, err = instantly("--format", "json", "-")
+    result, filed = json.loads(out), json.loads(instantly("--format", "json", clip)[1])
+    assert (status, err, result["video"]["codec"]) == (0, "", "rawvideo")
+    assert result["timestamps_seconds"] == filed["timestamps_seconds"]
+    assert result["score"] == pytest.approx(filed["score"], abs=0.1)
+
+
+def test_a_program_that_stops_writing_to_standard_input_is_a_sentence(instantly, monkeypatch):
+    half = "printf 'YUV4MPEG2 W64 H48 F25:1\\nFRAME\\n'; head -c 1000 /dev/zero"
+    with subprocess.Popen(half, shell=True, stdout=subprocess.PIPE, text=True) as writer:
+        monkeypatch.setattr(sys, "stdin", writer.stdout)
+        status, out, err = instantly("--format", "vmaf-xml", "-")
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "diffvqa: - breaks off within frame 1, after 1,006 of 4,614 bytes; check the program that writes to the pipe"
+    ]
 
 
 def test_warnings_are_a_mark_in_the_table_and_a_sentence_each(instantly, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ class VideoPage:
     score: VideoScore
     place: Place
     lowest_frame: float | None
-    timeline: Any
+    timeline: Markup | None
     frames: tuple[Thumbnail, ...]
     frames_note: str
     part_percentiles: dict[str, float]
@@ -163,17 +163,20 @@ def _part_percentiles(score: VideoScore, peers: Sequence[VideoScore]) -> dict[st
     return percentiles
 
 
-def _distributions(by_set: dict[str, list[VideoPage]], plots: Plots) -> list[tuple[str, list[Any]]]:
-    """Of each set with several results: its label, and plots of the scores and of each part."""
+def _distributions(by_set: dict[str, list[VideoPage]], plots: Plots) -> list[tuple[str, list[tuple[str, Markup]]]]:
+    """Of each set with several results: its label, and plots of the scores and of each part, with their titles.
+
+    No text of a result goes into a plot: matplotlib does not draw all that a text may hold.
+    """
     rows = []
     for label, members in by_set.items():
         if len(members) > 1:
             scores = [page.score for page in members]
-            drawn = [plots.distribution([score.score for score in scores], "score")]
+            drawn = [("score", plots.distribution([score.score for score in scores]))]
             for name in dict.fromkeys(name for score in scores for name in score.parts):
                 values = [part for score in scores if (part := score.parts.get(name)) is not None]
                 if values:
-                    drawn.append(plots.distribution(values, name))
+                    drawn.append((name, plots.distribution(values)))
             rows.append((label, drawn))
     return rows
 

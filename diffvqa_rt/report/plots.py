@@ -56,11 +56,13 @@ class Plots:
             figure, (above, below) = _figure(2.9, heights=(2.2, 1))
             times = np.array(score.timestamps_seconds)
             if other is not None and len(other.frame_scores) > 1:
-                above.plot(other.timestamps_seconds, other.frame_scores, "--", color=SECOND, linewidth=1.2, label="other")
+                above.plot(
+                    other.timestamps_seconds, other.frame_scores, "--", color=SECOND, linewidth=1.2, label="other"
+                )
             above.plot(times, score.frame_scores, "o-", color=FIRST, markersize=4, linewidth=1.6, label="frames")
             above.axhline(score.score, color=MUTED, linewidth=0.9, linestyle=":", label="score")
             above.set_ylabel("score")
-            above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0, fontsize=8)
+            above.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0, fontsize=8)
             width = 0.5 * float(np.diff(times).min()) if np.diff(times).min() > 0 else 0.02
             below.bar(times, score.frame_weights or [1 / len(times)] * len(times), width, color=FIRST)
             below.set_ylabel("weight")
@@ -70,17 +72,17 @@ class Plots:
             above.tick_params(labelbottom=False)
             return self._embed(figure, "frame scores and weights over time")
 
-    def distribution(self, values: Sequence[float], label: str) -> Markup:
-        """A histogram of scores."""
+    def distribution(self, values: Sequence[float]) -> Markup:
+        """A histogram of scores, or of a part."""
         with mpl.rc_context(_SETTINGS):
-            figure, (axes,) = _figure(2.1)
+            figure, (axes,) = _figure(2.0, width=5.2)
             bins = min(MOST_BINS, max(5, int(2 * len(values) ** 0.5)))
             axes.hist(values, bins=bins, color=FIRST, rwidth=0.92)
             axes.axvline(float(np.median(values)), color=INK, linewidth=1, linestyle=":")
-            axes.set_xlabel(f"{label} (dotted: the median, {np.median(values):.1f})")
+            axes.set_xlabel(f"points (dotted: the median, {np.median(values):.1f})")
             axes.set_ylabel("videos")
             axes.yaxis.get_major_locator().set_params(integer=True)
-            return self._embed(figure, f"distribution of {label}")
+            return self._embed(figure, "distribution")
 
     def pairs(self, first: Sequence[float], second: Sequence[float]) -> Markup:
         """Second scores over first scores, and the line where both are the same."""
@@ -97,7 +99,9 @@ class Plots:
     def _embed(self, figure: Figure, description: str) -> Markup:
         """The figure as an `svg` element without style attributes, whose ids occur once a page."""
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(
+            text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
         root = ElementTree.fromstring(text.getvalue())
         self._count += 1
         for parent in list(root.iter()):
@@ -132,5 +136,7 @@ def _figure(height: float, *, width: float = 7.2, heights: Sequence[float] = (1,
     figure = Figure(figsize=(width, height))
     FigureCanvasSVG(figure)
     axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
-    figure.subplots_adjust(left=0.6 / width, right=1 - 0.12 / width, bottom=0.45 / height, top=1 - 0.25 / height, hspace=0.18)
+    figure.subplots_adjust(
+        left=0.6 / width, right=1 - 0.12 / width, bottom=0.45 / height, top=1 - 0.25 / height, hspace=0.18
+    )
     return figure, list(axes[:, 0])

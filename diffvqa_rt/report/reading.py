@@ -109,7 +109,9 @@ def _checked(row: Mapping[str, Any]) -> VideoScore:
         maps = score.patch_maps
         shapes = [np.shape(_numbers(values)) for values in (maps.scores, maps.weights)]
         if len(shapes[0]) != 5 or 0 in shapes[0] or shapes[0] != shapes[1] or shapes[0][2] != len(maps.parts):
-            raise ValueError(f"patch_maps are of shapes {shapes[0]} and {shapes[1]}; expected five axes, the third parts")
+            raise ValueError(
+                f"patch_maps are of shapes {shapes[0]} and {shapes[1]}; expected five axes, the third parts"
+            )
     return score
 
 

@@ -71,10 +71,10 @@ def _tracked(scores: Iterable[VideoScore]) -> Iterable[VideoScore]:
 COMMAND = Command(
     name="report",
     help="show results as a page: ranking, curves, frames, A against B",
-    description="Make one HTML file of results, which needs no network and no other file: the ranking with percentiles, and of "
-    "each video the curve, the frames that were scored with their crops, and the parts of its score. Frames are shown of "
-    "videos that are at hand, at the path that the results name, from here or from the results' folder. A row that is no "
-    "result is reported and left out, and the exit status is 1.",
+    description="Make one HTML file of results, which needs no network and no other file: the ranking with "
+    "percentiles, and of each video the curve, the frames that were scored with their crops, and the parts of its "
+    "score. Frames are shown of videos that are at hand, at the path that the results name, from here or from the "
+    "results' folder. A row that is no result is reported and left out, and the exit status is 1.",
     add_arguments=_add_arguments,
     run=_run,
 )

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from diffvqa_rt import __version__
 from diffvqa_rt.errors import ReportError, printable
 from diffvqa_rt.report.comparison import MIN_PAIRS, Comparison, compare, names_below
 from diffvqa_rt.report.pictures import PatchPicture, ScoredFrames, Thumbnail, patch_pictures
 from diffvqa_rt.report.plots import Plots
-from diffvqa_rt.report.ranking import Place, places, scored_sets
+from diffvqa_rt.report.ranking import Place, percentile, places, scored_sets
 from diffvqa_rt.report.reading import ResultsFile
-from diffvqa_rt.results import ScoringFailure, VideoScore
+from diffvqa_rt.results import VideoScore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +122,7 @@ def _pages(
     """A page for each result, in the results' order."""
     names = names_below([score.source for score in scores])
     ranked = places(scores, scored_sets(scores))
+    parts = _part_values(scores, ranked)
     folders = [file.path.absolute().parent for file in results for _ in file.entries]
     partners, differences = {}, {}
     for pair in comparison.pairs if comparison else ():
@@ -132,7 +135,6 @@ def _pages(
         if pictures is not None:
             thumbnails, note = pictures.thumbnails(score, folders[number], len(scores))
         other = partners.get(number)
-        peers = [one for one, place in zip(scores, ranked, strict=True) if place.set_label == ranked[number].set_label]
         pages.append(
             VideoPage(
                 key=f"v{number + 1}",
@@ -144,7 +146,11 @@ def _pages(
                 timeline=plots.timeline(score, None if other is None else scores[other]),
                 frames=thumbnails,
                 frames_note=note,
-                part_percentiles=_part_percentiles(score, peers),
+                part_percentiles={
+                    name: percentile(value, parts[ranked[number].set_label, name])
+                    for name, value in score.parts.items()
+                    if value is not None
+                },
                 patches=tuple(patch_pictures(score.patch_maps)) if score.patch_maps else (),
                 partner=None if other is None else f"v{other + 1}",
                 difference=differences.get(number),
@@ -153,14 +159,14 @@ def _pages(
     return pages
 
 
-def _part_percentiles(score: VideoScore, peers: Sequence[VideoScore]) -> dict[str, float]:
-    percentiles = {}
-    for name, value in score.parts.items():
-        if value is not None:
-            others = [part for peer in peers if (part := peer.parts.get(name)) is not None]
-            below, equal = sum(part < value for part in others), sum(part == value for part in others)
-            percentiles[name] = 100 * (below + equal / 2) / len(others)
-    return percentiles
+def _part_values(scores: Sequence[VideoScore], ranked: Sequence[Place]) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """The values of each part of each set, by the set's label and the part's name."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for score, place in zip(scores, ranked, strict=True):
+        for name, value in score.parts.items():
+            if value is not None:
+                values.setdefault((place.set_label, name), []).append(value)
+    return {key: np.array(numbers) for key, numbers in values.items()}
 
 
 def _distributions(by_set: dict[str, list[VideoPage]], plots: Plots) -> list[tuple[str, list[tuple[str, Markup]]]]:

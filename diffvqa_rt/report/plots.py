@@ -123,7 +123,7 @@ class Plots:
         width, height = (float(root.attrib.pop(side).removesuffix("pt")) for side in ("width", "height"))
         root.attrib.update(role="img", width=f"{width:g}", height=f"{height:g}")
         root.set("aria-label", description)
-        return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
+        return Markup(ElementTree.tostring(root, encoding="unicode"))
 
     def _class_of(self, declarations: str) -> str:
         for color, variable in _VARIABLES.items():

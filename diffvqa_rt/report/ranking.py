@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffvqa_rt.results import VideoScore
 
@@ -60,10 +61,12 @@ def places(results: Sequence[VideoScore], sets: Sequence[ScoredSet]) -> list[Pla
     for one in sets:
         scores = np.array([results[number].score for number in one.members])
         for number, score in zip(one.members, scores, strict=True):
-            below, equal = int((scores < score).sum()), int((scores == score).sum())
             found[number] = Place(
-                rank=1 + int((scores > score).sum()),
-                percentile=100 * (below + equal / 2) / len(scores),
-                set_label=one.label,
+                rank=1 + int((scores > score).sum()), percentile=percentile(score, scores), set_label=one.label
             )
     return [found[number] for number in range(len(results))]
+
+
+def percentile(value: float, values: NDArray[np.float64]) -> float:
+    """Of 100 of these values [n], how many are lower; equal ones count half."""
+    return float(100 * ((values < value).mean() + (values == value).mean() / 2))

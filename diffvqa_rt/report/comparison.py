@@ -86,7 +86,7 @@ def compare(first: ResultsFile, second: ResultsFile) -> Comparison:
 
 
 def mean_interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean of differences [n]: percentiles over resampled pairs (Efron and Tibshirani 1993)."""
+    """The 95 % interval of the mean of differences [n]: percentiles of resampled pairs (Efron and Tibshirani 1993)."""
     generator = np.random.default_rng(seed)
     count = len(differences)
     means = [differences[generator.integers(count, size=count)].mean() for _ in range(RESAMPLES)]

@@ -135,15 +135,18 @@ def _pages(
         if pictures is not None:
             thumbnails, note = pictures.thumbnails(score, folders[number], len(scores))
         other = partners.get(number)
+        side = ("A" if number < len(results[0].entries) else "B") if comparison else ""
         pages.append(
             VideoPage(
                 key=f"v{number + 1}",
                 name=names[number],
-                side=("A" if number < len(results[0].entries) else "B") if comparison else "",
+                side=side,
                 score=score,
                 place=ranked[number],
                 lowest_frame=min(score.frame_scores, default=None),
-                timeline=plots.timeline(score, None if other is None else scores[other]),
+                timeline=plots.timeline(score)
+                if other is None
+                else plots.timeline(score, scores[other], ("A", "B") if side == "A" else ("B", "A")),
                 frames=thumbnails,
                 frames_note=note,
                 part_percentiles={
@@ -170,7 +173,7 @@ def _part_values(scores: Sequence[VideoScore], ranked: Sequence[Place]) -> dict[
 
 
 def _distributions(by_set: dict[str, list[VideoPage]], plots: Plots) -> list[tuple[str, list[tuple[str, Markup]]]]:
-    """Of each set with several results: its label, and plots of the scores and of each part, with their titles.
+    """Plots of the scores and of each part with their titles, by the label of each set that has several results.
 
     No text of a result goes into a plot: matplotlib does not draw all that a text may hold.
     """

@@ -162,5 +162,5 @@ def _frame_url(frame: NDArray[np.uint8], side: int) -> str:
 
 def _data_url(image: Image.Image, kind: str, options: dict[str, object]) -> str:
     content = io.BytesIO()
-    image.save(content, format=kind, **options)  # type: ignore[arg-type]
+    image.save(content, format=kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

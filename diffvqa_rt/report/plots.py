@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from diffvqa_rt.results import VideoScore
 
@@ -48,8 +49,10 @@ class Plots:
     def style(self) -> str:
         return "".join(f".{name}{{{declarations}}}\n" for declarations, name in self._classes.items())
 
-    def timeline(self, score: VideoScore, other: VideoScore | None = None) -> Markup | None:
-        """Frame scores and weights over time; None where there is no curve. `other` is drawn beside it."""
+    def timeline(
+        self, score: VideoScore, other: VideoScore | None = None, labels: tuple[str, str] = ("frames", "")
+    ) -> Markup | None:
+        """Frame scores and weights over time; None where there is no curve. `other`'s scores are drawn, too."""
         if len(score.frame_scores) < 2:
             return None
         with mpl.rc_context(_SETTINGS):
@@ -57,9 +60,9 @@ class Plots:
             times = np.array(score.timestamps_seconds)
             if other is not None and len(other.frame_scores) > 1:
                 above.plot(
-                    other.timestamps_seconds, other.frame_scores, "--", color=SECOND, linewidth=1.2, label="other"
+                    other.timestamps_seconds, other.frame_scores, "--", color=SECOND, linewidth=1.2, label=labels[1]
                 )
-            above.plot(times, score.frame_scores, "o-", color=FIRST, markersize=4, linewidth=1.6, label="frames")
+            above.plot(times, score.frame_scores, "o-", color=FIRST, markersize=4, linewidth=1.6, label=labels[0])
             above.axhline(score.score, color=MUTED, linewidth=0.9, linestyle=":", label="score")
             above.set_ylabel("score")
             above.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0, fontsize=8)
@@ -81,7 +84,7 @@ class Plots:
             axes.axvline(float(np.median(values)), color=INK, linewidth=1, linestyle=":")
             axes.set_xlabel(f"points (dotted: the median, {np.median(values):.1f})")
             axes.set_ylabel("videos")
-            axes.yaxis.get_major_locator().set_params(integer=True)
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             return self._embed(figure, "distribution")
 
     def pairs(self, first: Sequence[float], second: Sequence[float]) -> Markup:

@@ -68,5 +68,5 @@ def places(results: Sequence[VideoScore], sets: Sequence[ScoredSet]) -> list[Pla
 
 
 def percentile(value: float, values: NDArray[np.float64]) -> float:
-    """Of 100 of these values [n], how many are lower; equal ones count half."""
+    """The share of values [n] that are lower, in hundredths; equal ones count half."""
     return float(100 * ((values < value).mean() + (values == value).mean() / 2))

@@ -140,6 +140,6 @@ def _figure(height: float, *, width: float = 7.2, heights: Sequence[float] = (1,
     FigureCanvasSVG(figure)
     axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
     figure.subplots_adjust(
-        left=0.6 / width, right=1 - 0.12 / width, bottom=0.45 / height, top=1 - 0.25 / height, hspace=0.18
+        left=0.75 / width, right=1 - 0.12 / width, bottom=0.45 / height, top=1 - 0.25 / height, hspace=0.18
     )
     return figure, list(axes[:, 0])

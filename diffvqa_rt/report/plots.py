@@ -56,23 +56,24 @@ class Plots:
         if len(score.frame_scores) < 2:
             return None
         with mpl.rc_context(_SETTINGS):
-            figure, (above, below) = _figure(2.9, heights=(2.2, 1))
+            figure, (above, *below) = _figure(2.9, heights=(2.2, 1) if score.frame_weights else (1,))
             times = np.array(score.timestamps_seconds)
-            if other is not None and len(other.frame_scores) > 1:
-                above.plot(
-                    other.timestamps_seconds, other.frame_scores, "--", color=SECOND, linewidth=1.2, label=labels[1]
-                )
             above.plot(times, score.frame_scores, "o-", color=FIRST, markersize=4, linewidth=1.6, label=labels[0])
+            if other is not None and len(other.frame_scores) > 1:
+                theirs = other.timestamps_seconds, other.frame_scores
+                above.plot(*theirs, "--", color=SECOND, linewidth=1.2, label=labels[1])
             above.axhline(score.score, color=MUTED, linewidth=0.9, linestyle=":", label="score")
             above.set_ylabel("score")
-            above.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0, fontsize=8)
-            width = 0.5 * float(np.diff(times).min()) if np.diff(times).min() > 0 else 0.02
-            below.bar(times, score.frame_weights or [1 / len(times)] * len(times), width, color=FIRST)
-            below.set_ylabel("weight")
-            below.set_xlabel("seconds")
-            below.set_ylim(bottom=0)
-            above.sharex(below)
-            above.tick_params(labelbottom=False)
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+            above.legend(**place, ncols=3, frameon=False, fontsize=8)
+            for axes in below:
+                width = 0.5 * float(np.diff(times).min()) if np.diff(times).min() > 0 else 0.02
+                axes.bar(times, score.frame_weights, width, color=FIRST)
+                axes.set_ylabel("weight")
+                axes.set_ylim(bottom=0)
+                above.sharex(axes)
+                above.tick_params(labelbottom=False)
+            (below or [above])[-1].set_xlabel("seconds")
             return self._embed(figure, "frame scores and weights over time")
 
     def distribution(self, values: Sequence[float]) -> Markup:

@@ -119,6 +119,37 @@ def test_next_and_previous_follow_the_order_and_the_filter(open_report, html):
     assert not page.locator("a.next:visible").count()
 
 
+def test_a_pair_leads_to_both_sides_and_each_side_to_the_other(open_report, scored, results_of):
+    first = results_of(scored("a/cat.mp4", 50.0), scored("a/dog.mp4", 60.0), path=Path("a.json"))
+    second = results_of(scored("b/cat.mkv", 53.0), scored("b/dog.mkv", 59.0), path=Path("b.json"))
+    page = open_report(build_report([first, second], is_comparison=True))
+    assert page.locator("#pairs tbody").inner_text().split() == [
+        "cat",
+        "50.00",
+        "53.00",
+        "+3.00",
+        "dog",
+        "60.00",
+        "59.00",
+        "−1.00",
+    ]
+    page.get_by_role("button", name="B − A").click()
+    assert page.locator("#pairs tbody tr").first.inner_text().startswith("dog")
+    assert names(page)[0] == "a/dog.mp4"  # the ranking keeps its own order
+    page.click("text=53.00")
+    assert page.locator("article:visible h1").inner_text() == "b/cat.mkv"
+    assert {"A", "B"} <= set(page.locator("article:visible .plot text").all_text_contents())
+    page.click("article:visible >> text=the other side")
+    assert page.locator("article:visible h1").inner_text() == "a/cat.mp4"
+    assert page.said == []
+
+
+def test_a_curve_without_weights_shows_none(open_report, scored, results_of):
+    html = build_report([results_of(scored(frame_weights=()), path=Path("a.json"))])
+    texts = open_report(html, "#v1").locator("article:visible .plot text").all_text_contents()
+    assert "seconds" in texts and "weight" not in texts
+
+
 def test_it_works_without_scripts(open_report, html):
     page = open_report(html, java_script_enabled=False)
     page.click("text=a.mp4")

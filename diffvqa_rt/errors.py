@@ -73,6 +73,10 @@ class DiagnosisError(DiffVQAError):
     """A diagnostic picture cannot be made of what was given."""
 
 
+class ReportError(DiffVQAError):
+    """Results cannot be read, or no report can be made of them."""
+
+
 class PoolError(DiffVQAError):
     """Pristine photographs and videos for training cannot be fetched or unpacked."""
 

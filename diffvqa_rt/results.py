@@ -1,6 +1,7 @@
 """What scoring a video gives back: one schema in Python, JSON, CSV and gRPC."""
 
 import dataclasses
+import html
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffvqa_rt.errors import ScoreWarning
+from diffvqa_rt.errors import ScoreWarning, printable
 from diffvqa_rt.metric import RAW_PART, PromptFacts
 from diffvqa_rt.video import VideoInfo
 from diffvqa_rt.video.crops import Region
@@ -99,6 +100,26 @@ class VideoScore:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks, without styles or scripts."""
+        low, high = self.score_range
+        parts = {name: "–" if part is None else f"{part:.2f}" for name, part in self.parts.items()}
+        rows = {
+            "video": self.source,
+            **({} if self.prompt is None else {"prompt": self.prompt}),
+            "score": f"{self.score:.2f} of {low:g} to {high:g}",
+            **(
+                {"crops": f"{len(self.crop_scores)}, spread {self.crop_spread:.2f}"}
+                if len(self.crop_scores) > 1
+                else {}
+            ),
+            **parts,
+            "model": f"{self.metric}, {self.model}",
+            **{f"warning {warning.code}": warning.message for warning in self.warnings},
+        }
+        cells = ((html.escape(printable(text)) for text in row) for row in rows.items())
+        return f"<table>{''.join(f'<tr><th>{name}</th><td>{text}</td></tr>' for name, text in cells)}</table>"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ LAYERS = (
     {"models", "decoding"},
     {"engines", "sources"},
     {"scoring", "arguments"},
-    {"serving", "evaluation"},
+    {"serving", "evaluation", "report"},
     {"capacity", "synthetic"},
     {"training"},
     {"commands"},

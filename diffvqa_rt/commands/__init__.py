@@ -1,6 +1,6 @@
 """The subcommands of `diffvqa`, one module each. Packages that only some need are imported once those run."""
 
-from diffvqa_rt.commands import client, compare, diagnose, evaluate, info, plan, score, serve, training
+from diffvqa_rt.commands import client, compare, diagnose, evaluate, info, plan, report, score, serve, training
 from diffvqa_rt.commands.command import Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -14,5 +14,6 @@ COMMANDS: tuple[Command, ...] = (
     training.TRAIN,
     evaluate.COMMAND,
     diagnose.COMMAND,
+    report.COMMAND,
 )
 """All subcommands, in the order of `diffvqa --help`."""

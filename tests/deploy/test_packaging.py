@@ -36,6 +36,7 @@ def test_the_wheel_ships_our_three_packages_alone(tmp_path):
     assert shipped == {Path("data/share/diffvqa_rt", path) for path in models | measured}
     assert len(models) == 4 and len(measured) > 1
     assert "diffvqa_rt/py.typed" in names
+    assert {f"diffvqa_rt/report/{name}" for name in ("template.html", "style.css", "script.js")} <= set(names)
     card = {f"diffvqa_rt/weights/{path.name}" for path in (ROOT / "diffvqa_rt" / "weights").iterdir()}
     assert card == {name for name in names if name.startswith("diffvqa_rt/weights/")}
     networks = [name for name in card if name.endswith(".safetensors") and "decoder" not in name]

@@ -42,8 +42,12 @@ class OnnxEngine:
 
     def renew_after_fork(self) -> None:
         """Makes the pool, whose threads a forked child would wait for in vain."""
-        is_cut = self.spec.is_per_frame or self.spec.is_cut_by_row
-        self._pool = ThreadPoolExecutor(self.threads) if is_cut and self.threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.threads) if self.is_rowwise and self.threads > 1 else None
+
+    @property
+    def is_rowwise(self) -> bool:
+        """True where frames or rows are its work; ONNX Runtime's kernels on a CPU give each the same bits alone."""
+        return self.spec.is_per_frame or self.spec.is_cut_by_row
 
     def __call__(self, inputs: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:
         self.spec.check_inputs(inputs)

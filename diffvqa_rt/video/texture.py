@@ -7,11 +7,12 @@ from diffvqa_rt.video.crops import RgbFrame
 
 # Of the cells that a frame is measured in: a patch of the networks.
 _CELL = 16
+_BELOW_ONE = 1 - 2.0**-20
 _LUMA = (77, 150, 29)
 
 
 def texture_places(frame: RgbFrame, size: int, crops: int) -> NDArray[np.float64]:
-    """The place of each crop in the room that it has, [crops, 2] as fractions (x, y) in [0, 1], as `crop_places`.
+    """The place of each crop in the room that it has, [crops, 2] as fractions (x, y) in [0, 1), as `crop_places`.
 
     The first crop shows most texture: the mean over its cells of √(mean gradient), which one strong edge does not
     decide. Each next one shows most in what those before it left. A crop at native resolution of a large frame is a
@@ -39,7 +40,7 @@ def texture_places(frame: RgbFrame, size: int, crops: int) -> NDArray[np.float64
         if not free.any() or float(worth.max()) <= 0:
             free[:] = 1
         places[crop] = left / across if across else 0.5, top / down if down else 0.5
-    return places
+    return np.minimum(places, _BELOW_ONE)
 
 
 def _cell_textures(frame: RgbFrame) -> NDArray[np.float64]:

@@ -173,7 +173,13 @@ def _sample(
     start = time.perf_counter()
     with _blamed_on_the_video(source.name):
         _refuse_by_header(source, request, count)
-        sampled = sample_frames(source, count, animation_count=animation_count, keep_interlaced=keep_interlaced)
+        sampled = sample_frames(
+            source,
+            count,
+            animation_count=animation_count,
+            keep_interlaced=keep_interlaced,
+            threads=request["threads"],
+        )
     seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
     _refuse_beyond(request, largest, sampled.info.frame_count)

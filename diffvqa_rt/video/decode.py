@@ -25,6 +25,7 @@ from diffvqa_rt.video.sampled import (
 )
 from diffvqa_rt.video.sequence import open_folder, sample_sequence
 from diffvqa_rt.video.stills import sample_still
+from diffvqa_rt.video.threads import decoding_threads
 from diffvqa_rt.video.timeline import Timeline, read_timeline
 
 # Where the right keyframe leads to no good frame: how many keyframes to go further back, in turn.
@@ -45,6 +46,7 @@ def sample_frames(
     *,
     animation_count: int | None = None,
     keep_interlaced: bool = False,
+    threads: int = 1,
 ) -> SampledFrames:
     """The `count` frames on screen at the centres of as many equal spans of the video's duration (SPEC §1).
 
@@ -57,6 +59,7 @@ def sample_frames(
         count: at least 1; a video of fewer frames repeats the nearest.
         animation_count: the same of an animated picture: GIF, PNG, WebP or AVIF; `count` by default.
         keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
+        threads: the most that decode a video; no frame depends on it.
 
     Raises:
         VideoDecodeError: the source cannot be read, or nothing in it decodes.
@@ -73,7 +76,7 @@ def sample_frames(
             return sample_sequence(folder, count)
     with open_source(source) as (name, file):
         still = sample_still(name, file, count, animation_count or count)
-        return _sample_video(name, file, count, keep_interlaced) if still is None else still
+        return _sample_video(name, file, count, keep_interlaced, threads) if still is None else still
 
 
 def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
@@ -115,9 +118,10 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     )
 
 
-def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) -> SampledFrames:
+def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool, threads: int) -> SampledFrames:
     with open_video(name, file) as video:
         timeline = read_timeline(video)
+        threads = decoding_threads(video.stream.codec_context, timeline.frame_count, threads)
     targets = timeline.span_centres(count)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
     skips = bool(timeline.is_key.any())
@@ -125,19 +129,26 @@ def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) 
     false_keyframes = 0
     while True:
         with FrameReader(
-            name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe, may_seek=may_seek
+            name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe, may_seek=may_seek, threads=threads
         ) as reader:
             try:
                 samples = _collect(name, reader, timeline, targets, skips, keep_interlaced)
-            except SeekMissedError:
-                may_seek = False
-                continue
-            except FalseKeyframeError as error:
-                false_keyframes += 1
-                timeline = timeline.without_keyframe(error.position)
-                skips = false_keyframes < _FALSE_KEYFRAMES
+            except (SeekMissedError, FalseKeyframeError, MemoryError) as error:
+                if threads > 1:
+                    threads = 1
+                elif isinstance(error, SeekMissedError):
+                    may_seek = False
+                elif isinstance(error, FalseKeyframeError):
+                    false_keyframes += 1
+                    timeline = timeline.without_keyframe(error.position)
+                    skips = false_keyframes < _FALSE_KEYFRAMES
+                else:
+                    raise
                 continue
             is_damaged = reader.corrupt_frames > 0 or [sample.time for sample in samples] != sound_times
+            if is_damaged and threads > 1:
+                threads = 1  # what several make of damage is chance
+                continue
             if is_damaged and reader.leaps:
                 may_leap = False
                 continue

@@ -1,0 +1,124 @@
+"""Threads of a decoder: when a video gets them, what they hold, and that no bit of a frame shows them."""
+
+import dataclasses
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ffmpeg import ffmpeg
+from fuzz.corpus import sound_files
+from fuzz.mutations import mutated
+
+from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder
+from diffvqa_rt.errors import VideoDecodeError
+from diffvqa_rt.video import decode, sample_frames, threads
+from diffvqa_rt.video.threads import decoding_threads
+
+THREADED = ("h264", "hevc", "vp9", "av1")
+DAMAGES, SEED = 200, 0
+SIZES = {"4K": (3840, 2160), "8K": (7680, 4320)}
+
+
+def context(width, height, codec="h264"):
+    return SimpleNamespace(width=width, height=height, codec=SimpleNamespace(canonical_name=codec))
+
+
+def outcome(data, **options):
+    """All that a score depends on, or the sentence of a refusal."""
+    try:
+        sampled = sample_frames(data, 6, **options)
+    except VideoDecodeError as error:
+        return str(error)
+    # Threads have more frames under way.
+    info = dataclasses.replace(sampled.info, decoded_frames=0)
+    return [frame.tobytes() for frame in sampled.frames], sampled.timestamps_seconds, info, sampled.warnings
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The threads of each reader that is made; the smallest video gets threads."""
+    made = []
+
+    class Reader(decode.FrameReader):
+        def __init__(self, *arguments, threads, **options):
+            made.append(threads)
+            super().__init__(*arguments, threads=threads, **options)
+
+    monkeypatch.setattr(decode, "FrameReader", Reader)
+    monkeypatch.setattr(threads, "_LEAST_PIXELS", 0)
+    return made
+
+
+def test_a_video_gets_threads_where_they_pay():
+    assert decoding_threads(context(1280, 720), 250, 2) == 2
+    assert decoding_threads(context(1280, 720), 250, 64) == 8
+    assert decoding_threads(context(1280, 720), 250, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "frames"),
+    [(context(320, 240), 50), (context(4000, 3000, "av1"), 1), (context(1280, 720, "vp8"), 250)],
+    ids=["a tiny clip", "a still", "a codec that hides damage"],
+)
+def test_else_it_gets_none(given, frames):
+    assert decoding_threads(given, frames, 8) == 1
+
+
+def test_threads_hold_a_quarter_of_a_gibibyte_of_frames():
+    assert decoding_threads(context(3840, 2160), 250, 64) == 8
+    assert decoding_threads(context(7680, 4320), 250, 64) == 2
+    assert decoding_threads(context(8192, 8192), 250, 64) == 1
+
+
+@pytest.fixture(scope="module")
+def corpus() -> dict[str, bytes]:
+    return {name: data for name, data in sound_files().items() if name.partition(".")[0].split("-")[0] in THREADED}
+
+
+def test_sound_videos_have_the_same_frames(corpus, used):
+    assert len(corpus) >= 13
+    for name, data in corpus.items():
+        expected = outcome(data)
+        used.clear()
+        assert outcome(data, threads=4) == expected, name
+        assert used == [4], name
+
+
+def test_damaged_videos_have_the_same_frames(corpus, used):
+    ended_as = Counter()
+    for index in range(DAMAGES):
+        what, data = mutated(corpus, SEED, index)
+        expected = outcome(data)
+        used.clear()
+        assert outcome(data, threads=4) == expected, f"file {index} of seed {SEED} ({what})"
+        ended_as.update(used[-1:])
+    # Damage that nobody can see stays with the threads; the rest is decoded by one.
+    assert min(ended_as[4], ended_as[1]) >= DAMAGES // 10
+
+
+def test_one_thread_decodes_what_several_have_no_memory_for(corpus, used, monkeypatch):
+    expected = outcome(corpus["h264.mp4"])
+    last_until = decode.FrameReader.last_until
+
+    def most_have_none(self, time):
+        if used[-1] > 1:
+            raise MemoryError
+        return last_until(self, time)
+
+    monkeypatch.setattr(decode.FrameReader, "last_until", most_have_none)
+    used.clear()
+    assert outcome(corpus["h264.mp4"], threads=4) == expected and used == [4, 1]
+
+
+@pytest.mark.parametrize("size", [pytest.param("4K"), pytest.param("8K", marks=pytest.mark.slow)])
+def test_large_videos_stay_within_the_limits(tmp_path, size):
+    width, height = SIZES[size]
+    file = tmp_path / "large.mp4"
+    scene = f"testsrc2=size=480x270:rate=25:duration=0.4,scale={width}:{height}:flags=neighbor"
+    ffmpeg("-f", "lavfi", "-i", scene, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", file)
+    expected = IsolatedDecoder().frames(file, 2)
+    for limits in (DecodeLimits(), DecodeLimits(max_decode_memory_bytes=(3 if size == "8K" else 2) << 29)):
+        found = IsolatedDecoder(limits, threads=8).frames(file, 2)
+        np.testing.assert_array_equal(found.frames, expected.frames)
+        assert found.warnings == expected.warnings

@@ -278,7 +278,6 @@ class Scorer:
             metric.frame_count(config, request),
             animation_count=metric.animation_frame_count(config, request),
             keep_interlaced=request.keep_interlaced,
-            threads=self._decoder.threads,
         )
         decode_seconds = time.perf_counter() - start
         return prepare_frames(sampled, metric, config, request, decode_seconds)

@@ -160,7 +160,7 @@ class IsolatedDecoder:
             threads: the most that decode a video.
         """
         self.limits = limits or DecodeLimits()
-        self.threads = threads
+        self._threads = threads
         self._processes = DecoderProcesses(python)
         weakref.finalize(self, self._processes.end_all)
 
@@ -273,7 +273,7 @@ class IsolatedDecoder:
                 "max_frames": self.limits.max_frames,
                 "max_frame_pixels": self.limits.max_frame_pixels,
                 "taker": self.limits.TAKER,
-                "threads": self.threads,
+                "threads": self._threads,
             }
             return Pending(self._processes, {"name": name, **request, **limits}, file, stack.pop_all(), reception)
         raise AssertionError

@@ -25,7 +25,7 @@ from diffvqa_rt.video.sampled import (
 )
 from diffvqa_rt.video.sequence import open_folder, sample_sequence
 from diffvqa_rt.video.stills import sample_still
-from diffvqa_rt.video.threads import decoding_threads
+from diffvqa_rt.video.threads import ONE_THREAD, DecoderThreads
 from diffvqa_rt.video.timeline import Timeline, read_timeline
 
 # Where the right keyframe leads to no good frame: how many keyframes to go further back, in turn.
@@ -46,7 +46,7 @@ def sample_frames(
     *,
     animation_count: int | None = None,
     keep_interlaced: bool = False,
-    threads: int = 1,
+    threads: DecoderThreads = ONE_THREAD,
 ) -> SampledFrames:
     """The `count` frames on screen at the centres of as many equal spans of the video's duration (SPEC §1).
 
@@ -59,7 +59,7 @@ def sample_frames(
         count: at least 1; a video of fewer frames repeats the nearest.
         animation_count: the same of an animated picture: GIF, PNG, WebP or AVIF; `count` by default.
         keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
-        threads: the most that decode a video; no frame depends on it.
+        threads: that a video's decoder may have; no frame depends on them.
 
     Raises:
         VideoDecodeError: the source cannot be read, or nothing in it decodes.
@@ -118,10 +118,13 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     )
 
 
-def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool, threads: int) -> SampledFrames:
+def _sample_video(
+    name: str, file: BinaryIO, count: int, keep_interlaced: bool, allowed: DecoderThreads
+) -> SampledFrames:
+    allowed.has_complained()  # of what was before
     with open_video(name, file) as video:
         timeline = read_timeline(video)
-        threads = decoding_threads(video.stream.codec_context, timeline.frame_count, threads)
+        threads = allowed.count(video.stream.codec_context, timeline.frame_count)
     targets = timeline.span_centres(count)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
     skips = bool(timeline.is_key.any())
@@ -146,7 +149,7 @@ def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool, 
                     raise
                 continue
             is_damaged = reader.corrupt_frames > 0 or [sample.time for sample in samples] != sound_times
-            if is_damaged and threads > 1:
+            if threads > 1 and (is_damaged or allowed.has_complained()):
                 threads = 1  # what several make of damage is chance
                 continue
             if is_damaged and reader.leaps:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from av.video.codeccontext import VideoCodecContext
 
-# With threads, damaged files of these have the frames of one thread, or an error is reported (1,100 files of 320×240). Not
-# so of HEVC and VP8: where a damaged picture ends early, the rest is what stood in its memory, and nothing is reported.
+# With threads, damaged files of these have the frames of one thread, or an error is reported (1,100 files of 320×240).
+# Not so of HEVC and VP8: where a damaged picture ends early, the rest is what stood in its memory, and nobody says so.
 _CODECS = {"h264", "vp9", "av1"}
 # Of all frames together. One thread decodes fewer in some 40 ms (two Xeon cores), and threads have to be started.
 _LEAST_PIXELS = 1 << 24

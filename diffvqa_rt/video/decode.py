@@ -124,7 +124,7 @@ def _sample_video(
     allowed.has_complained()  # of what was before
     with open_video(name, file) as video:
         timeline = read_timeline(video)
-        threads = allowed.count(video.stream.codec_context, timeline.frame_count)
+        threads = allowed.for_video(video.stream.codec_context, timeline.frame_count)
     targets = timeline.span_centres(count)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
     skips = bool(timeline.is_key.any())
@@ -135,7 +135,7 @@ def _sample_video(
             name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe, may_seek=may_seek, threads=threads
         ) as reader:
             try:
-                samples = _collect(name, reader, timeline, targets, skips, keep_interlaced)
+                samples = _collect(name, reader, timeline, targets, skips, keep_interlaced, allowed)
             except (SeekMissedError, FalseKeyframeError, MemoryError) as error:
                 if threads > 1:
                     threads = 1
@@ -176,7 +176,13 @@ def _sample_video(
 
 
 def _collect(
-    name: str, reader: FrameReader, timeline: Timeline, targets: list[int], skips: bool, keep_interlaced: bool
+    name: str,
+    reader: FrameReader,
+    timeline: Timeline,
+    targets: list[int],
+    skips: bool,
+    keep_interlaced: bool,
+    allowed: DecoderThreads,
 ) -> list[_Sample]:
     """One sample for each of the ascending times `targets`, up to where nothing decodes any more."""
     samples: list[_Sample] = []
@@ -191,7 +197,8 @@ def _collect(
         if found.frame.interlaced_frame and not keep_interlaced:
             after = reader.first_after()
             whole = deinterlaced(_stored(reader.before), found.frame, None if after is found else _stored(after))
-        picture = picture_from_frame(found.frame, name, reader.video.presentation, found.turn, whole)
+        threads = allowed.for_picture(found.frame)
+        picture = picture_from_frame(found.frame, name, reader.video.presentation, found.turn, whole, threads)
         samples.append(_Sample(found.time, picture))
     return samples
 

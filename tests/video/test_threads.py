@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from ffmpeg import ffmpeg
@@ -15,11 +16,16 @@ from fuzz.mutations import mutated
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.video import decode, sample_frames, threads
+from diffvqa_rt.video.color import picture_from_frame
+from diffvqa_rt.video.presentation import Presentation
 from diffvqa_rt.video.threads import DecoderThreads
 
 THREADED = ("h264", "vp9", "av1")
 DAMAGES, SEED = 200, 0
 SIZES = {"4K": (3840, 2160), "8K": (7680, 4320)}
+
+
+FORMATS = ("yuv420p", "yuv420p10le", "yuv422p", "yuv444p", "nv12", "gray", "yuv411p", "gbrp")
 
 
 def context(width, height, codec="h264"):
@@ -57,7 +63,7 @@ def silent(most):
 
 
 def test_a_video_gets_threads_where_they_pay():
-    assert [silent(most).count(context(1280, 720), 250) for most in (1, 2, 64)] == [1, 2, 8]
+    assert [silent(most).for_video(context(1280, 720), 250) for most in (1, 2, 64)] == [1, 2, 8]
 
 
 @pytest.mark.parametrize(
@@ -66,12 +72,30 @@ def test_a_video_gets_threads_where_they_pay():
     ids=["a tiny clip", "a still", "a codec that hides damage"],
 )
 def test_else_it_gets_none(given, frames):
-    assert silent(8).count(given, frames) == 1
+    assert silent(8).for_video(given, frames) == 1
 
 
 def test_threads_hold_a_quarter_of_a_gibibyte_of_frames():
     sizes = ((3840, 2160), (7680, 4320), (8192, 8192))
-    assert [silent(64).count(context(*size), 250) for size in sizes] == [8, 2, 1]
+    assert [silent(64).for_video(context(*size), 250) for size in sizes] == [8, 2, 1]
+
+
+@pytest.mark.parametrize("pixel_format", FORMATS)
+def test_threads_convert_colours_to_the_same_bits(pixel_format):
+    presentation = Presentation()
+    for size in ((321, 241), (720, 576)):
+        frame = av.VideoFrame(*size, pixel_format)
+        for plane in frame.planes:
+            plane.update(np.random.default_rng(0).integers(0, 4, plane.buffer_size, np.uint8))
+        expected, *others = (
+            picture_from_frame(frame, "", presentation, threads=count).pixels for count in (1, 2, 3, 8)
+        )
+        assert expected.std() > 0 and all(np.array_equal(pixels, expected) for pixels in others)
+
+
+def test_large_pictures_are_converted_by_threads():
+    assert [silent(most).for_picture(av.VideoFrame(1280, 720, "yuv420p")) for most in (1, 2, 64)] == [1, 2, 8]
+    assert silent(8).for_picture(av.VideoFrame(320, 240, "yuv420p")) == 1
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
 from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 
-# Of a run's first input, where frames are the work: two frames of `tiny`, whose encoder stays in the cache with them. It
-# is 1.07 times as fast as with eight, and takes 20 MiB in the place of 93 (two Xeon cores, onnxruntime 1.31).
+# Of a run's first input, where frames are the work: two frames of `tiny`, whose encoder stays in the cache with them.
+# That is 1.07 times as fast as eight, and takes 20 MiB in the place of 93 (two Xeon cores, onnxruntime 1.31).
 _MOST_FRAME_BYTES = 1 << 20
 
 

@@ -26,6 +26,7 @@ from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
 from diffvqa_rt.metrics.diffvqa.views import make_views
 from diffvqa_rt.video import sample_frames
 from diffvqa_rt.video.plan import plan_decoding
+from diffvqa_rt.video.threads import DecoderThreads
 
 Views = Callable[[], np.ndarray]
 
@@ -75,7 +76,9 @@ def views_of_all(path: Path, size: int) -> np.ndarray:
 def run_of(provider: str, path: Path, size: int) -> Views:
     """The call that is timed. Skips where a package or a device is missing."""
     if provider == "pyav_pillow":
-        return lambda: make_views(sample_frames(path, FRAMES).frames, size)
+        # As in the decoder's process, but for what libraries write of errors: these files are sound.
+        threads = DecoderThreads(available_cpus(), lambda: False)
+        return lambda: make_views(sample_frames(path, FRAMES, threads=threads).frames, size)
     if provider == BASELINE:
         return lambda: make_views(frames_of_all(path), size)
     if provider == "resize_all":

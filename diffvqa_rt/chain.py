@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from diffvqa_rt.repeats import Repeats
 from diffvqa_rt.specs import Array, Arrays, Engine, PixelScale
 
 STEP = "step"
@@ -117,6 +118,17 @@ class OneThreadEngine(Protocol):
     def threads(self) -> int: ...
 
 
+@runtime_checkable
+class RowwiseEngine(Protocol):
+    """An engine of NumPy's arrays, for which `play` runs equal rows once, or equal frames where those are its work.
+
+    It says of itself that their bits do not depend on those that run beside them.
+    """
+
+    @property
+    def is_rowwise(self) -> bool: ...
+
+
 class StageClock:
     """Seconds spent in each stage, by the stage's name."""
 
@@ -143,7 +155,7 @@ def play(
     clock: StageClock | None = None,
     before_turn: Callable[[], None] = lambda: None,
 ) -> dict[str, NDArray]:
-    """Runs a chain, as many rows at a time as its engines take.
+    """Runs a chain, as many rows at a time as its engines take, and what repeats once where no bit depends on that.
 
     Args:
         chain: what runs.
@@ -270,6 +282,10 @@ class _Tensors:
             self._scaled[name, scale] = scale.normalize(array)
         return self._scaled[name, scale]
 
+    def stored(self, name: str) -> Any:
+        """As it was given or made."""
+        return self._arrays[name]
+
     def rows(self, name: str) -> int:
         return int(self._arrays[name].shape[0])
 
@@ -289,13 +305,24 @@ def _run(
     before_turn: Callable[[], None],
 ) -> Arrays:
     scales = engine.spec.pixels
+    own_names = {name: name for name in item.inputs} | (dict(item.start) if isinstance(item, Loop) else {})
+    read = {name: tensors.read(name, scales.get(own_name)) for own_name, name in own_names.items()}
+    repeats = None
+    if observe is None and isinstance(engine, RowwiseEngine) and engine.is_rowwise:
+        repeats = Repeats.among([tensors.stored(name) for name in read], axes=2 if engine.spec.is_per_frame else 1)
+    if repeats is None:
+        return _run_on(item, engine, read, observe, before_turn)
+    made = _run_on(item, engine, {name: repeats.once(array) for name, array in read.items()}, observe, before_turn)
+    return {name: repeats.all_of(array) for name, array in made.items()}
+
+
+def _run_on(
+    item: Call | Loop, engine: Engine, inputs: Arrays, observe: Observer | None, before_turn: Callable[[], None]
+) -> Arrays:
     if isinstance(item, Loop):
-        sources = {name: name for name in item.inputs} | dict(item.start)
-        read = {name: tensors.read(name, scales.get(input_name)) for input_name, name in sources.items()}
         if isinstance(engine, LoopingEngine) and observe is None:
-            return engine.loop(item, read, before_turn)
-        return run_loop(item, engine, read, observe=observe, before_turn=before_turn)
-    inputs = {name: tensors.read(name, scales.get(name)) for name in item.inputs}
+            return engine.loop(item, inputs, before_turn)
+        return run_loop(item, engine, inputs, observe=observe, before_turn=before_turn)
     rows, most = next(iter(inputs.values())).shape[0], engine.max_videos
     if most is not None and rows > most:  # of a tensor with more rows than the others
         parts = [

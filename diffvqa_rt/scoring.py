@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from diffvqa_rt.chain import Chain, StageClock, given_names, play, rows_of, split_chain
 from diffvqa_rt.checks import MAX_COUNT, whole
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder, Pending
-from diffvqa_rt.engines import BackendName, open_engines
+from diffvqa_rt.engines import BackendName, open_engines, settled_threads
 from diffvqa_rt.engines.manifest import Manifest, engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError
 from diffvqa_rt.forking import renew_in_children
@@ -110,7 +110,8 @@ class Scorer:
             EngineMismatchError: the folder, or a file in it, is not what its manifest says.
             DeviceUnavailableError: the engines are for a device that this machine lacks.
         """
-        decoder = IsolatedDecoder(limits)
+        threads = settled_threads(threads)
+        decoder = IsolatedDecoder(limits, threads=threads)
         decoder.warm_up()  # beside the engines, which take longer
         try:
             manifest, engines = open_engines(Path(folder), backend, threads)

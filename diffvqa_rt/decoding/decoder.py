@@ -123,8 +123,10 @@ class Pending(Generic[Result]):
 
     def _begin(self, *, in_new_process: bool = False) -> None:
         process = self._processes.start() if in_new_process else self._processes.take()
+        # A damaged video may have ended the first one by its threads.
+        request = self._request | {"threads": 1} if in_new_process else self._request
         try:
-            process.send(self._request, self._file.fileno(), self._request["max_decode_seconds"])
+            process.send(request, self._file.fileno(), self._request["max_decode_seconds"])
         except BaseException:
             self._processes.end(process)
             raise
@@ -150,14 +152,16 @@ class IsolatedDecoder:
     A forked child starts processes of its own.
     """
 
-    def __init__(self, limits: DecodeLimits | None = None, python: str | None = None) -> None:
+    def __init__(self, limits: DecodeLimits | None = None, python: str | None = None, *, threads: int = 1) -> None:
         """A decoder without a process so far.
 
         Args:
             limits: of each video.
             python: the interpreter; this one by default.
+            threads: the most that decode a video.
         """
         self.limits = limits or DecodeLimits()
+        self._threads = threads
         self._processes = DecoderProcesses(python)
         weakref.finalize(self, self._processes.end_all)
 
@@ -270,6 +274,7 @@ class IsolatedDecoder:
                 "max_frames": self.limits.max_frames,
                 "max_frame_pixels": self.limits.max_frame_pixels,
                 "taker": self.limits.TAKER,
+                "threads": self._threads,
             }
             return Pending(self._processes, {"name": name, **request, **limits}, file, stack.pop_all(), reception)
         raise AssertionError

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import av
 import numpy as np
 
 from diffvqa_rt.decoding.framing import ErrorKind, Message, receive_message, send_message
@@ -32,6 +33,9 @@ from diffvqa_rt.video.container import MAX_FRAME_PIXELS, OpenFile, open_source, 
 from diffvqa_rt.video.plan import plan_decoding
 from diffvqa_rt.video.sequence import OpenFolder, declared_sequence
 from diffvqa_rt.video.stills import declared_size
+from diffvqa_rt.video.threads import DecoderThreads
+
+_PIPE_BYTES = 1 << 20  # Linux' pipes hold a sixteenth
 
 Source = OpenFile | OpenFolder
 Answer = tuple[dict[str, Any], Sequence[memoryview]]
@@ -60,9 +64,31 @@ def main() -> None:
 
 def _silence() -> None:
     """Whatever libraries have to say of a file goes nowhere: its error goes into the answer."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _complaints()
+
+
+@functools.cache
+def _complaints() -> int:
+    """The end of a pipe where what libraries write to standard error is read; what it cannot hold is lost.
+
+    Of ffmpeg's, that is errors alone. They write there by themselves: a function of Python's would wait for the lock of
+    Python's, which may wait for the decoder's threads.
+    """
+    read, written = os.pipe()
+    for end in (read, written):
+        os.set_blocking(end, False)
+    os.dup2(written, 2)
+    av.logging.restore_default_callback()
+    av.logging.set_libav_level(av.logging.ERROR)
+    return read
+
+
+def _has_complained() -> bool:
+    try:
+        return bool(os.read(_complaints(), _PIPE_BYTES))
+    except BlockingIOError:
+        return False
 
 
 def _answer(connection: socket.socket, message: Message) -> Answer:
@@ -173,7 +199,13 @@ def _sample(
     start = time.perf_counter()
     with _blamed_on_the_video(source.name):
         _refuse_by_header(source, request, count)
-        sampled = sample_frames(source, count, animation_count=animation_count, keep_interlaced=keep_interlaced)
+        sampled = sample_frames(
+            source,
+            count,
+            animation_count=animation_count,
+            keep_interlaced=keep_interlaced,
+            threads=DecoderThreads(request["threads"], _has_complained),
+        )
     seconds = time.perf_counter() - start
     largest = max(frame.shape[0] * frame.shape[1] for frame in sampled.frames)
     _refuse_beyond(request, largest, sampled.info.frame_count)

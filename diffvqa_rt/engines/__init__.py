@@ -38,7 +38,7 @@ def open_engines(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
-    threads = available_cpus() if threads is None else min(whole("threads", threads, 1), MAX_THREADS)
+    threads = settled_threads(threads)
     manifest = Manifest.read(folder)
     record = manifest.backend(backend, folder)
     manifest.refuse_unlisted(folder)
@@ -47,6 +47,11 @@ def open_engines(
             raise ValueError(f"names has {', '.join(sorted(unknown))}; expected some of {', '.join(record.engines)}")
         record = dataclasses.replace(record, engines={name: record.engines[name] for name in names})
     return manifest, open_backend(backend, folder, manifest, record, threads)
+
+
+def settled_threads(threads: int | None) -> int:
+    """That many CPU threads; all that this process may use of None. Raises ValueError for fewer than one."""
+    return available_cpus() if threads is None else min(whole("threads", threads, 1), MAX_THREADS)
 
 
 def open_backend(
@@ -75,4 +80,5 @@ __all__ = [
     "available_cpus",
     "open_backend",
     "open_engines",
+    "settled_threads",
 ]

@@ -89,6 +89,11 @@ class InductorEngine:
         """Makes the thread of its own, so that the caller's torch keeps its threads; a forked child lacks it."""
         self._worker = ThreadPoolExecutor(1, initializer=_run_single_threaded)
 
+    @property
+    def is_rowwise(self) -> bool:
+        """True where frames are its work."""
+        return self.spec.is_per_frame
+
     def __call__(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         self.spec.check_inputs(inputs)
         # `from_numpy` warns about read-only arrays, and a package takes contiguous tensors only.

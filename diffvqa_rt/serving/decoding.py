@@ -12,14 +12,16 @@ from diffvqa_rt.video.plan import DecodingPlan
 class Decoder:
     """Decodes the videos of requests; where one ends the decoder's process, the next finds a new one."""
 
-    def __init__(self, metric: Metric, config: Config, limits: RequestLimits, python: str, *, max_rows: int) -> None:
+    def __init__(
+        self, metric: Metric, config: Config, limits: RequestLimits, python: str, *, max_rows: int, threads: int = 1
+    ) -> None:
         """A decoder for a network, in a process of the interpreter `python`.
 
-        `limits` are of each video, and `max_rows` is how many rows the engines take.
+        `limits` are of each video, `max_rows` is how many rows the engines take, and `threads` the most that decode.
         """
         self._metric, self._config = metric, config
         self._limits, self._max_rows = limits, max_rows
-        self._decoder = IsolatedDecoder(limits, python)
+        self._decoder = IsolatedDecoder(limits, python, threads=threads)
         self._decoder.warm_up()
 
     def decode(self, video: bytes | memoryview, request: Request) -> PreparedSource:

@@ -46,6 +46,10 @@ def tells_keyframes(codec: Codec) -> bool:
     return codec.canonical_name not in _TELLS_NO_KEYFRAME
 
 
+STRICT_OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode"}
+"""Options that make a decoder give up at every error that it knows; it may refuse a sound stream too."""
+
+
 def decoder_options(codec: Codec) -> dict[str, str]:
     """Options that make the decoder report damage: as an error, unless it marks damaged frames by itself."""
     return {} if codec.canonical_name in _MARKS_DAMAGE else {"err_detect": "crccheck+explode"}

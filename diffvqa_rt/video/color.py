@@ -112,6 +112,7 @@ def picture_from_frame(
     presentation: Presentation,
     orientation: Orientation | None = None,
     whole: VideoFrame | None = None,
+    threads: int = 1,
 ) -> Picture:
     """The frame as it is meant to be seen.
 
@@ -121,6 +122,7 @@ def picture_from_frame(
         presentation: of its stream.
         orientation: the frame's; the stream's by default.
         whole: the same frame after deinterlacing, whose samples are used then.
+        threads: that convert its colours; no bit depends on them.
 
     Raises:
         VideoDecodeError: its colours or its pixel format cannot be converted.
@@ -137,7 +139,7 @@ def picture_from_frame(
             src_color_range=ColorRange.JPEG if color.range == "full" else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             interpolation=_SWSCALE_FLAGS,
-            threads=1,
+            threads=threads,
         )
     except av.FFmpegError as error:
         raise VideoDecodeError(

@@ -17,7 +17,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from diffvqa_rt.errors import VideoDecodeError, printable
-from diffvqa_rt.video.codecs import decoder_options
+from diffvqa_rt.video.codecs import STRICT_OPTIONS, decoder_options
 from diffvqa_rt.video.pipes import spooled
 from diffvqa_rt.video.presentation import Presentation, read_presentation
 
@@ -153,8 +153,14 @@ def _seekable(name: str, file: BinaryIO) -> BinaryIO:
 
 
 @contextmanager
-def open_video(name: str, file: BinaryIO) -> Iterator[VideoFile]:
+def open_video(name: str, file: BinaryIO, *, threads: int = 1) -> Iterator[VideoFile]:
     """The video in `file`, read from its start.
+
+    Args:
+        name: what messages call it.
+        file: the video.
+        threads: of the decoder. With several, what a damaged video decodes to, and what is reported as damaged, differs
+            from run to run; so then the decoder gives up at every error that it knows.
 
     Raises:
         VideoDecodeError: not in a known format, no video stream, or no decoder for it.
@@ -184,9 +190,10 @@ def open_video(name: str, file: BinaryIO) -> Iterator[VideoFile]:
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
-        context.options = limits | decoder_options(context.codec)
-        # With more, what a damaged video decodes to, and what is reported as damaged, differs from run to run.
-        context.thread_count = 1
+        context.options = limits | (decoder_options(context.codec) if threads == 1 else STRICT_OPTIONS)
+        context.thread_count = threads
+        if threads > 1:
+            context.thread_type = "AUTO"  # frames where the decoder can, else parts of them
         presentation = read_presentation(stream)
         if presentation.dolby_vision is not None:
             profile, compatibility = presentation.dolby_vision

@@ -25,6 +25,7 @@ from diffvqa_rt.video.sampled import (
 )
 from diffvqa_rt.video.sequence import open_folder, sample_sequence
 from diffvqa_rt.video.stills import sample_still
+from diffvqa_rt.video.threads import ONE_THREAD, DecoderThreads
 from diffvqa_rt.video.timeline import Timeline, read_timeline
 
 # Where the right keyframe leads to no good frame: how many keyframes to go further back, in turn.
@@ -45,6 +46,7 @@ def sample_frames(
     *,
     animation_count: int | None = None,
     keep_interlaced: bool = False,
+    threads: DecoderThreads = ONE_THREAD,
 ) -> SampledFrames:
     """The `count` frames on screen at the centres of as many equal spans of the video's duration (SPEC §1).
 
@@ -57,6 +59,7 @@ def sample_frames(
         count: at least 1; a video of fewer frames repeats the nearest.
         animation_count: the same of an animated picture: GIF, PNG, WebP or AVIF; `count` by default.
         keep_interlaced: leave interlaced frames combed, as they are stored, in place of deinterlacing them.
+        threads: that a video's decoder may have; no frame depends on them.
 
     Raises:
         VideoDecodeError: the source cannot be read, or nothing in it decodes.
@@ -75,7 +78,7 @@ def sample_frames(
         still = sample_still(name, file, count, animation_count or count)
         if still is not None:
             return still
-        return _sample_video(name, file, lambda timeline: timeline.span_centres(count), keep_interlaced)
+        return _sample_video(name, file, lambda timeline: timeline.span_centres(count), keep_interlaced, threads)
 
 
 def sample_frame(source: bytes, count: int, index: int) -> SampledFrames:
@@ -128,10 +131,16 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
 
 
 def _sample_video(
-    name: str, file: BinaryIO, choose: Callable[[Timeline], list[int]], keep_interlaced: bool
+    name: str,
+    file: BinaryIO,
+    choose: Callable[[Timeline], list[int]],
+    keep_interlaced: bool,
+    allowed: DecoderThreads = ONE_THREAD,
 ) -> SampledFrames:
+    allowed.has_complained()  # of what was before
     with open_video(name, file) as video:
         timeline = read_timeline(video)
+        threads = allowed.for_video(video.stream.codec_context, timeline.frame_count)
     targets = choose(timeline)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
     skips = bool(timeline.is_key.any())
@@ -139,19 +148,26 @@ def _sample_video(
     false_keyframes = 0
     while True:
         with FrameReader(
-            name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe, may_seek=may_seek
+            name, file, timeline, may_leap=may_leap, needs_keyframe=needs_keyframe, may_seek=may_seek, threads=threads
         ) as reader:
             try:
-                samples = _collect(name, reader, timeline, targets, skips, keep_interlaced)
-            except SeekMissedError:
-                may_seek = False
-                continue
-            except FalseKeyframeError as error:
-                false_keyframes += 1
-                timeline = timeline.without_keyframe(error.position)
-                skips = false_keyframes < _FALSE_KEYFRAMES
+                samples = _collect(name, reader, timeline, targets, skips, keep_interlaced, allowed)
+            except (SeekMissedError, FalseKeyframeError, MemoryError) as error:
+                if threads > 1:
+                    threads = 1
+                elif isinstance(error, SeekMissedError):
+                    may_seek = False
+                elif isinstance(error, FalseKeyframeError):
+                    false_keyframes += 1
+                    timeline = timeline.without_keyframe(error.position)
+                    skips = false_keyframes < _FALSE_KEYFRAMES
+                else:
+                    raise
                 continue
             is_damaged = reader.corrupt_frames > 0 or [sample.time for sample in samples] != sound_times
+            if threads > 1 and (is_damaged or allowed.has_complained()):
+                threads = 1  # what several make of damage is chance
+                continue
             if is_damaged and reader.leaps:
                 may_leap = False
                 continue
@@ -176,7 +192,13 @@ def _sample_video(
 
 
 def _collect(
-    name: str, reader: FrameReader, timeline: Timeline, targets: list[int], skips: bool, keep_interlaced: bool
+    name: str,
+    reader: FrameReader,
+    timeline: Timeline,
+    targets: list[int],
+    skips: bool,
+    keep_interlaced: bool,
+    allowed: DecoderThreads,
 ) -> list[_Sample]:
     """One sample for each of the ascending times `targets`, up to where nothing decodes any more."""
     samples: list[_Sample] = []
@@ -191,7 +213,8 @@ def _collect(
         if found.frame.interlaced_frame and not keep_interlaced:
             after = reader.first_after()
             whole = deinterlaced(_stored(reader.before), found.frame, None if after is found else _stored(after))
-        picture = picture_from_frame(found.frame, name, reader.video.presentation, found.turn, whole)
+        threads = allowed.for_picture(found.frame)
+        picture = picture_from_frame(found.frame, name, reader.video.presentation, found.turn, whole, threads)
         samples.append(_Sample(found.time, picture))
     return samples
 

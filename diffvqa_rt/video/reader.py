@@ -69,6 +69,7 @@ class FrameReader:
         may_leap: bool,
         needs_keyframe: bool,
         may_seek: bool = True,
+        threads: int = 1,
     ) -> None:
         """Reads the video in `file` from its start.
 
@@ -81,9 +82,10 @@ class FrameReader:
             needs_keyframe: pass over frames that the decoder gives before the first keyframe, if it makes up what
                 they refer to.
             may_seek: ask the container for the way to a keyframe, in place of reading all that lies before it.
+            threads: of the decoder, as in `open_video`. With several it gives the frames of a sound video later.
         """
         self.decoded_frames = self.passed_over = 0
-        self._name, self._file = name, file
+        self._name, self._file, self._threads = name, file, threads
         self._timeline = timeline
         self._corrupt: set[tuple[str, int | None]] = set()
         self._needs_keyframe = needs_keyframe
@@ -110,7 +112,7 @@ class FrameReader:
 
     def _open(self) -> None:
         self._stack.close()
-        self.video = self._stack.enter_context(open_video(self._name, self._file))
+        self.video = self._stack.enter_context(open_video(self._name, self._file, threads=self._threads))
         self._codec = self.video.stream.codec_context.codec
         self._turns = TurnReader(self.video.stream, self.video.presentation.orientation)
         self._given = 0

@@ -19,8 +19,9 @@ class VideoInfo:
     `frame_rate_hz` is the average, None where a frame has no duration of its own (a still, an array, a folder).
     `rotation_degrees` is the clockwise turn that was applied, after mirroring left to right if `is_mirrored`.
     `decoder` is whose frames they are: `pyav`, `pillow` (pictures), `nvdec`, or nobody's (`array`).
-    `decoded_frames` counts what the decoder gave on the way to the samples, `corrupt_frames` what did not decode or
-    only with errors: frames of a video were passed over, a still was scored as the decoder gave it.
+    `decoded_frames` counts what the decoder gave on the way to the samples, some more where it has threads,
+    `corrupt_frames` what did not decode or only with errors: frames of a video were passed over, a still was scored as
+    the decoder gave it.
     `sample_aspect_ratio` is a pixel's width to its height, `8:9`, None where nothing is declared; pixels are never
     stretched. `field_order` is `progressive`, `top-first`, `bottom-first`, or `unknown` of interlaced frames;
     `is_deinterlaced` says whether their fields were made into whole frames.

@@ -1,6 +1,7 @@
 """An engine folder is verified before it runs, and runs the same however it is cut."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ from diffvqa_rt.engines.onnx_backend import OnnxCudaEngine, OnnxDeviceArray
 from diffvqa_rt.engines.verification import external_data_files, onnx_metadata
 from diffvqa_rt.errors import EngineMismatchError
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
-from diffvqa_rt.metrics.diffvqa.engines import engine_specs
+from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 
@@ -293,6 +294,27 @@ def test_no_bit_depends_on_threads_or_on_the_other_frames_and_videos(built_engin
     one_frame = {k: v[1:, 3:4] if v.ndim > 1 else v for k, v in inputs.items()}
     alone = engine(one_frame)
     assert all(np.array_equal(alone[output], whole[output][1:, 3:4]) for output in whole)
+
+
+def test_a_still_has_the_same_bits_as_frames_that_all_run(built_engines, manifest):
+    class AllFrames:
+        """Of which nobody knows that its frames do not see each other."""
+
+        max_videos = None
+
+        def __init__(self, engine):
+            self.spec, self._engine = engine.spec, engine
+
+        def __call__(self, inputs, outputs=None):
+            return self._engine(inputs, outputs)
+
+    _, engines = open_engines(built_engines, names=["vae_encoder", "unet_controller"])
+    (encode, denoise, _) = manifest.metric.chains(manifest.config)["diffvqa"]
+    chain = (encode, dataclasses.replace(denoise, count=2, keep={name: (name, 1) for name in FEATURES}))
+    views = np.tile(np.random.default_rng(0).integers(0, 256, (1, 2, 3, 192, 192), np.uint8), (1, 3, 1, 1, 1))
+    shared = play(chain, engines, {"frames": views})
+    expected = play(chain, {name: AllFrames(engine) for name, engine in engines.items()}, {"frames": views})
+    assert all(np.array_equal(shared[name], expected[name]) for name in FEATURES)
 
 
 def test_no_bit_of_the_head_depends_on_the_other_videos(built_engines):

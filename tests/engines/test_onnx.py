@@ -80,3 +80,24 @@ def test_a_failure_of_the_runtime_reaches_the_caller(x, threads):
     session.fails_at = 2
     with pytest.raises(IndexError, match="of the runtime's own"):
         OnnxRowEngine(SPEC, session, threads).loop(LOOP, {"x": x})
+
+
+@pytest.mark.parametrize(("threads", "frames"), [(1, [2, 2, 2]), (2, [2, 2, 2]), (4, [1, 2, 1, 2])])
+def test_large_frames_are_run_a_few_at_a_time(threads, frames):
+    border = ("videos", "frames", 3, 192, 192)
+    spec = EngineSpec(
+        "encoder",
+        inputs=(TensorSpec("pixels", "float32", border),),
+        outputs=(TensorSpec("x", "float32", border),),
+        is_per_frame=True,
+    )
+    seen = []
+
+    class Doubling:
+        def run(self, names, inputs):
+            seen.append(inputs["pixels"].shape[1])
+            return [2 * inputs["pixels"]]
+
+    pixels = np.random.default_rng(0).random((1, 6, 3, 192, 192), np.float32)
+    np.testing.assert_array_equal(OnnxEngine(spec, Doubling(), threads)({"pixels": pixels})["x"], 2 * pixels)
+    assert sorted(seen) == sorted(frames)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffvqa_rt.engines import settled_threads
 from diffvqa_rt.errors import InputError
 from diffvqa_rt.metric import Request
 from diffvqa_rt.scoring import model_facts, open_prompt_reading
@@ -30,7 +31,12 @@ class TritonPythonModel:
         # DALI where its decoders make other videos' input: a score must not depend on the codec's luck.
         self._resized_by = "dali" if self._dali else "pillow"
         self._decoder = Decoder(
-            self._metric, self._config, settings.limits, settings.python, max_rows=settings.max_rows
+            self._metric,
+            self._config,
+            settings.limits,
+            settings.python,
+            max_rows=settings.max_rows,
+            threads=settled_threads(settings.threads),
         )
         self._read_prompt = open_prompt_reading(manifest, Path(settings.engines))
         facts = dataclasses.asdict(model_facts(manifest, settings.backend, self._resized_by))

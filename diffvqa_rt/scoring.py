@@ -47,7 +47,7 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class PreparedVideo:
-    """What the engines take of a video that was decoded elsewhere, its name, and the request that it was prepared by."""
+    """A video that was decoded elsewhere: its name, what the engines take of it, and the request that it is for."""
 
     name: str
     source: PreparedSource

@@ -87,7 +87,7 @@ def _all(places: Iterable[str]) -> Iterator[tuple[str, Entry]]:
 
 
 def _files(place: str) -> list[str]:
-    """What a place stands for. A folder's files are those that look like videos; a pattern's are all."""
+    """The files that a place stands for: of a folder those that look like videos, of a pattern all."""
     is_folder = place.endswith("/") or (not is_url(place) and os.path.isdir(local_path(place)))
     if _MAGIC & set(place) and not os.path.exists(local_path(place)):
         if not (found := files_like(place)):
@@ -146,14 +146,13 @@ def _checked(table: str, rows: Iterator[Row]) -> Iterator[tuple[str, Entry]]:
             yield where, _bad(where, "", cells)
             continue
         video, prompt, id = (_text(cells.get(column)) for column in _COLUMNS)
-        texts = [text for text in (video, prompt, id) if text is not None]
-        if wrong := [text for text in texts if not isinstance(text, str)]:
+        if wrong := [text for text in (video, prompt, id) if not isinstance(text, str | None)]:
             yield where, _bad(where, "", f"has {wrong[0]!r} where a text should be")
         elif not video:
             yield where, _bad(where, "", "names no video")
         else:
             path = _beside(table, str(video))
-            yield where, Entry(id=str(id or path), video=path, prompt=prompt and str(prompt))
+            yield where, Entry(id=str(id or path), video=path, prompt=None if prompt is None else str(prompt))
 
 
 def _text(cell: object) -> object:

@@ -68,7 +68,7 @@ def opened(name: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def decodable(name: str) -> Iterator[str | OpenFile]:
-    """What a decoder takes of a video: a path as it is; of an object a copy without a name, which goes with the block.
+    """A video as a decoder takes it: a path as it is; of an object a copy without a name, which goes with the block.
 
     The copy is whole: the times of all its frames are in its packets, and a decoder reads those once and some twice.
 

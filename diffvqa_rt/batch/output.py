@@ -2,8 +2,8 @@
 
     scores/scorer=3f2a9c…/0b71….parquet
 
-Each scorer, which is an engine folder's network, its engines, the decoder's version and the options, has a folder of its
-own with one row a video: another build's scores stay beside it. A file's name is of the videos in it.
+A scorer is a network, its engines, the decoder's version and the options. Each has a folder of its own with one row a
+video, and another build's scores stay beside it. A file's name is the hash of the videos in it.
 """
 
 import hashlib
@@ -121,7 +121,7 @@ class BlockWriter:
 
 
 def read_results(out: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of an output folder, a path or a URL, maps as dictionaries. Raises BatchError where it cannot be read."""
+    """The rows of an output folder, maps as dictionaries. Raises BatchError where it cannot be read."""
     for name in folders_in(out):
         for file in _result_files(f"{out.rstrip('/')}/{name}") if name.startswith(_SCORER) else ():
             with opened(file) as content, explained(file, "read as results"):

@@ -62,7 +62,7 @@ class BatchJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSummary:
-    """How many videos have been scored, could not be scored, and were scored before."""
+    """The numbers of videos that have been scored, could not be scored, and were left as they were."""
 
     scored: int
     failed: int
@@ -166,7 +166,7 @@ def _rows(table: pa.Table) -> Iterator[tuple[str, str, str | None]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Workers:
-    """How many workers of each stage there are, and what each takes of Ray's resources."""
+    """The numbers of workers of each stage, and what each takes of Ray's resources."""
 
     engines: int
     decoders: int
@@ -206,6 +206,7 @@ class _Cluster:
 def _cluster(address: str | None) -> Iterator[_Cluster]:
     """A connection to the cluster at the address, or one of this machine's own, which ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a run leaves the machine
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is worth a sentence comes as an exception
     import ray
 
     own: dict[str, Any] = {"num_cpus": available_cpus(), "object_store_memory": _LOCAL_STORE_BYTES}

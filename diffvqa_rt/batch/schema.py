@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from diffvqa_rt.results import ScoringFailure, VideoScore
+from diffvqa_rt.results import VideoScore
 
 _PLAIN = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 # An image's patches are more than all else; `diffvqa score --format json` has them.
@@ -29,11 +29,6 @@ def result_schema() -> pa.Schema:
 def result_type() -> pa.DataType:
     """A result as one struct, without `id` and `error`."""
     return pa.struct([field for field in result_schema() if field.name not in ("id", "error")])
-
-
-def row_of(id: str, prompt: str | None, result: VideoScore | ScoringFailure) -> dict[str, Any]:
-    """The row of a result."""
-    return {"prompt": prompt, **result.as_dict(), "id": id}
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

@@ -1,6 +1,7 @@
-"""The two stages of a pipeline on tables: videos to what the engines take, and that to scores. Ray itself is not needed.
+"""The two stages of a pipeline on tables: videos to what the engines take, and that to scores.
 
-Both are classes that Ray Data opens once a worker and calls with one table after another (`batch_format="pyarrow"`).
+Ray is not imported. Both are classes that Ray Data opens once a worker and calls with one table after another
+(`batch_format="pyarrow"`).
 """
 
 import os
@@ -28,7 +29,7 @@ _PREPARED, _ERROR, _RESULT, _SCORE = "prepared", "error", "result", "score"
 class DecodeVideos:
     """Adds to a table, for each video, what the engines take of it (`prepared`), or why it cannot be had (`error`).
 
-    The table has the column `video`: paths, URLs, or encoded videos' bytes; `prompt`, text or null, may stand beside it.
+    The column `video` has paths, URLs, or encoded videos' bytes; `prompt`, text or null, may stand beside it.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class DecodeVideos:
 
 
 class ScoreVideos:
-    """Puts scores in the place of `prepared`: `score`, and `result` with all of a `VideoScore`; null where `error` is."""
+    """Puts `score` and `result`, all of a `VideoScore`, in the place of `prepared`; null where there is an `error`."""
 
     def __init__(
         self,
@@ -116,8 +117,8 @@ class ScoreVideos:
         found = engines_sha256(self._scorer.manifest.backends[backend].files)
         if expected_sha256 not in (None, found):
             raise EngineMismatchError(
-                f"{engines} on {os.uname().nodename} has engines {found[:12]}, and the run is of {expected_sha256[:12]}; "
-                "copy the same folder to every node"
+                f"{engines} on {os.uname().nodename} has other engines than the run ({found[:12]}, not "
+                f"{str(expected_sha256)[:12]}); copy the same folder to every node"
             )
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -31,7 +30,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="DIR",
-        help="the output folder, a path or a URL; what it holds is not scored again",
+        help="the folder of the scores, a path or a URL; what it holds is not scored again",
     )
     add_engine_arguments(command, threads="CPU threads of an engine worker; changes no score (default: 1)")
     command.add_argument(
@@ -114,9 +113,9 @@ def _counts(summary: "BatchSummary") -> str:
 COMMAND = Command(
     name="batch",
     help="score a catalogue into Parquet, resumably, here or on a Ray cluster",
-    description="Score a catalogue of videos on Ray Data, into a folder of Parquet files with a row a video. A run that "
-    "was killed goes on where it was: what the folder holds is not scored again, and what failed is tried again. A video "
-    "that cannot be scored has a row that says why, the others are scored, and the exit status is 1.",
+    description="Score a catalogue of videos on Ray Data, into a folder of Parquet files with a row a video. A run "
+    "that was killed goes on where it was: what the folder holds is not scored again, and what failed is tried again. A "
+    "video that cannot be scored has a row that says why, the others are scored, and the exit status is 1.",
     add_arguments=_add_arguments,
     run=_run,
     memory_advice="use a smaller --batch or fewer --crops",

@@ -21,7 +21,7 @@ LAYERS = (
     {"models", "decoding"},
     {"engines", "sources"},
     {"scoring", "arguments"},
-    {"serving", "evaluation"},
+    {"batch", "serving", "evaluation"},
     {"capacity", "synthetic"},
     {"training"},
     {"commands"},

@@ -26,9 +26,7 @@ class ScoringStage:
     name = _NAME
     batch_size = 8
 
-    def __init__(
-        self, engines: str, *, backend: BackendName = "onnx", threads: int | None = 1, seed: int = 0
-    ) -> None:
+    def __init__(self, engines: str, *, backend: BackendName = "onnx", threads: int | None = 1, seed: int = 0) -> None:
         """A stage whose engines are opened by `setup`, once a worker.
 
         Args:

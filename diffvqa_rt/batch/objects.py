@@ -116,9 +116,10 @@ def folders_in(folder: str) -> list[str]:
             place = Path(local_path(folder))
             return sorted(path.name for path in place.iterdir() if path.is_dir()) if place.exists() else []
         system, path = _system(folder)
-        if not system.exists(path):
+        try:
+            found = system.ls(path, detail=True)
+        except FileNotFoundError:  # asking whether it is there would call one without rights absent
             return []
-        found = system.ls(path, detail=True)
         return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory")
     raise AssertionError
 

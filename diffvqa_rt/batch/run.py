@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,27 +207,46 @@ class _Cluster:
 def _cluster(address: str | None) -> Iterator[_Cluster]:
     """A connection to the cluster at the address, or one of this machine's own, which ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a run leaves the machine
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine half a minute is too short
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is worth a sentence comes as an exception
     import ray
 
     own: dict[str, Any] = {"num_cpus": available_cpus(), "object_store_memory": _LOCAL_STORE_BYTES}
     own |= {"include_dashboard": False}
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else own),
-        )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        with _silent_stderr():
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                **({} if address else own),
+            )
+    except Exception as error:  # Ray raises bare exceptions here
         where = f"no Ray cluster can be reached at {address}" if address else "Ray does not start on this machine"
-        raise BatchError(f"{where} ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+        raise BatchError(f"{where} ({_cause(error)})") from error
     try:
         resources = ray.cluster_resources()
         nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
         yield _Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), max(nodes, default=0.0))
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Sends to nowhere what libraries print, in C++ too: Ray says there which log level it was given."""
+    with open(os.devnull, "w") as nowhere:
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed by the caller
+            yield
+            return
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _scored(job: BatchJob, pending: pa.Table, workers: _Workers, expected_sha256: str) -> Iterator[dict[str, Any]]:
@@ -240,31 +260,29 @@ def _scored(job: BatchJob, pending: pa.Table, workers: _Workers, expected_sha256
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     options = {name: getattr(job.request, name) for name in ("seed", "crops", "frames", "keep_interlaced")}
     engines = os.path.abspath(job.engines)
-    retries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _RETRIES}
-    dataset = ray.data.from_arrow(_blocks(pending, job.batch)).map_batches(
-        DecodeVideos,
-        fn_constructor_kwargs={"engines": engines, **options},
-        batch_size=None,
-        batch_format="pyarrow",
-        concurrency=(1, min(workers.decoders, pending.num_rows)),
-        **workers.decoder_resources,
-        **retries,
-    )
-    dataset = dataset.map_batches(
-        ScoreVideos,
-        fn_constructor_kwargs={
-            "engines": engines,
-            "backend": job.backend,
-            "threads": job.threads,
-            "batch": job.batch,
-            "expected_sha256": expected_sha256,
-        },
-        batch_size=None,
-        batch_format="pyarrow",
-        concurrency=min(workers.engines, math.ceil(pending.num_rows / job.batch)),
-        **workers.engine_resources,
-        **retries,
-    )
+    playing = {"backend": job.backend, "threads": job.threads, "batch": job.batch, "expected_sha256": expected_sha256}
+    rows = _rows_a_block(pending.num_rows, job.batch)
+    blocks = _blocks(pending, rows)
+    # Without a limit, a video that ends its worker would do so for ever; Ray warns that 2.64 will name it otherwise.
+    with warnings.catch_warnings(action="ignore"):
+        dataset = ray.data.from_arrow(blocks).map_batches(
+            DecodeVideos,
+            fn_constructor_kwargs={"engines": engines, **options},
+            batch_size=rows,
+            batch_format="pyarrow",
+            concurrency=(1, min(workers.decoders, len(blocks))),
+            max_task_retries=_RETRIES,
+            **workers.decoder_resources,
+        )
+        dataset = dataset.map_batches(
+            ScoreVideos,
+            fn_constructor_kwargs={"engines": engines, **playing},
+            batch_size=rows,
+            batch_format="pyarrow",
+            concurrency=min(workers.engines, len(blocks)),
+            max_task_retries=_RETRIES,
+            **workers.engine_resources,
+        )
     try:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in table.to_pylist(maps_as_pydicts="strict"):
@@ -276,10 +294,14 @@ def _scored(job: BatchJob, pending: pa.Table, workers: _Workers, expected_sha256
         ) from error
 
 
-def _blocks(pending: pa.Table, batch: int) -> list[pa.Table]:
-    """The table in pieces, each a task of its own."""
-    batches = math.ceil(pending.num_rows / batch)
-    rows = batch * min(max(1, math.ceil(batches / _MOST_BLOCKS)), _MOST_BATCHES_A_BLOCK)
+def _rows_a_block(rows: int, batch: int) -> int:
+    """The number of videos that go through Ray together: one batch, or several where there are very many."""
+    batches = math.ceil(rows / batch)
+    return batch * min(math.ceil(batches / _MOST_BLOCKS), _MOST_BATCHES_A_BLOCK)
+
+
+def _blocks(pending: pa.Table, rows: int) -> list[pa.Table]:
+    """The table in pieces of so many rows, each a task of its own."""
     # Each anew: a slice would go to Ray with the whole table behind it.
     return [
         pa.Table.from_pydict(pending.slice(start, rows).to_pydict(), _COLUMNS)

@@ -114,8 +114,8 @@ COMMAND = Command(
     name="batch",
     help="score a catalogue into Parquet, resumably, here or on a Ray cluster",
     description="Score a catalogue of videos on Ray Data, into a folder of Parquet files with a row a video. A run "
-    "that was killed goes on where it was: what the folder holds is not scored again, and what failed is tried again. A "
-    "video that cannot be scored has a row that says why, the others are scored, and the exit status is 1.",
+    "that was killed goes on where it was: what the folder holds is not scored again, and what failed is tried again. "
+    "A video that cannot be scored has a row that says why, the others are scored, and the exit status is 1.",
     add_arguments=_add_arguments,
     run=_run,
     memory_advice="use a smaller --batch or fewer --crops",

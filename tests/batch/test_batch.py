@@ -127,7 +127,9 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_the_next_one_goes_on(
     assert_each_once(tmp_path / "out", folder, expected)
 
 
-def test_engines_that_no_worker_can_open_end_the_run_in_a_sentence(ray_address, engines_copy, sources, tmp_path, capsys):
+def test_engines_that_no_worker_can_open_end_the_run_in_a_sentence(
+    ray_address, engines_copy, sources, tmp_path, capsys
+):
     manifest = json.loads((engines_copy / "manifest.json").read_text())
     (engines_copy / manifest["backends"]["onnx"]["engines"]["head"]["file"]).write_bytes(b"damaged")
     arguments = ["--out", str(tmp_path / "out"), "--engines", str(engines_copy), "--ray-address", ray_address]

@@ -43,7 +43,7 @@ def test_a_name_with_brackets_is_that_file(tmp_path):
 def test_a_table_has_videos_prompts_and_ids(tmp_path):
     table = write_table(
         tmp_path / "list.csv",
-        "\ufeffPrompt,VIDEO,mos,id\na cat,clips/a.mp4,3,first\n\n,/data/b.mp4,4,\n\"two, cats\",s3://bucket/c.mp4,5,7\n",
+        '\ufeffPrompt,VIDEO,mos,id\na cat,clips/a.mp4,3,first\n\n,/data/b.mp4,4,\n"two, cats",s3://bucket/c.mp4,5,7\n',
     )
     assert entries(table) == [
         Entry(id="first", video=f"{tmp_path}/clips/a.mp4", prompt="a cat"),

@@ -117,8 +117,9 @@ def test_a_copy_that_does_not_fit_is_a_sentence(bucket, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(objects.shutil, "copyfileobj", fill_up)
-    with pytest.raises(BatchError, match="a.mp4 does not fit into .*No space left on device"), decodable(
-        f"{bucket}/a.mp4"
+    with (
+        pytest.raises(BatchError, match="a.mp4 does not fit into .*No space left on device"),
+        decodable(f"{bucket}/a.mp4"),
     ):
         pass
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from diffvqa_rt.batch.manifest import key_of
 from diffvqa_rt.batch.output import BlockWriter, ResultsFolder, read_results, scorer_of
 from diffvqa_rt.batch.schema import result_schema, table_of
+from diffvqa_rt.engines import Manifest
 from diffvqa_rt.errors import BatchError
 from diffvqa_rt.files import FileWriteError
 from diffvqa_rt.metric import Request
@@ -123,13 +124,15 @@ def test_rows_are_written_when_they_are_enough_or_have_waited(folder):
     assert names(folder) == ["a", "b", "c", "d"]
 
 
-def test_the_scorer_is_of_all_that_decides_a_score(manifest):
+def test_the_scorer_is_of_all_that_decides_a_score(small_engines):
+    manifest = Manifest.read(small_engines)
+
     def scorer(changed=manifest, backend="onnx", **options) -> str:
         return scorer_of(changed, backend, Request(**options))
 
     weights = dataclasses.replace(manifest.weights, sha256="0" * 64)
     record = manifest.backends["onnx"]
-    rebuilt = dataclasses.replace(record, files={name: "0" * 64 for name in record.files})
+    rebuilt = dataclasses.replace(record, files=dict.fromkeys(record.files, "0" * 64))
     variants = [
         scorer(),
         scorer(seed=1),
@@ -149,7 +152,10 @@ def test_a_row_has_all_of_a_score(small_engines, clip):
     with Scorer.open(small_engines) as scorer:
         result = scorer.score(clip)
     assert {field.name for field in dataclasses.fields(VideoScore)} - {"patch_maps"} < set(result_schema().names)
-    given = [{"id": "a", "error": None, **result.as_dict()}, {"id": "b", "source": "b.mp4", "error": "b.mp4 is missing"}]
+    given = [
+        {"id": "a", "error": None, **result.as_dict()},
+        {"id": "b", "source": "b.mp4", "error": "b.mp4 is missing"},
+    ]
     good, bad = table_of(given).to_pylist(maps_as_pydicts="strict")
     assert good == as_lists({name: value for name, value in given[0].items() if name != "patch_maps"})
     assert {name: value for name, value in bad.items() if value is not None} == given[1]

@@ -19,7 +19,7 @@ _NAME = "diffvqa"
 class ScoringStage:
     """Scores a `VideoTask`'s clips that have been cut, or its whole video where there are none.
 
-    The score, a `VideoScore`, goes into the attribute `diffvqa` of the clip or of the video, and the sentence of one that
+    The score, a `VideoScore`, goes into the attribute `diffvqa` of the clip or of the video; the sentence of one that
     cannot be scored into its `errors`.
     """
 

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import math
 import os
+import secrets
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ _LOCAL_STORE_BYTES = 1 << 30
 _MOST_BLOCKS, _MOST_BATCHES_A_BLOCK = 20_000, 16
 _ROWS_A_CHUNK = 4096
 _SECONDS_A_FILE = 30.0
+_SECONDS_TO_CONNECT = 10.0
 
 _COLUMNS = pa.schema([("id", pa.string()), ("video", pa.string()), ("prompt", pa.string())])
 
@@ -206,30 +209,57 @@ class _Cluster:
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[_Cluster]:
     """A connection to the cluster at the address, or one of this machine's own, which ends with the block."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a run leaves the machine
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine half a minute is too short
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is worth a sentence comes as an exception
-    import ray
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",  # nothing about a run leaves the machine
+        "RAY_raylet_start_wait_time_s": "120",  # on a busy machine half a minute is too short
+        "RAY_BACKEND_LOG_LEVEL": "fatal",  # what is worth a sentence comes as an exception
+    }
+    own: dict[str, Any] = {}
+    if address is None:
+        # Closed to others on this machine, by a key that no file keeps.
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        own = {"num_cpus": available_cpus(), "object_store_memory": _LOCAL_STORE_BYTES, "include_dashboard": False}
+    else:
+        _refuse_deaf(address)
+    with _defaults(settings):
+        import ray
 
-    own: dict[str, Any] = {"num_cpus": available_cpus(), "object_store_memory": _LOCAL_STORE_BYTES}
-    own |= {"include_dashboard": False}
+        try:
+            with _silent_stderr():
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        except Exception as error:  # Ray raises bare exceptions here
+            where = f"no Ray cluster can be reached at {address}" if address else "Ray does not start on this machine"
+            advice = "; set RAY_AUTH_MODE=token where it asks for a token" if address else ""
+            raise BatchError(f"{where} ({_cause(error)}){advice}") from error
+        try:
+            resources = ray.cluster_resources()
+            nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+            yield _Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), max(nodes, default=0.0))
+        finally:
+            ray.shutdown()
+
+
+def _refuse_deaf(address: str) -> None:
+    """Raises BatchError where nobody listens at HOST:PORT, which Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return  # in words of Ray's own
     try:
-        with _silent_stderr():
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                **({} if address else own),
-            )
-    except Exception as error:  # Ray raises bare exceptions here
-        where = f"no Ray cluster can be reached at {address}" if address else "Ray does not start on this machine"
-        raise BatchError(f"{where} ({_cause(error)})") from error
+        socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise BatchError(f"no Ray cluster can be reached at {address} ({error}); check that it runs") from error
+
+
+@contextlib.contextmanager
+def _defaults(settings: dict[str, str]) -> Iterator[None]:
+    """Sets those variables of the environment that are not set, for as long as the block lasts."""
+    added = settings.keys() - os.environ.keys()
+    os.environ.update({name: settings[name] for name in added})
     try:
-        resources = ray.cluster_resources()
-        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        yield _Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), max(nodes, default=0.0))
+        yield
     finally:
-        ray.shutdown()
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

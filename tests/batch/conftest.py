@@ -1,5 +1,6 @@
 """A real S3 server, moto's, and a Ray cluster of two cores, for the tests of catalogues."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -39,53 +40,66 @@ def bucket(s3_endpoint) -> str:
     return url
 
 
-def start_node(*arguments: str) -> subprocess.Popen:
-    """Starts a Ray node in a process group of its own."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *arguments]
-    command += ["--object-store-memory", str(256 << 20), "--include-dashboard", "false"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
-    )
+@pytest.fixture(scope="session")
+def ray_address(s3_endpoint) -> Iterator[str]:
+    """The address of a cluster of two cores, whose workers know of the S3 server."""
+    with _cluster(2) as (address, _):
+        yield address
 
 
-def stop_node(node: subprocess.Popen) -> None:
-    """Ends a node and what it started."""
-    os.killpg(node.pid, signal.SIGTERM)
-    try:
-        node.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(node.pid, signal.SIGKILL)
-        node.wait()
+@pytest.fixture
+def two_nodes() -> Iterator[tuple[str, list[int]]]:
+    """The address of a cluster of two nodes of a core each, and the nodes' processes."""
+    with _cluster(1, 1) as cluster:
+        yield cluster
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
+@contextlib.contextmanager
+def _cluster(*cpus: int) -> Iterator[tuple[str, list[int]]]:
+    """A cluster with a node of each number of cores: its address, and the nodes' processes."""
+    pytest.importorskip("ray", reason="the extra `batch` is not installed")
+    with pytest.MonkeyPatch.context() as environment, contextlib.ExitStack() as nodes, socket.socket() as listener:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
         listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+        port = listener.getsockname()[1]
+        listener.close()
+        address = f"127.0.0.1:{port}"
+        place = ["--head", "--port", str(port), "--include-dashboard", "false"]
+        started = []
+        for count in cpus:
+            started.append(nodes.enter_context(_node(*place, "--num-cpus", str(count))))
+            _wait_for(port, started[0])
+            place = ["--address", address]
+        yield address, [node.pid for node in started]
 
 
-def wait_for(address: str, node: subprocess.Popen, seconds: float = 180.0) -> None:
+@contextlib.contextmanager
+def _node(*arguments: str) -> Iterator[subprocess.Popen]:
+    """A Ray node in a process group of its own, which ends with the block."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *arguments]
+    command += ["--object-store-memory", str(256 << 20)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    nowhere = subprocess.DEVNULL
+    node = subprocess.Popen(command, stdout=nowhere, stderr=nowhere, env=environment, start_new_session=True)
+    try:
+        yield node
+    finally:
+        os.killpg(node.pid, signal.SIGTERM)
+        try:
+            node.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(node.pid, signal.SIGKILL)
+            node.wait()
+
+
+def _wait_for(port: int, node: subprocess.Popen, seconds: float = 180.0) -> None:
     """Waits until a node listens."""
-    host, port = address.split(":")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert node.poll() is None, "the Ray node has ended"
         with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    pytest.fail(f"no Ray node listens at {address}")
-
-
-@pytest.fixture(scope="session")
-def ray_address(s3_endpoint) -> Iterator[str]:
-    """The address of a cluster of two cores, whose workers know of the S3 server."""
-    pytest.importorskip("ray", reason="the extra `batch` is not installed")
-    address = f"127.0.0.1:{free_port()}"
-    node = start_node("--head", "--port", address.split(":")[1], "--num-cpus", "2")
-    try:
-        wait_for(address, node)
-        yield address
-    finally:
-        stop_node(node)
+    pytest.fail(f"no Ray node listens at port {port}")

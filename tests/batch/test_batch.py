@@ -1,5 +1,6 @@
 """`diffvqa batch` on a real Ray cluster: every video once, its score the one of `diffvqa score`, whoever was killed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from clips import make_clip
 
 pytest.importorskip("ray", reason="the extra `batch` is not installed")
 pytest.importorskip("pyarrow", reason="the extra `batch` is not installed")
+
+import psutil
 
 from diffvqa_rt import Scorer, cli
 from diffvqa_rt.batch.objects import write_object
@@ -168,7 +171,7 @@ def test_whoever_is_killed_each_video_is_scored_once(small_engines, sources, exp
     arguments = command(folder, "--out", tmp_path / "out", "--engines", small_engines, "--rows-a-file", "10")
     with subprocess.Popen(arguments, env=environment()) as run:
         wait_for_files(tmp_path / "out", 3, run)
-        os.kill(run.pid if victim == "driver" else worker_of(run.pid, victim), signal.SIGKILL)
+        os.kill(run.pid if victim == "driver" else workers_below(run.pid, victim)[0], signal.SIGKILL)
         status = run.wait()
     assert status == (-signal.SIGKILL if victim == "driver" else 0)
     done = len(list(read_results(str(tmp_path / "out"))))
@@ -178,22 +181,16 @@ def test_whoever_is_killed_each_video_is_scored_once(small_engines, sources, exp
 
 
 @pytest.mark.slow
-def test_two_nodes_share_the_work(small_engines, sources, expected, tmp_path):
-    from conftest import free_port, start_node, stop_node, wait_for
-
-    address = f"127.0.0.1:{free_port()}"
-    head = start_node("--head", "--port", address.split(":")[1], "--num-cpus", "1")
-    try:
-        wait_for(address, head)
-        other = start_node("--address", address, "--num-cpus", "1")
-        try:
-            folder = copies(tmp_path / "videos", sources, 60)
-            given = ["--out", tmp_path / "out", "--engines", small_engines, "--ray-address", address]
-            assert subprocess.run(command(folder, *given), env=environment(), check=False).returncode == 0
-        finally:
-            stop_node(other)
-    finally:
-        stop_node(head)
+def test_two_nodes_share_the_work(small_engines, sources, expected, tmp_path, two_nodes):
+    address, nodes = two_nodes
+    folder = copies(tmp_path / "videos", sources, 60)
+    given = ["--out", tmp_path / "out", "--engines", small_engines, "--ray-address", address]
+    at_work = set()
+    with subprocess.Popen(command(folder, *given), env=environment()) as run:
+        while run.poll() is None:
+            at_work |= {node for node in nodes if workers_below(node, "ScoreVideos")}
+            time.sleep(0.2)
+    assert run.returncode == 0 and at_work == set(nodes)
     assert_each_once(tmp_path / "out", folder, expected)
 
 
@@ -207,9 +204,10 @@ def wait_for_files(out: Path, count: int, run: subprocess.Popen, seconds: float 
     pytest.fail("no results come")
 
 
-def worker_of(driver: int, stage: str) -> int:
-    """The process of a stage's worker, in the cluster that the driver has started."""
-    import psutil
-
-    children = psutil.Process(driver).children(recursive=True)
-    return next(child.pid for child in children if child.cmdline()[:1] and stage in child.cmdline()[0])
+def workers_below(process: int, stage: str) -> list[int]:
+    """The processes of a stage's workers among the descendants of a node, or of the driver that has started one."""
+    found = []
+    for child in psutil.Process(process).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child.pid] * (stage in " ".join(child.cmdline()[:1]))
+    return found

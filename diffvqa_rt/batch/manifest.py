@@ -114,7 +114,7 @@ def _csv_rows(table: str) -> Iterator[Row]:
         _refuse_columns(table, columns)
         for cells in reader:
             where = f"{table}, line {reader.line_num}"
-            if not any(cells):
+            if not cells:
                 continue
             if len(cells) != len(columns):
                 yield where, f"has {len(cells)} cells, and the header {len(columns)}"

@@ -231,12 +231,14 @@ def _cluster(address: str | None) -> Iterator[_Cluster]:
             where = f"no Ray cluster can be reached at {address}" if address else "Ray does not start on this machine"
             advice = "; set RAY_AUTH_MODE=token where it asks for a token" if address else ""
             raise BatchError(f"{where} ({_cause(error)}){advice}") from error
-        try:
-            resources = ray.cluster_resources()
-            nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-            yield _Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), max(nodes, default=0.0))
-        finally:
-            ray.shutdown()
+        # Ray prints there which tasks it tries again.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            try:
+                resources = ray.cluster_resources()
+                nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+                yield _Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), max(nodes, default=0.0))
+            finally:
+                ray.shutdown()
 
 
 def _refuse_deaf(address: str) -> None:

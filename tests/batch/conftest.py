@@ -85,7 +85,7 @@ def _node(*arguments: str) -> Iterator[subprocess.Popen]:
     try:
         yield node
     finally:
-        os.killpg(node.pid, signal.SIGTERM)
+        node.terminate()
         try:
             node.wait(30)
         except subprocess.TimeoutExpired:

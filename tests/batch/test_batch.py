@@ -183,6 +183,35 @@ def test_whoever_is_killed_each_video_is_scored_once(small_engines, sources, exp
     assert_each_once(tmp_path / "out", folder, expected)
 
 
+POISON = """
+import os, signal
+from diffvqa_rt.scoring import Scorer
+
+sound = Scorer.score_prepared
+
+def score_prepared(self, videos):
+    if any("poison" in video.name for video in videos):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sound(self, videos)
+
+Scorer.score_prepared = score_prepared
+"""
+
+
+@pytest.mark.slow
+def test_a_video_that_ends_its_worker_costs_itself_alone(small_engines, sources, expected, tmp_path, monkeypatch):
+    folder = copies(tmp_path / "videos", sources, 6)
+    poison = folder / "poison.mp4"
+    shutil.copy(sources[1], poison)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(POISON)
+    monkeypatch.syspath_prepend(tmp_path / "hook")
+    status, err = finished(command(folder, "--out", tmp_path / "out", "--engines", small_engines))
+    assert status == 1 and "6 scored, 1 failed" in err
+    errors = {row["source"]: row["error"] for row in read_results(str(tmp_path / "out")) if row["error"] is not None}
+    assert errors.keys() == {str(poison)} and "ended its worker" in errors[str(poison)]
+
+
 @pytest.mark.slow
 def test_two_nodes_share_the_work(small_engines, sources, expected, tmp_path, two_nodes):
     address, nodes = two_nodes

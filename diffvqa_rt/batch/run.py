@@ -28,8 +28,9 @@ _ENGINES_SHARE, _DECODER_SHARE = 0.75, 0.25
 _RETRIES, _MOST_LOST_BLOCKS = 2, 100
 # A local object store holds what is decoded and not yet scored: a second's worth of frames is megabytes.
 _LOCAL_STORE_BYTES = 1 << 30
-# Blocks of more than one engines' batch, where there are so many that Ray's notes of them would fill this process.
-_MOST_BLOCKS, _MOST_BATCHES_A_BLOCK = 20_000, 16
+# A block is a task of each stage, which costs Ray milliseconds: several batches each, where that leaves every worker many
+# blocks, so that none is at its last one long after the others; and never so many that Ray's notes of them fill memory.
+_BLOCKS_A_WORKER, _MOST_BATCHES_A_BLOCK, _MOST_BLOCKS = 64, 8, 100_000
 _ROWS_A_CHUNK = 4096
 _SECONDS_A_FILE = 30.0
 _SECONDS_TO_CONNECT = 10.0
@@ -293,7 +294,7 @@ def _scored(job: BatchJob, pending: pa.Table, workers: _Workers, expected_sha256
     options = {name: getattr(job.request, name) for name in ("seed", "crops", "frames", "keep_interlaced")}
     engines = os.path.abspath(job.engines)
     playing = {"backend": job.backend, "threads": job.threads, "batch": job.batch, "expected_sha256": expected_sha256}
-    rows = _rows_a_block(pending.num_rows, job.batch)
+    rows = rows_a_block(pending.num_rows, job.batch, workers.engines)
     blocks = _blocks(pending, rows)
     # Without a limit, a video that ends its worker would do so for ever; Ray warns that 2.64 will name it otherwise.
     with warnings.catch_warnings(action="ignore"):
@@ -326,10 +327,11 @@ def _scored(job: BatchJob, pending: pa.Table, workers: _Workers, expected_sha256
         ) from error
 
 
-def _rows_a_block(rows: int, batch: int) -> int:
-    """The number of videos that go through Ray together: one batch, or several where there are very many."""
+def rows_a_block(rows: int, batch: int, workers: int) -> int:
+    """The number of videos that go through Ray together, of so many: whole batches of the engines."""
     batches = math.ceil(rows / batch)
-    return batch * min(math.ceil(batches / _MOST_BLOCKS), _MOST_BATCHES_A_BLOCK)
+    cheap = min(batches // (workers * _BLOCKS_A_WORKER), _MOST_BATCHES_A_BLOCK)
+    return batch * max(1, cheap, math.ceil(batches / _MOST_BLOCKS))
 
 
 def _blocks(pending: pa.Table, rows: int) -> list[pa.Table]:

@@ -50,7 +50,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         default=1000,
         metavar="N",
         help="the most rows of an output file; a file is written after half a minute at the latest, and a killed run "
-        "loses what is not written (default: %(default)s)",
+        "loses what is not written and what the workers are at (default: %(default)s)",
     )
     command.add_argument(
         "--model-changed-only",

@@ -71,7 +71,17 @@ def _cluster(*cpus: int) -> Iterator[tuple[str, list[int]]]:
             started.append(nodes.enter_context(_node(*place, "--num-cpus", str(count))))
             _wait_for(port, started[0])
             place = ["--address", address]
+        if len(cpus) > 1:
+            subprocess.run([sys.executable, "-c", _WAIT_FOR_NODES, address, str(len(cpus))], check=True, timeout=180)
         yield address, [node.pid for node in started]
+
+
+_WAIT_FOR_NODES = """
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    time.sleep(0.2)
+"""
 
 
 @contextlib.contextmanager

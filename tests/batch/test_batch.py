@@ -21,6 +21,7 @@ import psutil
 from diffvqa_rt import Scorer, cli
 from diffvqa_rt.batch.objects import write_object
 from diffvqa_rt.batch.output import read_results
+from diffvqa_rt.batch.run import rows_a_block
 from diffvqa_rt.files import sha256_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_pipeline.py"
@@ -148,6 +149,22 @@ def test_an_address_without_a_cluster_is_a_sentence(small_engines, sources, tmp_
     arguments = ["--out", str(tmp_path / "out"), "--engines", str(small_engines), "--ray-address", "127.0.0.1:1"]
     assert cli.main(["batch", str(sources[0]), *arguments]) == 1
     assert "no Ray cluster can be reached at 127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "workers", "expected"),
+    [
+        (1, 1, 2, 1),
+        (200, 1, 2, 1),
+        (640, 1, 2, 5),
+        (2000, 1, 2, 8),
+        (2000, 4, 2, 12),
+        (2000, 1, 64, 1),
+        (10**7, 1, 2, 100),
+    ],
+)
+def test_blocks_are_many_for_every_worker_and_no_more_than_ray_can_bear(rows, batch, workers, expected):
+    assert rows_a_block(rows, batch, workers) == expected
 
 
 def test_what_cannot_be_meant_is_refused_before_anything_starts(small_engines, sources, tmp_path, capsys):

@@ -45,8 +45,7 @@ def without_controller(network: DiffVQA) -> DiffVQA:
 
 def with_steps(network: DiffVQA, steps: int) -> DiffVQA:
     """The same weights with another K."""
-    sampler = replace(network.config.sampler, steps=steps)
-    return with_new_head(network, replace(network.config, sampler=sampler), seed=0)
+    return with_new_head(network, network.config.with_steps(steps), seed=0)
 
 
 def without_tcab(config: DiffVQAConfig) -> DiffVQAConfig:

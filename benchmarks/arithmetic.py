@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffvqa_rt.chain import Loop
 from diffvqa_rt.metrics.registry import metric_named
 from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.specs import Precision, TensorSpec
@@ -108,6 +109,19 @@ def stage_arithmetic(
         )
         counted[name] = count(modules[name].to("meta"), inputs)
     return counted
+
+
+def chain_arithmetic(metric: str, config: Any, **options: Any) -> dict[str, Arithmetic]:
+    """The work of each stage of the metric's chain, by the stage's name; of a loop, of all its turns.
+
+    `options` are `stage_arithmetic`'s; with `names` the stages of those engines alone.
+    """
+    work = stage_arithmetic(metric, config, **options)
+    return {
+        item.stage: work[item.engine].times(item.count if isinstance(item, Loop) else 1)
+        for item in metric_named(metric).chain(config)
+        if item.engine in work
+    }
 
 
 def _dtype(tensor: TensorSpec) -> torch.dtype:

@@ -12,7 +12,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from arithmetic import Arithmetic, stage_arithmetic
+from arithmetic import Arithmetic, chain_arithmetic
 from ceilings import Ceilings, time_with_shares, waited_for
 from diffvqa_export.build import build_engines
 from diffvqa_export.context import BuildRequest
@@ -69,8 +69,7 @@ def ceilings() -> Ceilings:
 @pytest.fixture(scope="module")
 def work() -> Arithmetic:
     """All steps' work. Both are credited with the network that has its folds, though eager torch computes more."""
-    step = stage_arithmetic("diffvqa", SD21, names=["unet_controller"], precision="bf16")["unet_controller"]
-    return step.times(SD21.sampler.steps)
+    return chain_arithmetic("diffvqa", SD21, names=["unet_controller"], precision="bf16")["denoise"]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from numpy.typing import NDArray
 
-from diffvqa_rt.chain import Chain
+from diffvqa_rt.chain import Chain, Loop
 from diffvqa_rt.checks import flag, whole
 from diffvqa_rt.errors import InputError, ScoreWarning
 from diffvqa_rt.specs import Arrays, EngineSpec, TensorSpec
@@ -57,7 +57,7 @@ class Request:
     """A request for the score of each source, checked.
 
     Attributes:
-        seed: decides where pieces of a frame are cut.
+        seed: decides where pieces of a frame are cut, where the network draws their places.
         crops: how many such places are scored; the metric's own number by default.
         frames: how many frames of a video are scored; the metric's own number by default.
         patch_maps: whether the result has the scores and weights of every patch.
@@ -154,12 +154,15 @@ class DevicePreparation:
 
     Attributes:
         inputs: what the graph takes of one row; the leading axis is the rows.
-        rows: those inputs by name, a row at a time, of a planned video.
+        crop_regions: those that `Metric.prepare` gives, of a planned video. Runs in the decoder's process, and raises
+            DeviceDecodeError where the host is to decode it all.
+        rows: the inputs by name, a row for each of these regions.
         write_model: writes the graph for Triton server's DALI backend.
     """
 
     inputs: Callable[[Any], tuple[TensorSpec, ...]]
-    rows: Callable[[Any, DecodingPlan, Request], list[dict[str, NDArray]]]
+    crop_regions: Callable[[Any, DecodingPlan, Request], tuple[Region, ...]]
+    rows: Callable[[Any, DecodingPlan, Sequence[Region]], list[dict[str, NDArray]]]
     write_model: Callable[[Any, Path], None]
 
 
@@ -177,9 +180,9 @@ class Metric:
         frames: how many frames of a source it looks at, at the centres of as many equal spans.
         crops: config, frames → how many crops, where a request does not say.
         inputs: the tensors that `prepare` makes, whole shapes but for the leading axis, the rows.
-        prepare: those tensors of a source's frames; rows of one source are all alike to the engines. A tensor may have
-            rows of its own number, which all sources share then. The request says how many crops.
-        crop_regions: the part of the first frame that each crop shows.
+        prepare: config, frames, request → those tensors of a source's frames, and the part of the first frame that each
+            crop shows. Rows of one source are all alike to the engines. A tensor may have rows of its own number, which
+            all sources share then. The request says how many crops.
         warnings: what the reader of a score should know of how this network sees such a source.
         engines: the borders of the engines by name, in the order in which a source passes them.
         chains: what runs, by name; under the metric's own name the one that gives all there is.
@@ -189,6 +192,8 @@ class Metric:
             [crops, N, parts, g, g]; and [crops] each part of the score, by its name, in the patches' order, and, where
             a part has a unit of its own in the network, the same after `raw_`.
         finish: config, the chain's outputs for one source, the number of its frames → its results.
+        with_steps: config, number → the same network whose loop has so many turns; raises ValueError where it cannot
+            have them. None where there is nothing to choose.
         on_device: how a GPU prepares the same; None where it cannot.
         prompts: how it reads a request's prompt; None where it takes none.
     """
@@ -202,14 +207,14 @@ class Metric:
     frames: Callable[[Any], int]
     crops: Callable[[Any, int], int]
     inputs: Callable[[Any], tuple[TensorSpec, ...]]
-    prepare: Callable[[Any, Sequence[RgbFrame], Request], dict[str, NDArray]]
-    crop_regions: Callable[[Any, VideoInfo, Request], tuple[Region, ...]]
+    prepare: Callable[[Any, Sequence[RgbFrame], Request], tuple[dict[str, NDArray], tuple[Region, ...]]]
     warnings: Callable[[Any, VideoInfo], tuple[ScoreWarning, ...]]
     engines: Callable[[Any], dict[str, EngineSpec]]
     chains: Callable[[Any], Mapping[str, Chain]]
     choose: Callable[[Request], str]
     results: Callable[[Any, str], tuple[TensorSpec, ...]]
     finish: Callable[[Any, Arrays, int], dict[str, NDArray]]
+    with_steps: Callable[[Any, int], Any] | None = None
     on_device: DevicePreparation | None = None
     prompts: PromptReading | None = None
 
@@ -255,6 +260,24 @@ class Metric:
     def chain(self, config: Any) -> Chain:
         """The chain that gives all there is."""
         return self.chains(config)[self.name]
+
+    def steps(self, config: Any) -> int | None:
+        """The turns of the network's loop; None where it has none."""
+        return next((item.count for item in self.chain(config) if isinstance(item, Loop)), None)
+
+    def network_of_steps(self, config: Any, steps: int) -> Any:
+        """The network with so many steps. Raises ValueError where it cannot have them."""
+        if self.with_steps is None:
+            raise ValueError(f"steps is {steps}; {self.title} has no steps to choose, leave steps out")
+        return self.with_steps(config, steps)
+
+    def label(self, config: Any) -> str:
+        """The network's name for a person, with its steps where they are not those of the preset so named."""
+        steps = self.steps(config)
+        preset = self.presets.get(config.name)
+        if preset is None or steps is None or steps == self.steps(preset):
+            return str(config.name)
+        return f"{config.name}, {steps} step{'' if steps == 1 else 's'}"
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -17,8 +17,7 @@ class PreparedSource:
     """A source that has become the engines' input; its full-size frames are gone.
 
     Attributes:
-        arrays: what `Metric.prepare` made, by name; the rows of what is cut are crops.
-        crop_regions: as `Metric.crop_regions`.
+        arrays, crop_regions: what `Metric.prepare` made; the rows of what is cut are crops.
         timestamps_seconds, info, warnings: as in `SampledFrames`; the metric's own warnings are among them.
         decode_seconds, views_seconds: how long the decoding and the preparation took.
     """
@@ -53,10 +52,10 @@ def prepare_frames(
     if not metric.is_temporal:
         sampled = sampled.without_repeats()
     request = metric.settle(config, request, len(sampled.frames))
-    arrays = metric.prepare(config, sampled.frames, request)
+    arrays, crop_regions = metric.prepare(config, sampled.frames, request)
     return PreparedSource(
         arrays=arrays,
-        crop_regions=metric.crop_regions(config, sampled.info, request),
+        crop_regions=crop_regions,
         timestamps_seconds=sampled.timestamps_seconds,
         info=sampled.info,
         warnings=sampled.warnings + metric.warnings(config, sampled.info),

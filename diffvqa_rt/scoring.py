@@ -147,9 +147,10 @@ class Scorer:
             source: the video. The path of a folder stands for the numbered pictures in it.
             prompt: the text that the video was made from, of a metric that takes one; without it such a metric scores
                 the video alone, which is another scale.
-            seed: where crops are cut; the same seed gives the same score.
+            seed: where crops are cut; the same seed gives the same score. It moves no crop of a network that places
+                them by texture.
             crops: how many crop positions to score; the result is their mean, with their spread beside it. The
-                metric's own number by default: one, of an image metric five of a still.
+                network's own number by default.
             frames: how many frames of a video to score, for a metric that takes any number.
             patch_maps: put the scores and weights of every patch into the result, of a metric that has them.
             keep_interlaced: leave interlaced frames combed, as they are stored.

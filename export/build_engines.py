@@ -35,7 +35,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="safetensors file of the network's weights, or a folder of published ones: Stable Diffusion 2.1-base for "
         "diffvqa; SR3's, a ViT's and a ResNet-50's checkpoint, named restorer, vit and resnet50, for diffv2iqa; "
         "DOVER and ImageReward, or Swin, ConvNeXt and BLIP, so named, for aigc_vqa "
-        "(default: the preset's bundled weights; without those seeded random ones, and every output says untrained)",
+        "(default: the preset's bundled weights; without those, or with --steps that they were not trained at, seeded "
+        "random ones, and every output says untrained)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="K",
+        help="how often the network's loop runs: denoising steps of diffvqa, restoration steps of diffv2iqa; weights "
+        "that were trained at another number are refused (default: as the weights were trained)",
     )
     parser.add_argument(
         "--backend",
@@ -53,7 +61,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--out",
         type=Path,
         metavar="DIR",
-        help="the engine folder (default: build/PRESET, or build/PRESET-PRECISION; METRIC-PRESET for other metrics)",
+        help="the engine folder (default: build/PRESET, build/PRESET-1-step or build/PRESET-PRECISION; METRIC-PRESET "
+        "for other metrics)",
     )
     parser.add_argument(
         "--clip",
@@ -110,15 +119,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"build_engines.py: {error.name} is not installed: pip install 'diffvqa-rt[export]'", file=sys.stderr)
         return 1
     try:
-        preset = metric_named(arguments.metric).preset_named(arguments.preset)
+        metric = metric_named(arguments.metric)
+        preset = metric.preset_named(arguments.preset)
+        weights = choose_weights(preset, arguments.weights, metric=metric.name, steps=arguments.steps)
+        name = network_label(metric.name, metric.label(weights.config))
         suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
         request = BuildRequest(
-            weights=choose_weights(preset, arguments.weights, metric=arguments.metric),
+            weights=weights,
             backends=tuple(arguments.backend.split(",")),
             precision=arguments.precision,
-            out=arguments.out or Path("build") / f"{network_label(arguments.metric, preset.name)}{suffix}",
+            out=arguments.out or Path("build") / f"{name}{suffix}",
             clip=arguments.clip,
-            metric=arguments.metric,
+            metric=metric.name,
             profile=arguments.videos,
             strip_weights=arguments.strip_weights,
             version_compatible=arguments.version_compatible,

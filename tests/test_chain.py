@@ -304,3 +304,22 @@ class _Alone:
         time.sleep(0.02)
         self.most.append(self._at_work)
         self._at_work -= 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_steps_of_a_loop_can_be_chosen_and_the_label_says_them(metric):
+    declared = metric_named(metric)
+    for name, preset in declared.presets.items():
+        steps = declared.steps(preset)
+        assert (declared.with_steps is None) == (steps is None)
+        assert declared.label(preset) == name
+        if steps is None:
+            with pytest.raises(
+                ValueError, match=f"steps is 1; {declared.title} has no steps to choose, leave steps out"
+            ):
+                declared.network_of_steps(preset, 1)
+            continue
+        fewer = declared.network_of_steps(preset, 10 if steps > 10 else 1)
+        check_chain(declared.chain(fewer), declared.engines(fewer), declared.given(fewer))
+        assert declared.label(fewer) == f"{name}, {'10 steps' if steps > 10 else '1 step'}"
+        assert declared.label(replace(fewer, name="mine")) == "mine"  # there is no preset to tell it from

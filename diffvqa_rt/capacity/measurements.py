@@ -195,7 +195,7 @@ def measurement_from(paths: Sequence[Path], wanted: Wanted, this_machines_cores:
 def _measurement(wanted: Wanted, files: Sequence[MeasurementFile], default_cores: int | None) -> Measurement:
     kinds = sorted({file.kind for file in files if file.videos})
     if len(kinds) > 1:
-        found = ", ".join(kind_name(*kind) for kind in kinds)
+        found = "; ".join(kind_name(*kind) for kind in kinds)  # a network's name may have a comma
         raise CapacityError(
             f"these measurements are of several kinds ({found}); choose by --metric, --preset and --backend"
         )

@@ -84,14 +84,15 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         type=whole_number(0, MAX_SEED),
         default=0,
         metavar="N",
-        help="where the distortion view is cropped; one seed, one score (default: %(default)s)",
+        help="where crops are cut, unless the network places them by texture; one seed, one score (default: "
+        "%(default)s)",
     )
     command.add_argument(
         "--crops",
         type=whole_number(1, MAX_CROPS),
         default=1,
         metavar="M",
-        help="crop positions to average (default: %(default)s)",
+        help="crop positions to average (default: %(default)s, as the papers, whatever the network's own number is)",
     )
     command.add_argument(
         "--batch",

@@ -47,7 +47,11 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         "or else as many as here)",
     )
     command.add_argument("--metric", choices=METRICS, help="where several metrics were measured: which")
-    command.add_argument("--preset", metavar="NAME", help="where several networks were measured: which")
+    command.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="where several networks were measured: which, as `model` of a score has it, such as 'tiny, 1 step'",
+    )
     command.add_argument("--backend", choices=BACKENDS, help="where several runtimes were measured: which")
     command.add_argument(
         "--peak-factor",

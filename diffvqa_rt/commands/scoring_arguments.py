@@ -40,14 +40,14 @@ def add_request_arguments(command: argparse.ArgumentParser) -> None:
         type=whole_number(0, MAX_SEED),
         default=0,
         metavar="N",
-        help="where crops are cut; one seed, one score (default: %(default)s)",
+        help="where crops are cut; one seed, one score. It moves no crop of a network that places them by texture "
+        "(`diffvqa info` says so): --crops shows more places (default: %(default)s)",
     )
     command.add_argument(
         "--crops",
         type=whole_number(1, MAX_CROPS),
         metavar="M",
-        help="crop positions to score a video at; gives their mean and spread (default: the metric's own "
-        "number, 1 for DiffVQA)",
+        help="crop positions to score a video at; gives their mean and spread (default: the network's own number)",
     )
     command.add_argument(
         "--frames",

@@ -30,6 +30,7 @@ from diffvqa_rt.preparation import PreparedSource
 from diffvqa_rt.specs import TensorSpec
 from diffvqa_rt.video import SampledFrames, VideoInfo
 from diffvqa_rt.video.container import open_source
+from diffvqa_rt.video.crops import Region
 from diffvqa_rt.video.plan import DecodingPlan
 from diffvqa_rt.video.sequence import OpenFolder, open_folder
 
@@ -231,7 +232,7 @@ class IsolatedDecoder:
                 start = end
             return PreparedSource(
                 arrays=arrays,
-                crop_regions=tuple(tuple(region) for region in values["crop_regions"]),
+                crop_regions=_regions(values),
                 timestamps_seconds=tuple(values["timestamps_seconds"]),
                 info=VideoInfo(**values["info"]),
                 warnings=_warnings(values),
@@ -239,26 +240,26 @@ class IsolatedDecoder:
                 views_seconds=values["views_seconds"],
             )
 
-        task = {
-            "task": "prepare",
-            "metric": metric.name,
-            "config": config.as_dict(),
-            "request": dataclasses.asdict(dataclasses.replace(request, prompt=None)),  # which no frame depends on
-        }
-        return self._ask(source, task, _Reception(allocate, unpack))
+        return self._ask(source, _task("prepare", metric, config, request), _Reception(allocate, unpack))
 
     def prepare(self, source: EncodedSource, metric: Metric, config: Config, request: Request) -> PreparedSource:
         """The same at once. Raises as `begin` and `Pending.result`."""
         return self.begin(source, metric, config, request).result()
 
-    def plan(self, video: bytes, count: int) -> DecodingPlan | None:
-        """Returns the plan by which a GPU decodes the video; None if it is not for a GPU. Raises as `frames`."""
+    def plan(
+        self, video: bytes, metric: Metric, config: Config, request: Request
+    ) -> tuple[DecodingPlan, tuple[Region, ...]] | None:
+        """Returns the plan by which a GPU decodes the video, and the crops' regions; None if it is not for a GPU.
 
-        def unpack(values: dict[str, Any]) -> DecodingPlan | None:
-            return None if values["plan"] is None else DecodingPlan.from_dict(video, values["plan"])
+        Raises as `frames`.
+        """
 
-        reception = _Reception(_nothing, unpack)
-        return self._ask(video, {"task": "plan", "frames": count}, reception).result()
+        def unpack(values: dict[str, Any]) -> tuple[DecodingPlan, tuple[Region, ...]] | None:
+            if values["plan"] is None:
+                return None
+            return DecodingPlan.from_dict(video, values["plan"]), _regions(values)
+
+        return self._ask(video, _task("plan", metric, config, request), _Reception(_nothing, unpack)).result()
 
     def _ask(self, source: EncodedSource, request: dict[str, Any], reception: _Reception[Result]) -> Pending[Result]:
         with contextlib.ExitStack() as stack:
@@ -282,6 +283,16 @@ def shared_decoder() -> IsolatedDecoder:
 
 def _row_bytes(spec: TensorSpec) -> int:
     return math.prod(int(size) for size in spec.shape[1:]) * np.dtype(spec.dtype).itemsize
+
+
+def _task(task: str, metric: Metric, config: Config, request: Request) -> dict[str, Any]:
+    """The request to the process; without its prompt, which no frame depends on."""
+    asked = dataclasses.asdict(dataclasses.replace(request, prompt=None))
+    return {"task": task, "metric": metric.name, "config": config.as_dict(), "request": asked}
+
+
+def _regions(values: dict[str, Any]) -> tuple[Region, ...]:
+    return tuple(tuple(region) for region in values["crop_regions"])
 
 
 def _warnings(values: dict[str, Any]) -> tuple[ScoreWarning, ...]:

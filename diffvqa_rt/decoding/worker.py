@@ -205,16 +205,21 @@ def _facts(sampled: SampledFrames | PreparedSource) -> dict[str, Any]:
 
 
 def _plan(source: Source, request: dict[str, Any]) -> Answer:
-    assert isinstance(source, OpenFile)
+    metric = metric_named(request["metric"])
+    config, asked = metric.config_from_dict(request["config"]), Request(**request["request"])
+    count = metric.frame_count(config, asked)
+    assert isinstance(source, OpenFile) and metric.on_device is not None
     try:
         with _blamed_on_the_video(source.name):
-            _refuse_by_header(source, request, request["frames"])
+            _refuse_by_header(source, request, count)
             source.file.seek(0)
-            plan = plan_decoding(source.file.read(), request["frames"])
+            plan = plan_decoding(source.file.read(), count)
+            _refuse_beyond(request, plan.info.width * plan.info.height, plan.info.frame_count)
+            asked = metric.settle(config, asked, len(plan.timestamps_seconds))
+            regions = metric.on_device.crop_regions(config, plan, asked)
     except DeviceDecodeError:
         return {"plan": None}, ()
-    _refuse_beyond(request, plan.info.width * plan.info.height, plan.info.frame_count)
-    return {"plan": plan.as_dict()}, ()
+    return {"plan": plan.as_dict(), "crop_regions": regions}, ()
 
 
 _TASKS: dict[str, Callable[[Source, dict[str, Any]], Answer]] = {

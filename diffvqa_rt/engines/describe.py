@@ -3,17 +3,20 @@
 from collections.abc import Mapping
 
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
+from diffvqa_rt.weights_figures import figures_of
 
 UNTRAINED_NOTE = "These weights are untrained: the scores show that the engines run, and nothing about quality."
 
 
 def describe(manifest: Manifest) -> str:
-    """Some lines of text: the network, its weights, where it was built, and each backend's parity with torch."""
+    """Some lines of text: the network, its weights and their figures, where it was built, each backend's parity."""
     config, build = manifest.config, manifest.build
     low, high = config.score_range
+    figures = figures_of(manifest.metric_name, manifest.metric.label(config), manifest.weights.sha256)
     lines = [
         f"network   {manifest.model_label}: {config.describe()}, scores {low:g} … {high:g}",
         f"weights   {manifest.weights.sha256[:16]}…  ({manifest.weights.source})",
+        *(figures.describe() if figures else ()),
         f"built     {build.date} on {build.machine}" + (f", commit {build.commit}" if build.commit else ""),
         f"          {', '.join(f'{name} {version}' for name, version in build.versions.items())}",
     ]

@@ -283,8 +283,9 @@ class Manifest:
 
     @property
     def model_label(self) -> str:
-        """The network's name, marked where its scores mean nothing."""
-        return self.config.name if self.weights.is_trained else f"{self.config.name} (untrained)"
+        """The network's name, with what sets it apart from the preset, marked where its scores mean nothing."""
+        label = self.metric.label(self.config)
+        return label if self.weights.is_trained else f"{label} (untrained)"
 
     @property
     def provenance(self) -> str:

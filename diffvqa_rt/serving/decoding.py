@@ -5,6 +5,7 @@ from diffvqa_rt.errors import InputError, VideoDecodeError
 from diffvqa_rt.metric import Config, Metric, Request
 from diffvqa_rt.preparation import PreparedSource
 from diffvqa_rt.serving.settings import RequestLimits
+from diffvqa_rt.video.crops import Region
 from diffvqa_rt.video.plan import DecodingPlan
 
 
@@ -34,14 +35,17 @@ class Decoder:
         self._check_rows(prepared.rows)
         return prepared
 
-    def plan(self, video: bytes | memoryview, request: Request) -> DecodingPlan | None:
-        """Returns the plan by which a GPU decodes the video; None if it is not for a GPU.
+    def plan(self, video: bytes | memoryview, request: Request) -> tuple[DecodingPlan, tuple[Region, ...]] | None:
+        """Returns the plan by which a GPU decodes the video, and the crops' regions; None if it is not for a GPU.
 
         Raises:
             VideoDecodeError, InputError, DecoderStartError, DecoderFaultError: as `decode`.
         """
         self._check(video, request)
-        return self._decoder.plan(bytes(video), self._metric.frame_count(self._config, request))
+        planned = self._decoder.plan(bytes(video), self._metric, self._config, request)
+        if planned is not None:
+            self._check_rows(len(planned[1]))
+        return planned
 
     def close(self) -> None:
         self._decoder.close()

@@ -115,7 +115,7 @@ class EntryCache:
         if needed > self._max_bytes:
             raise TrainingError(
                 f"the {self.what} of {len(wanted)} files and crops take {needed / 1e9:.1f} GB, over the cache's "
-                f"{self._max_bytes / 1e9:.1f}; raise --cache-gigabytes, or train on less"
+                f"{self._max_bytes / 1e9:.1f}; raise --cache-gigabytes, lower --crops, or train on fewer"
             )
         # What a killed run left half-written is there too, under names that nobody asks for.
         there: dict[Path, os.stat_result] = {}

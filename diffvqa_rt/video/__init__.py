@@ -4,8 +4,8 @@
 
 Needs PyAV, NumPy and Pillow. `container` opens the file, `timeline` finds when each frame is on screen, `reader`
 decodes from a keyframe on, `decode` picks the samples, and `color` makes each an upright RGB picture. `stills` decodes
-pictures, and `sequence` reads a folder of them. `plan` says how a GPU is to decode a file, and `crops` where a seed
-places the pieces of a frame that a metric looks at.
+pictures, and `sequence` reads a folder of them. `plan` says how a GPU is to decode a file, and `crops` and `texture`
+where the pieces of a frame lie that a metric looks at: by a seed, or by what the frame shows.
 """
 
 from diffvqa_rt.video.crops import MAX_SEED, crop_places

@@ -61,9 +61,9 @@ def crop_places(seed: int, crops: int) -> NDArray[np.float64]:
     return ((uniform + 0.5) % 1).reshape(crops, 2)
 
 
-def crop_regions(width: int, height: int, size: int, seed: int, crops: int) -> tuple[Region, ...]:
-    """The part of a frame that each crop shows."""
-    return tuple(crop_region(width, height, size, place) for place in crop_places(seed, crops))
+def crop_regions(width: int, height: int, size: int, places: NDArray[np.float64]) -> tuple[Region, ...]:
+    """The part of a frame that each crop shows, by their places [crops, 2]."""
+    return tuple(crop_region(width, height, size, place) for place in places)
 
 
 def crop_region(width: int, height: int, size: int, place: NDArray[np.float64]) -> Region:

@@ -1,7 +1,7 @@
 """A few frames of a video, spread evenly over its duration, without decoding what lies between."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
@@ -73,7 +73,19 @@ def sample_frames(
             return sample_sequence(folder, count)
     with open_source(source) as (name, file):
         still = sample_still(name, file, count, animation_count or count)
-        return _sample_video(name, file, count, keep_interlaced) if still is None else still
+        if still is not None:
+            return still
+        return _sample_video(name, file, lambda timeline: timeline.span_centres(count), keep_interlaced)
+
+
+def sample_frame(source: bytes, count: int, index: int) -> SampledFrames:
+    """The frame alone that `sample_frames(source, count)` has at `index`, if the video is undamaged; no still.
+
+    Raises:
+        VideoDecodeError: the source cannot be read, or neither the frame decodes nor any other in its place.
+    """
+    with open_source(source) as (name, file):
+        return _sample_video(name, file, lambda timeline: timeline.span_centres(count)[index : index + 1], False)
 
 
 def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
@@ -115,10 +127,12 @@ def _sample_array(array: NDArray[np.uint8], count: int) -> SampledFrames:
     )
 
 
-def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) -> SampledFrames:
+def _sample_video(
+    name: str, file: BinaryIO, choose: Callable[[Timeline], list[int]], keep_interlaced: bool
+) -> SampledFrames:
     with open_video(name, file) as video:
         timeline = read_timeline(video)
-    targets = timeline.span_centres(count)
+    targets = choose(timeline)
     sound_times = [int(timeline.pts[timeline.position_at(target)]) for target in targets]
     skips = bool(timeline.is_key.any())
     may_leap = needs_keyframe = may_seek = True
@@ -151,7 +165,7 @@ def _sample_video(name: str, file: BinaryIO, count: int, keep_interlaced: bool) 
                     f"at most {MAX_FRAME_PIXELS:,} pixels a picture"
                 )
             # What comes after the last good frame is that frame.
-            samples += samples[-1:] * (count - len(samples))
+            samples += samples[-1:] * (len(targets) - len(samples))
             info = describe_video(reader, timeline, [sample.picture for sample in samples])
             return SampledFrames(
                 frames=tuple(sample.picture.pixels for sample in samples),

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from diffvqa_rt.errors import DeviceDecodeError, ScoreWarning, VideoDecodeError
 from diffvqa_rt.video.color import picture_from_frame
 from diffvqa_rt.video.container import VideoFile, open_source, open_video
-from diffvqa_rt.video.decode import describe_video, warnings_of
+from diffvqa_rt.video.crops import RgbFrame
+from diffvqa_rt.video.decode import describe_video, sample_frame, warnings_of
 from diffvqa_rt.video.presentation import Orientation
 from diffvqa_rt.video.reader import FrameReader
 from diffvqa_rt.video.sampled import VideoInfo
@@ -126,6 +127,22 @@ def plan_decoding(source: bytes, count: int) -> DecodingPlan:
                 info=info,
                 warnings=warnings_of(reader, timeline, info, wanted),
             )
+
+
+def middle_frame(plan: DecodingPlan) -> RgbFrame:
+    """The middle one (N // 2) of the planned frames, decoded alone on the CPU: the same as among `sample_frames`'s.
+
+    Raises:
+        DeviceDecodeError: it does not decode, or is not what the GPU would show.
+    """
+    count = len(plan.frame_numbers)
+    try:
+        sampled = sample_frame(plan.source, count, count // 2)
+    except VideoDecodeError as error:
+        raise DeviceDecodeError(f"{error}; decode it on the CPU") from error
+    if sampled.info.corrupt_frames or sampled.info.field_order != "progressive":
+        raise DeviceDecodeError("<bytes> has a middle frame that is damaged or interlaced; decode it on the CPU")
+    return sampled.frames[0]
 
 
 def _number_frames(name: str, timeline: Timeline, count: int) -> tuple[NDArray[np.int32], list[int]]:

@@ -8,16 +8,19 @@ from diffvqa_rt.video.crops import RgbFrame
 # Of the cells that a frame is measured in: a patch of the networks.
 _CELL = 16
 _LUMA = (77, 150, 29)
+# Of a cell's √(mean gradient), so that sums are exact.
+_STEPS = 1024
 
 
 def texture_places(frame: RgbFrame, size: int, crops: int) -> NDArray[np.float64]:
-    """The place of each crop in the room that it has, [crops, 2] as fractions (x, y) in [0, 1], as `crop_places`.
+    """The place of each crop in the room that it has, [crops, 2] as fractions (x, y) in [0, 1), as `crop_places`.
 
-    The first crop shows most texture: the mean over its cells of √(mean gradient), which one strong edge does not
-    decide. Each next one shows most in what those before it left. A crop at native resolution of a large frame is a
-    fiftieth of it, and at random is often sky.
+    The first crop shows most texture: the sum over its cells of √(mean gradient), which one strong edge does not
+    decide. Each next one shows most in what those before it left; once nothing is left, the same ones come again. Of
+    crops that show as much, the one nearest the centre is taken, so that a flat frame is seen at its centre. A crop at
+    native resolution of a large frame is a fiftieth of it, and at random is often sky.
 
-    The sums are of whole numbers, and roots are rounded alike everywhere, so that a place does not depend on the
+    All sums are of whole numbers, and a root is rounded alike everywhere, so that a place does not depend on the
     machine. `crops` does not move the first ones.
 
     Args:
@@ -26,36 +29,47 @@ def texture_places(frame: RgbFrame, size: int, crops: int) -> NDArray[np.float64
         crops: how many.
     """
     cells = _cell_textures(frame)
-    side = max(1, min(round(size / _CELL), *cells.shape))
-    free = np.ones_like(cells)
-    down, across = (cells.shape[axis] - side for axis in (0, 1))
-    places = np.empty((crops, 2))
-    for crop in range(crops):
-        worth = _window_sums(cells * free, side)
-        top, left = np.unravel_index(int(worth.argmax()), worth.shape)
-        covered = np.s_[top : top + side, left : left + side]
-        free[covered] = 0
-        # All is covered: begin again.
-        if not free.any() or float(worth.max()) <= 0:
-            free[:] = 1
-        places[crop] = left / across if across else 0.5, top / down if down else 0.5
-    return places
+    shown = min(size, *frame.shape[:2])
+    window = min(-(-shown // _CELL), *cells.shape)
+    tops_and_lefts = _most_textured(cells, window, crops)
+    room = np.array(frame.shape[:2]) - shown
+    # In the middle of the pixel, for `crop_region` to find it again.
+    places = (np.minimum(tops_and_lefts * _CELL, room) + 0.5) / (room + 1)
+    return np.resize(places[:, ::-1], (crops, 2))
 
 
-def _cell_textures(frame: RgbFrame) -> NDArray[np.float64]:
-    """√(mean |gradient|) of the luma within each whole cell, [H / 16, W / 16]; of a small frame, one cell."""
-    luma = (frame.astype(np.int32) @ np.array(_LUMA, np.int32)) >> 8
+def _most_textured(cells: NDArray[np.int64], window: int, most: int) -> NDArray[np.int64]:
+    """The top and left of squares of `window` cells, one after the other, [n, 2]: `most`, or until all is covered."""
+    left_over = cells.copy()
+    centre = np.array(cells.shape) - window
+    found: list[NDArray[np.int64]] = []
+    while len(found) < most and left_over.any():
+        worth = _window_sums(left_over, window)
+        best = np.argwhere(worth == worth.max())
+        top, left = best[np.square(2 * best - centre).sum(axis=1).argmin()]
+        left_over[top : top + window, left : left + window] = 0
+        found.append(np.array([top, left]))
+    return np.array(found)
+
+
+def _cell_textures(frame: RgbFrame) -> NDArray[np.int64]:
+    """√(mean |gradient|) of the luma within each whole cell, [H / 16, W / 16]; of a small frame, one cell.
+
+    In steps of 1/1024, and one more, so that of two flat crops the one that shows more of what is left counts more.
+    """
+    red, green, blue = (frame[..., channel] * np.uint16(weight) for channel, weight in enumerate(_LUMA))
+    luma = ((red + green + blue) >> 8).astype(np.int16)
     gradient = np.zeros_like(luma)
     gradient[:, 1:] += np.abs(np.diff(luma, axis=1))
     gradient[1:] += np.abs(np.diff(luma, axis=0))
     down, across = (max(side // _CELL, 1) for side in luma.shape)
     high, wide = (min(side, _CELL) for side in luma.shape)
-    whole = gradient[: down * high, : across * wide]
-    sums = whole.reshape(down, high, across, wide).sum(axis=(1, 3))
-    return np.sqrt(sums / (high * wide))
+    whole = gradient[: down * high, : across * wide].reshape(down, high, across * wide)
+    sums = whole.sum(axis=1, dtype=np.int32).reshape(down, across, wide).sum(axis=2, dtype=np.int64)
+    return np.rint(np.sqrt(sums / (high * wide)) * _STEPS).astype(np.int64) + 1
 
 
-def _window_sums(cells: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+def _window_sums(cells: NDArray[np.int64], side: int) -> NDArray[np.int64]:
     """The sum within each square of `side` cells."""
     total = np.pad(cells.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     return total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]

@@ -213,7 +213,7 @@ def _with_parity(
         )
         if report.failures:
             raise ParityError(
-                f"{manifest.config.name}, {name}: {'; '.join(report.failures)}. Nothing was written to "
+                f"{manifest.model_label}, {name}: {'; '.join(report.failures)}. Nothing was written to "
                 f"{context.request.out}"
             )
         return dataclasses.asdict(report)

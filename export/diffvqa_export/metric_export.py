@@ -44,7 +44,6 @@ class MetricExport:
         stages: the engines by name, in the order in which an item passes them.
         random_network: config, seed → the network with seeded weights, the same on every machine.
         read_description: a safetensors file → the config of its network, and whether it was trained.
-        read_network: a safetensors file → its network.
         weights_in_folder: preset, folder → weights in a foreign layout.
         dynamic_sizes: config → the sizes that a plan fixes, of the dynamic dimensions other than the batch's.
         activation_bytes: config → the memory that the widest point of the network takes on one item.
@@ -58,7 +57,6 @@ class MetricExport:
     stages: Mapping[str, ExportStage]
     random_network: Callable[[Any, int], nn.Module]
     read_description: Callable[[Path], tuple[Any, bool]]
-    read_network: Callable[[Path], nn.Module]
     weights_in_folder: Callable[[Any, Path], ChosenWeights]
     dynamic_sizes: Callable[[Any], Mapping[str, int]]
     activation_bytes: Callable[[Any], int]

@@ -15,6 +15,10 @@ def metric_export(metric: str) -> "MetricExport":
     return export
 
 
-def network_label(metric: str, preset: str) -> str:
-    """A name for files of a network: METRIC-PRESET, and the preset's alone for the default metric."""
-    return preset if metric == DEFAULT else f"{metric}-{preset}"
+def network_label(metric: str, network: str) -> str:
+    """A name for files of a network: METRIC-NETWORK, and the network's alone for the default metric.
+
+    `network` is a preset's name or `Metric.label`, whose "tiny, 1 step" becomes tiny-1-step.
+    """
+    name = network.replace(",", "").replace(" ", "-")
+    return name if metric == DEFAULT else f"{metric}-{name}"

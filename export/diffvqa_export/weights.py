@@ -1,12 +1,17 @@
 """The choice of the weights that a build uses."""
 
 import importlib.resources
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from diffvqa_export.metric_export import ChosenWeights
 from diffvqa_export.registry import metric_export, network_label
-from diffvqa_rt.metrics.registry import DEFAULT
+from diffvqa_rt.metrics.registry import DEFAULT, metric_named
+from diffvqa_rt.models.registry import models_of
+from diffvqa_rt.models.weights import network_from_state, read_safetensors
 
 RANDOM_SEED = 0
 
@@ -16,26 +21,46 @@ def random_weights(preset: Any, seed: int = RANDOM_SEED, *, metric: str = DEFAUL
     return ChosenWeights(preset, False, f"random, seed {seed}", lambda: export.random_network(preset, seed))
 
 
-def choose_weights(preset: Any, path: Path | None, *, metric: str = DEFAULT) -> ChosenWeights:
+def choose_weights(preset: Any, path: Path | None, *, metric: str = DEFAULT, steps: int | None = None) -> ChosenWeights:
     """The weights in `path`: a safetensors file of ours, or a folder in a layout that the metric knows.
 
     Without a path the preset's bundled weights; without those, seeded random ones. A file describes its own network:
     what was trained with another head or on another range of scores is built as that.
 
+    With `steps` the network's loop has so many turns. What a head has learned, it has learned from the features after
+    its own number of steps (SPEC §2). A file was chosen for its scores, so a trained one of another number is refused;
+    what has not been trained yet takes any number. The bundled weights were not chosen: where they are of another
+    number, `steps` asks for an engine that shows what so many cost, and gets random weights, which say untrained.
+
     Raises:
-        ValueError: the file can't be read, or holds a network of another preset.
+        ValueError: the file can't be read, holds a network of another preset, or was trained at another number of
+            steps; or the network can't have so many.
     """
-    export = metric_export(metric)
-    if path is None:
-        path = bundled_weights(preset.name, metric=metric)
-    if path is None:
-        return random_weights(preset, metric=metric)
-    if path.is_dir():
-        return export.weights_in_folder(preset, path)
-    config, is_trained = export.read_description(path)
+    export, declared = metric_export(metric), metric_named(metric)
+    wanted = preset if steps is None else declared.network_of_steps(preset, steps)
+    if path is not None and path.is_dir():
+        return export.weights_in_folder(wanted, path)
+    chosen = path or bundled_weights(preset.name, metric=metric)
+    if chosen is None:
+        return random_weights(wanted, metric=metric)
+    config, is_trained = export.read_description(chosen)
     if config.name != preset.name:
-        raise ValueError(f"{path} holds the network {config.name!r}, which is not the preset {preset.name!r}")
-    return ChosenWeights(config, is_trained, path.name, lambda: export.read_network(path))
+        raise ValueError(f"{chosen} holds the network {config.name!r}, which is not the preset {preset.name!r}")
+    if steps is not None and (trained_at := declared.steps(config)) != steps:
+        if path is None:
+            untrained = random_weights(wanted, metric=metric)
+            return replace(untrained, source=f"{untrained.source}; {chosen.name} was trained at K = {trained_at}")
+        if is_trained:
+            raise ValueError(
+                f"steps is {steps}, and {path} was trained at {trained_at}; give weights that were trained at {steps}, "
+                "or leave steps out"
+            )
+        config = declared.network_of_steps(config, steps)
+
+    def load() -> nn.Module:
+        return network_from_state(models_of(metric).network, config, read_safetensors(chosen), chosen)
+
+    return ChosenWeights(config, is_trained, chosen.name, load)
 
 
 def bundled_weights(preset: str, *, metric: str = DEFAULT, folder: Path | None = None) -> Path | None:

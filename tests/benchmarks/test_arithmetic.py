@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from arithmetic import Arithmetic, count, scan_flops, stage_arithmetic
+from arithmetic import Arithmetic, chain_arithmetic, count, scan_flops, stage_arithmetic
 from diffvqa_kernels.selective_scan import bidirectional_selective_scan
 from torch import nn
 from torch.nn import functional as F
@@ -130,3 +130,11 @@ def test_arithmetic_grows_with_the_rows_and_weights_do_not(metric, preset):
 
 def test_several_calls():
     assert Arithmetic(flops=1, bytes=2, operator_bytes=3).times(10) == Arithmetic(flops=10, bytes=20, operator_bytes=30)
+
+
+def test_a_loops_arithmetic_follows_its_steps():
+    ten, one = (chain_arithmetic("diffvqa", TINY.with_steps(steps), names=["unet_controller"]) for steps in (10, 1))
+    assert ten.keys() == one.keys() == {"denoise"}
+    assert ten["denoise"].flops == 10 * one["denoise"].flops
+    # A step is the same but for its tables, which are of ten steps.
+    assert 10 < ten["denoise"].bytes / one["denoise"].bytes < 10.2

@@ -362,18 +362,29 @@ def test_a_measurement_that_is_none_gets_one_sentence(tmp_path, capsys, content,
 def test_several_networks_in_one_measurement_are_not_mixed(tmp_path, capsys):
     path = write_lines(tmp_path / "scores.json", a_score(), a_score(model="sd21", backend="tensorrt"))
     status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path)
-    assert status == 1 and "several kinds (sd21 by tensorrt, tiny by onnx); choose by --metric, --preset" in err
+    assert status == 1 and "several kinds (sd21 by tensorrt; tiny by onnx); choose by --metric, --preset" in err
     status, out, _ = plan(capsys, "--videos-per-day", "1e5", "--measured", path, "--preset", "sd21")
     assert status == 0 and "sd21 by tensorrt" in out
     status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path, "--gpu", "h200", "--preset", "tiny")
     assert status == 1 and "scores.json has no stage times of tiny on a GPU" in err
 
 
+def test_a_network_of_fewer_steps_is_another_network(tmp_path, capsys):
+    fast = a_score(model="tiny, 1 step (untrained)", stage_seconds={**dict.fromkeys(STAGES, 0.2), "denoise": 0.02})
+    path = write_lines(tmp_path / "scores.json", a_score(), fast)
+    status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path)
+    assert status == 1 and "several kinds (tiny by onnx; tiny, 1 step by onnx); choose by" in err
+    chosen = ["--videos-per-day", "1e5", "--measured", path, "--format", "json", "--preset"]
+    ten, one = (json.loads(plan(capsys, *chosen, preset)[1]) for preset in ("tiny", "tiny, 1 step"))
+    assert one["preset"] == "tiny, 1 step" and one["seconds_alone"] == pytest.approx(ten["seconds_alone"] - 0.18)
+    assert one["device_videos_per_second"] > ten["device_videos_per_second"]
+
+
 def test_a_metric_is_chosen_by_its_name(tmp_path, capsys):
     seconds = dict.fromkeys(metric_named("diffv2iqa").stages, 0.1)
     path = write_lines(tmp_path / "scores.json", a_score(), a_score(metric="diffv2iqa", stage_seconds=seconds))
     status, _, err = plan(capsys, "--videos-per-day", "1e5", "--measured", path)
-    assert status == 1 and "several kinds (diffv2iqa tiny by onnx, tiny by onnx)" in err
+    assert status == 1 and "several kinds (diffv2iqa tiny by onnx; tiny by onnx)" in err
     status, out, _ = plan(capsys, "--videos-per-day", "1e5", "--measured", path, "--metric", "diffv2iqa")
     assert status == 0 and "diffv2iqa tiny by onnx" in out
 

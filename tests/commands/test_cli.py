@@ -53,7 +53,7 @@ def test_csv_and_table_carry_the_same_score(diffvqa, clip):
     score = json.loads(diffvqa("--format", "json", clip)[1])["score"]
     (row,) = csv.DictReader(io.StringIO(diffvqa("--format", "csv", clip)[1]))
     assert tuple(row) == csv_columns(METRIC.stages)
-    assert float(row["score"]) == score and row["model"] == "tiny" and row["error"] == ""
+    assert float(row["score"]) == score and row["model"] == "tiny, 2 steps" and row["error"] == ""
     assert (
         row["codec"] == "h264"
         and float(row["denoise_seconds"]) > 0
@@ -62,16 +62,16 @@ def test_csv_and_table_carry_the_same_score(diffvqa, clip):
     header, line = diffvqa(clip)[1].splitlines()
     assert header.split() == ["score", "spread", "seconds", "model", "video"]
     assert line.split()[0] == f"{score:.3f}"
-    assert "tiny" in line.split() and line.endswith(str(clip))
+    assert "  tiny, 2 steps  " in line and line.endswith(str(clip))
 
 
 def test_scores_of_untrained_weights_say_so(untrained_engines, clip, capsys):
     arguments = ["score", "--engines", str(untrained_engines), "--backend", "torch", str(clip)]
     assert cli.main(arguments) == 0
     out, err = capsys.readouterr()
-    assert "tiny (untrained)" in out and "These weights are untrained" in err
+    assert "tiny, 2 steps (untrained)" in out and "These weights are untrained" in err
     assert cli.main(["info", str(untrained_engines)]) == 0
-    assert "tiny (untrained)" in capsys.readouterr().out
+    assert "tiny, 2 steps (untrained)" in capsys.readouterr().out
 
 
 def test_a_bad_file_is_reported_and_the_others_are_still_scored(diffvqa, clip, tmp_path):

@@ -85,6 +85,8 @@ def test_all_holds_nothing_out(data, tmp_path):
 
 def test_a_second_run_does_not_run_the_diffusion(data, tmp_path, monkeypatch):
     assert train(data, tmp_path / "a", cache=tmp_path / "cache") == 0
+    entries = list((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(entries) == 4 * 7 + 3, "four places of each video that it learns from, one of each that is held out"
 
     def refuse(self, frames):
         raise AssertionError("the diffusion ran")
@@ -230,9 +232,24 @@ def test_a_trained_head_of_another_size_is_refused_by_both_sizes(data, trained, 
     assert "--videomamba would take the place of what the head of" in capsys.readouterr().err
 
 
+def test_a_head_learns_from_the_features_after_one_number_of_steps(data, trained, tmp_path, capsys):
+    other = ["--weights", str(trained), "--denoising-steps", "1"]
+    assert train(data, tmp_path / "run", *other) == 2
+    said = capsys.readouterr().err
+    assert "has learned from the features after 2 denoising steps, not 1; give --new-head" in said
+    assert said.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert train(data, tmp_path / "run", *other, "--new-head", *HOW_LITTLE) == 0
+    assert load_weights(tmp_path / "run" / "weights.safetensors")[0].config.sampler.steps == 1
+    # The head of weights that were not trained is a new one anyway; the trained one's own number changes nothing.
+    assert train(data, tmp_path / "adapted", "--denoising-steps", "1", *HOW_LITTLE) == 0
+    assert train(data, tmp_path / "tuned", *other[:2], "--denoising-steps", "2", *HOW_LITTLE) == 0
+    assert head_difference(tmp_path / "tuned", trained) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
+        (["--denoising-steps", "1001"], 2, "steps is 1001; expected 1 … train_steps (1000)"),
         (["--weights", "gone.safetensors"], 2, "gone.safetensors: no such weights file"),
         (["--batch", "100"], 1, "7 videos are fewer than a step's 100; lower --batch"),
         (["--learning-rate", "0"], 2, "learning_rate is 0.0; expected a positive number"),

@@ -9,6 +9,8 @@ from diffvqa_export.weights import bundled_weights, choose_weights
 
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.registry import METRICS, metric_named
+from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.weights_figures import figures_of
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -22,13 +24,14 @@ def test_a_wrong_name_lists_the_right_ones():
     for ask in (metric_export, metric_named):
         with pytest.raises(ValueError, match="metric is 'vmaf'; expected one of diffvqa"):
             ask("vmaf")
-    with pytest.raises(ValueError, match="preset is 'huge'; expected one of tiny, sd21"):
+    with pytest.raises(ValueError, match="preset is 'huge'; expected one of tiny, "):
         metric_named("diffvqa").preset_named("huge")
 
 
 def test_the_default_metrics_files_go_without_its_name():
     assert network_label("diffvqa", "tiny") == "tiny"
     assert network_label("diffv2iqa", "tiny") == "diffv2iqa-tiny"
+    assert network_label("diffv2iqa", "tiny, 10 steps") == "diffv2iqa-tiny-10-steps"
 
 
 @pytest.fixture
@@ -85,3 +88,18 @@ def test_bundled_weights_are_found_by_metric_and_preset(tmp_path):
 
 def test_the_bundled_weights_keep_their_name():
     assert choose_weights(TINY, None).source == "tiny.safetensors"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_bundled_weights_are_of_the_preset_that_they_are_named_after(metric):
+    for name, preset in metric_named(metric).presets.items():
+        if bundled_weights(name, metric=metric) is not None:
+            chosen = choose_weights(preset, None, metric=metric)
+            assert chosen.is_trained and chosen.config == preset
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_bundled_figures_are_of_the_bundled_weights(metric):
+    for name, preset in metric_named(metric).presets.items():
+        if figures := figures_of(metric, name):
+            assert figures.weights_sha256 == weights_sha256(choose_weights(preset, None, metric=metric).load())

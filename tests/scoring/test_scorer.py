@@ -54,7 +54,7 @@ def test_a_score_carries_what_it_takes_to_trust_it(scorer, clip):
     assert np.dot(result.frame_scores, result.frame_weights) == pytest.approx(result.score, abs=1e-4)
     assert tuple(result.stage_seconds) == METRIC.stages
     assert result.video.codec == "h264" and result.video.width == 720
-    assert result.model == "tiny" and len(result.weights_sha256) == 64
+    assert result.model == "tiny, 2 steps" and len(result.weights_sha256) == 64
     json.dumps(result.as_dict())
 
 

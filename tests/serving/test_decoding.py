@@ -1,5 +1,6 @@
 """The decoder's process: what it refuses, what ends it, and that the next video does not notice."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -24,7 +25,7 @@ from diffvqa_rt.metrics.diffvqa.views import cut_views
 from diffvqa_rt.serving.decoding import Decoder
 from diffvqa_rt.serving.settings import RequestLimits
 from diffvqa_rt.serving.traffic import Traffic
-from diffvqa_rt.video import sample_frames
+from diffvqa_rt.video import crop_places, sample_frames
 from diffvqa_rt.video.plan import plan_decoding
 
 LIMITS = RequestLimits(max_request_bytes=1 << 20, max_frames=50, max_frame_pixels=1000 * 1000, max_crops=3)
@@ -74,13 +75,16 @@ def test_views_may_be_cut_by_dali(import_path):
         )
     finally:
         decoder.close()
-    np.testing.assert_array_equal(decoded.arrays["frames"], dali.DaliViews(TINY.view_size).cut(sampled.frames, 5, 2))
+    np.testing.assert_array_equal(
+        decoded.arrays["frames"], dali.DaliViews(TINY.view_size).cut(sampled.frames, crop_places(5, 2))
+    )
     assert (decoded.info, decoded.timestamps_seconds) == (sampled.info, sampled.timestamps_seconds)
 
 
 def test_a_plan_for_a_gpu_is_that_of_this_process(decoder):
     clip = make_clip(size=(320, 240), orientation=(90, True))
-    planned, expected = decoder.plan(clip, Request()), plan_decoding(clip, TINY.frames)
+    (planned, regions), expected = decoder.plan(clip, Request(seed=5)), plan_decoding(clip, TINY.frames)
+    assert regions == decoder.decode(clip, Request(seed=5)).crop_regions
     assert planned.source == clip and planned.as_dict() == expected.as_dict()
     np.testing.assert_array_equal(planned.frame_numbers, expected.frame_numbers)
     np.testing.assert_array_equal(planned.rgb_matrix, expected.rgb_matrix)
@@ -121,6 +125,18 @@ def test_bad_arguments_get_the_sentence_of_scoring_here(decoder, seed, crops, se
     with pytest.raises(InputError, match=sentence):
         decoder.decode(make_clip(), Request(seed=seed, crops=crops))
     assert_works(decoder)
+
+
+def test_more_crops_of_the_networks_own_than_a_server_takes_are_refused_on_either_way():
+    narrow = Decoder(METRIC, dataclasses.replace(TINY, crops=4), LIMITS, sys.executable, max_rows=3)
+    clip = make_clip(size=(320, 240))
+    try:
+        for prepare in (narrow.decode, narrow.plan):
+            with pytest.raises(InputError, match="crops × frames is 4; this server takes at most 3: ask for fewer"):
+                prepare(clip, Request())
+            assert prepare(clip, Request(crops=3))
+    finally:
+        narrow.close()
 
 
 def test_a_process_that_was_killed_is_replaced(decoder):

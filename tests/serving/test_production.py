@@ -19,7 +19,6 @@ pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'diffvqa-rt[d
 import diffvqa_rt.serving.server as server_module
 from diffvqa_rt.chain import play
 from diffvqa_rt.engines import open_engines
-from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffvqa.dali import DaliViews, EncodedViews
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.results import VideoScore, video_score
@@ -27,7 +26,8 @@ from diffvqa_rt.scoring import model_facts
 from diffvqa_rt.serving import Client, Server, ServerConfig, ServerError
 from diffvqa_rt.serving.repository import assemble_repository
 from diffvqa_rt.serving.tritonserver import children
-from diffvqa_rt.video import sample_frames
+from diffvqa_rt.video import crop_places, sample_frames
+from diffvqa_rt.video.crops import crop_regions
 from diffvqa_rt.video.plan import plan_decoding
 
 STAND_INS = {
@@ -140,7 +140,7 @@ def engines(small_cuda_engines):
 
 def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore:
     manifest, opened = engines
-    request = Request(seed=seed, crops=len(views))
+    places = crop_places(seed, len(views))
     return video_score(
         play(METRIC.chain(SMALLEST), opened, {"frames": views}),
         source="<bytes>",
@@ -149,7 +149,7 @@ def expected_score(engines, views: np.ndarray, sampled, seed: int) -> VideoScore
         info=sampled.info,
         stage_seconds=dict.fromkeys(METRIC.stages, 1.0),
         facts=model_facts(manifest, "onnx-cuda", "dali"),
-        crop_regions=METRIC.crop_regions(SMALLEST, sampled.info, request),
+        crop_regions=crop_regions(sampled.info.width, sampled.info.height, SMALLEST.view_size, places),
         warnings=sampled.warnings + METRIC.warnings(SMALLEST, sampled.info),
     )
 

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clips import make_clip
 
 from diffvqa_rt.errors import DecoderFaultError, DecoderStartError, EngineMismatchError, InputError, VideoDecodeError
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.serving.settings import RequestLimits, StageSettings
+from diffvqa_rt.video.plan import plan_decoding
 
 OUR_MODULES = ("diffvqa_rt.serving.metrics", "diffvqa_rt.serving.python_backend")
 
@@ -215,6 +217,24 @@ def test_a_called_models_errors_keep_their_kind(backend):
         backend.call(TritonError("away", "UNAVAILABLE"))
     with pytest.raises(module.CalledModelError, match="other gave no answer: broken"):
         backend.call(TritonError("broken", "INTERNAL"))
+
+
+def test_a_gpu_cuts_the_regions_that_the_decoder_found(backend, monkeypatch):
+    """They may depend on a frame, which the decoder's process alone has seen."""
+    model = runpy.run_path(str(PROGRAMS / "prepare" / "1" / "model.py"))["TritonPythonModel"]()
+    regions, cut = ((3, 5, 195, 197), (6.5, 7.5, 70.5, 71.5)), []
+    plan = plan_decoding(make_clip(size=(320, 240)), TINY.frames)
+
+    def dali(name, inputs, outputs):
+        cut.append(inputs["region"].tolist())
+        return {"frames": np.full((1, 2), len(cut))}
+
+    model._metric, model._config, model._dali = METRIC, TINY, "dali"
+    model._decoder = SimpleNamespace(plan=lambda video, asked: (plan, regions))
+    monkeypatch.setitem(model._prepare_on_device.__globals__, "call_model", dali)
+    arrays, _, found, _ = model._prepare_on_device(plan.source, None)
+    assert found == regions and arrays["frames"].tolist() == [[1, 1], [2, 2]]
+    assert cut == [[[5, 3, 197, 195]], [[7.5, 6.5, 71.5, 70.5]]], "top, left, bottom, right"
 
 
 class Engine:

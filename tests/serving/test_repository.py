@@ -81,6 +81,15 @@ def test_the_steps_of_an_embedded_ensemble_begin_one_by_one(name):
             waiting.remove(ready)
 
 
+@pytest.mark.parametrize("form", ["embedded", "production"])
+@pytest.mark.parametrize("name", [name for name in METRICS if metric_named(name).with_steps])
+def test_a_server_has_the_same_models_whatever_the_steps(name, form):
+    metric = metric_named(name)
+    preset = metric.presets["tiny"]
+    fewer = metric.network_of_steps(preset, 10 if metric.steps(preset) > 10 else 1)
+    assert served_models(metric, fewer, form) == served_models(metric, preset, form)
+
+
 def test_engines_that_follow_each_other_are_timed_as_one():
     encode, denoise, score = METRIC.chain(TINY)
     assert served_stages((encode, denoise, score)) == METRIC.stages

@@ -118,8 +118,8 @@ def test_crops_are_rows(scorer, toy, clip):
     several = scorer.score(clip, crops=3, seed=5)
     assert len(several.crop_scores) == 3 and several.crop_spread > 0 and len(several.frame_scores) == 5
     assert several.crop_scores[0] == scorer.score(clip, seed=5).score
-    prepared = toy.prepare(toy.presets["five"], [np.zeros((90, 200, 3), np.uint8)] * 5, Request(crops=3))
-    assert prepared["pictures"].shape == (3, 5, 3, 64, 64)
+    prepared, regions = toy.prepare(toy.presets["five"], [np.zeros((90, 200, 3), np.uint8)] * 5, Request(crops=3))
+    assert prepared["pictures"].shape == (3, 5, 3, 64, 64) and len(set(regions)) == 3
 
 
 def test_the_command_line_scores_by_its_stages(scorer, toy_engines, clip, capsys):

@@ -11,7 +11,7 @@ from clips import make_clip
 
 from diffvqa_rt.errors import DeviceDecodeError, VideoDecodeError
 from diffvqa_rt.video import sample_frames
-from diffvqa_rt.video.plan import plan_decoding, rgb_matrix
+from diffvqa_rt.video.plan import middle_frame, plan_decoding, rgb_matrix
 
 SIZE = (160, 146)
 B_PYRAMID = {"x264-params": "bframes=3:b-pyramid=normal:b-adapt=0:scenecut=0"}
@@ -51,6 +51,7 @@ def test_planned_frames_are_the_sampled_ones(arguments: dict) -> None:
         times = sorted(frame.time for frame in container.decode(video=0))
     seconds = [times[number] - times[0] for number in plan.frame_numbers]
     np.testing.assert_allclose(seconds, sampled.timestamps_seconds, atol=1e-9)
+    np.testing.assert_array_equal(middle_frame(plan), sampled.frames[4])
 
 
 def test_frames_before_time_zero_are_not_numbered() -> None:

@@ -31,14 +31,14 @@ def _inputs(config: AigcVqaConfig) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name, "uint8", views) for name in ("fragments", "resized"))
 
 
-def _prepare(config: AigcVqaConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
+def _prepare(
+    config: AigcVqaConfig, frames: Sequence[RgbFrame], request: Request
+) -> tuple[dict[str, NDArray], tuple[Region, ...]]:
     places = piece_places(config, request.seed, request.settled_crops)
-    return {"fragments": cut_fragments(config, frames, places), "resized": shrink(config, frames)[None]}
-
-
-def _crop_regions(config: AigcVqaConfig, info: VideoInfo, request: Request) -> tuple[Region, ...]:
-    """All of the frame: its pieces are from everywhere."""
-    return ((0, 0, info.width, info.height),) * request.settled_crops
+    arrays = {"fragments": cut_fragments(config, frames, places), "resized": shrink(config, frames)[None]}
+    height, width, _ = frames[0].shape
+    # Pieces are from everywhere.
+    return arrays, ((0, 0, width, height),) * request.settled_crops
 
 
 def _warnings(config: AigcVqaConfig, info: VideoInfo) -> tuple[ScoreWarning, ...]:
@@ -94,7 +94,6 @@ METRIC = Metric(
     crops=lambda config, frames: 1,
     inputs=_inputs,
     prepare=_prepare,
-    crop_regions=_crop_regions,
     warnings=_warnings,
     engines=engine_specs,
     chains=_chains,

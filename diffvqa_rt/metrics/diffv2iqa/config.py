@@ -233,6 +233,22 @@ class DiffV2IQAConfig:
             f"{self.frames} frames of a video"
         )
 
+    def with_steps(self, steps: int) -> "DiffV2IQAConfig":
+        """The same network with another T, of which t₁ and t₂ stay the same shares (D7).
+
+        Raises ValueError where t₁ and t₂ would not be two steps of T.
+        """
+        first, second = (round(left * steps / self.sampler.steps) for left in self.kept)
+        require(
+            0 < first < second < steps,
+            "steps",
+            steps,
+            f"enough to keep two pictures on the way, as with {self.kept[0]} and {self.kept[1]} of "
+            f"{self.sampler.steps} steps left",
+        )
+        sampler = dataclasses.replace(self.sampler, train_steps=steps, steps=steps)
+        return dataclasses.replace(self, sampler=sampler, kept=(first, second))
+
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

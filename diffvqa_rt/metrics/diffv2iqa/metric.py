@@ -27,12 +27,12 @@ def _inputs(config: DiffV2IQAConfig) -> tuple[TensorSpec, ...]:
     return (TensorSpec("x", "uint8", ("videos", 3, config.view_size, config.view_size)),)
 
 
-def _prepare(config: DiffV2IQAConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
-    return {"x": cut_views(config, frames, request)}
-
-
-def _crop_regions(config: DiffV2IQAConfig, info: VideoInfo, request: Request) -> tuple[Region, ...]:
-    return view_regions(config, info.width, info.height, request)
+def _prepare(
+    config: DiffV2IQAConfig, frames: Sequence[RgbFrame], request: Request
+) -> tuple[dict[str, NDArray], tuple[Region, ...]]:
+    views = cut_views(config, frames, request)
+    height, width, _ = frames[0].shape
+    return {"x": views}, view_regions(config, width, height, request)
 
 
 def _warnings(config: DiffV2IQAConfig, info: VideoInfo) -> tuple[ScoreWarning, ...]:
@@ -105,11 +105,11 @@ METRIC = Metric(
     crops=_crops,
     inputs=_inputs,
     prepare=_prepare,
-    crop_regions=_crop_regions,
     warnings=_warnings,
     engines=engine_specs,
     chains=lambda config: {"diffv2iqa": _chain(config)},
     choose=lambda request: "diffv2iqa",
     results=lambda config, chain: _results(config),
     finish=_finish,
+    with_steps=DiffV2IQAConfig.with_steps,
 )

@@ -8,14 +8,14 @@ from PIL import Image
 
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.diffv2iqa.config import DiffV2IQAConfig
-from diffvqa_rt.video.crops import Region, RgbFrame, check_frames, crop_regions
+from diffvqa_rt.video.crops import Region, RgbFrame, check_frames, crop_places, crop_regions
 
 
 def view_regions(config: DiffV2IQAConfig, width: int, height: int, request: Request) -> tuple[Region, ...]:
     """The part of a picture that each crop shows; all of it where views are pictures shrunk whole."""
     if config.view == "resize":
         return ((0, 0, width, height),) * request.settled_crops
-    return crop_regions(width, height, config.view_size, request.seed, request.settled_crops)
+    return crop_regions(width, height, config.view_size, crop_places(request.seed, request.settled_crops))
 
 
 def cut_views(config: DiffV2IQAConfig, frames: Sequence[RgbFrame], request: Request) -> NDArray[np.uint8]:

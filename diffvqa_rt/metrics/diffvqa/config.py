@@ -4,9 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from diffvqa_rt.checks import require
+from diffvqa_rt.checks import require, whole
 from diffvqa_rt.sampler import SamplerConfig
+from diffvqa_rt.video.crops import MAX_CROPS
 
+CropPlacement = Literal["random", "texture"]
 TemporalBlock = Literal["both", "semantic", "distortion", "none", "conv3d"]
 
 VIEWS = ("semantic", "distortion")
@@ -99,7 +101,11 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiffVQAConfig:
-    """A whole network. `view_size` is S, `frames` is N of the specification; scores lie on `score_range`."""
+    """A whole network. `view_size` is S, `frames` is N of the specification; scores lie on `score_range`.
+
+    `crops` is the number of distortion views of a request that names none. `crop_placement` says where they lie: at
+    `random`, by the request's seed, or where the middle frame's `texture` is, whatever the seed (`texture_places`).
+    """
 
     name: str
     frames: int
@@ -109,13 +115,17 @@ class DiffVQAConfig:
     sampler: SamplerConfig
     head: HeadConfig
     score_range: tuple[float, float] = (0.0, 100.0)
+    crops: int = 1
+    crop_placement: CropPlacement = "random"
 
     def __post_init__(self) -> None:
+        whole("crops", self.crops, 1, MAX_CROPS)
+        placements = get_args(CropPlacement)
+        require(self.crop_placement in placements, "crop_placement", self.crop_placement, f"one of {placements}")
         require(self.frames >= 1, "frames", self.frames, "at least 1")
         # 8 from the VAE, 8 from the UNet's three halvings.
         require(self.view_size >= 64 and self.view_size % 64 == 0, "view_size", self.view_size, "a multiple of 64")
         require(self.score_range[0] < self.score_range[1], "score_range", self.score_range, "(low, high)")
-        require(self.sampler.variance == "beta", "sampler.variance", self.sampler.variance, "beta, as eq. (2) has it")
         require(
             self.vae.latent_channels == self.unet.latent_channels,
             "unet.latent_channels",
@@ -144,14 +154,31 @@ class DiffVQAConfig:
 
     def describe(self) -> str:
         """A few words for a person: what the network takes, and what it does to it."""
+        steps, noise = self.sampler.steps, "" if self.sampler.variance == "beta" else ", posterior variance"
         return (
-            f"{self.frames} frames, views of {self.view_size}×{self.view_size} pixels, {self.sampler.steps} denoising "
-            f"steps ({self.sampler.schedule})"
+            f"{self.frames} frames, views of {self.view_size}×{self.view_size} pixels, {steps} denoising "
+            f"step{'' if steps == 1 else 's'} ({self.sampler.schedule}{noise}){self._crops_in_words()}"
         )
+
+    def _crops_in_words(self) -> str:
+        if (self.crops, self.crop_placement) == (1, "random"):
+            return ""
+        where = {"random": "at random places", "texture": "where texture is"}[self.crop_placement]
+        return f", {self.crops} crop{'s' if self.crops > 1 else ''} {where}"
+
+    def with_steps(self, steps: int) -> "DiffVQAConfig":
+        """The same network with another K (SPEC §2). Raises ValueError where the schedule has not so many steps."""
+        return dataclasses.replace(self, sampler=dataclasses.replace(self.sampler, steps=steps))
 
     def as_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        del values["sampler"]["variance"]  # always eq. (2)'s; engine files carry this text, and those of before lack it
+        # Engines, checkpoints and caches are known by this text, and those of before there was a choice lack these.
+        if self.sampler.variance == "beta":
+            del values["sampler"]["variance"]
+        if self.crops == 1:
+            del values["crops"]
+        if self.crop_placement == "random":
+            del values["crop_placement"]
         return values
 
     @classmethod

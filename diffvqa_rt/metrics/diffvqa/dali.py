@@ -26,8 +26,8 @@ from nvidia.dali.data_node import DataNode
 from diffvqa_rt.errors import DeviceDecodeError
 from diffvqa_rt.metrics.diffvqa.device import device_inputs, region_input
 from diffvqa_rt.metrics.diffvqa.engines import PIXELS
-from diffvqa_rt.metrics.diffvqa.views import check_arguments
-from diffvqa_rt.video.crops import RgbFrame, crop_places
+from diffvqa_rt.metrics.diffvqa.views import check_numbers
+from diffvqa_rt.video.crops import RgbFrame, check_frames, crop_places, crop_region, crop_regions
 from diffvqa_rt.video.plan import DecodingPlan
 
 # The same float32 as `PIXELS.normalize` gives; DALI's own normalisation is a unit in the last place off.
@@ -171,20 +171,21 @@ class DaliViews:
         Raises:
             TypeError, ValueError: as `make_views`.
         """
-        return PIXELS.normalize(self.cut(frames, seed, crops))
+        _, seed, crops = check_numbers(self.size, seed, crops)
+        return PIXELS.normalize(self.cut(frames, crop_places(seed, crops)))
 
-    def cut(self, frames: Sequence[RgbFrame], seed: int = 0, crops: int = 1) -> NDArray[np.uint8]:
-        """The same in pixels, as by `cut_views`."""
-        check_arguments(frames, self.size, seed, crops)
-        views = np.empty((crops, 2 * len(frames), 3, self.size, self.size), np.uint8)
+    def cut(self, frames: Sequence[RgbFrame], places: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """The views in pixels, as by `cut_views_at`."""
+        check_frames(frames)
+        views = np.empty((len(places), 2 * len(frames), 3, self.size, self.size), np.uint8)
         # A row for each frame: DALI's threads share rows, not the frames of one.
         clips = [np.ascontiguousarray(frame)[None] for frame in frames]
         rows: list[dict[str, NDArray]] = []
         outputs: list[NDArray[np.uint8]] = []
-        for crop, place in enumerate(crop_places(seed, crops)):
+        for crop, place in enumerate(places):
             for index, clip in enumerate(clips):
                 _, height, width, _ = clip.shape
-                rows.append({"frames": clip, "region": region_input(width, height, self.size, place)})
+                rows.append({"frames": clip, "region": region_input(crop_region(width, height, self.size, place))})
                 outputs.append(views[crop, 2 * index : 2 * index + 2])
         self._runner.run(rows, outputs)
         return views
@@ -209,9 +210,11 @@ class EncodedViews:
         Raises:
             DeviceDecodeError: the video does not decode.
         """
+        _, seed, crops = check_numbers(self.size, seed, crops)
+        regions = crop_regions(plan.info.width, plan.info.height, self.size, crop_places(seed, crops))
         views = np.empty((crops, 2 * len(plan.frame_numbers), 3, self.size, self.size), np.float32)
         try:
-            self._runner.run(device_inputs(plan, self.size, seed, crops), list(views))
+            self._runner.run(device_inputs(plan, regions), list(views))
         except RuntimeError as error:
             raise DeviceDecodeError(
                 "<bytes> does not decode by DALI, whose own words are this error's cause; decode it with PyAV"

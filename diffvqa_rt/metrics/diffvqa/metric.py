@@ -1,6 +1,6 @@
 """The declaration of DiffVQA."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.device import device_inputs, device_tensors
 from diffvqa_rt.metrics.diffvqa.engines import FEATURES, engine_specs
 from diffvqa_rt.metrics.diffvqa.presets import PRESETS
-from diffvqa_rt.metrics.diffvqa.views import cut_views
+from diffvqa_rt.metrics.diffvqa.views import cut_views_at
 from diffvqa_rt.specs import Arrays, TensorSpec
 from diffvqa_rt.video import VideoInfo
-from diffvqa_rt.video.crops import Region, RgbFrame, crop_regions, scaling_warnings
-from diffvqa_rt.video.plan import DecodingPlan
+from diffvqa_rt.video.crops import Region, RgbFrame, crop_places, crop_regions, scaling_warnings
+from diffvqa_rt.video.plan import DecodingPlan, middle_frame
+from diffvqa_rt.video.texture import texture_places
 
 if TYPE_CHECKING:
     from diffvqa_rt.metrics.diffvqa.dali import DaliViews
@@ -33,10 +34,24 @@ def _inputs(config: DiffVQAConfig) -> tuple[TensorSpec, ...]:
     return (TensorSpec("frames", "uint8", ("videos", len(VIEWS) * config.frames, 3, size, size)),)
 
 
-def _prepare(config: DiffVQAConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
+def _prepare(
+    config: DiffVQAConfig, frames: Sequence[RgbFrame], request: Request
+) -> tuple[dict[str, NDArray], tuple[Region, ...]]:
+    size = config.view_size
+    places = _places(config, request, lambda: frames[len(frames) // 2])
     if request.resized_by == "dali":
-        return {"frames": _dali_views(config.view_size).cut(frames, request.seed, request.settled_crops)}
-    return {"frames": cut_views(frames, config.view_size, request.seed, request.settled_crops)}
+        views = _dali_views(size).cut(frames, places)
+    else:
+        views = cut_views_at(frames, size, places)
+    height, width, _ = frames[0].shape
+    return {"frames": views}, crop_regions(width, height, size, places)
+
+
+def _places(config: DiffVQAConfig, request: Request, middle: Callable[[], RgbFrame]) -> NDArray[np.float64]:
+    """The places of the crops; only texture has to see the `middle` one of the sampled frames."""
+    if config.crop_placement == "texture":
+        return texture_places(middle(), config.view_size, request.settled_crops)
+    return crop_places(request.seed, request.settled_crops)
 
 
 @cache
@@ -44,10 +59,6 @@ def _dali_views(size: int) -> "DaliViews":
     from diffvqa_rt.metrics.diffvqa.dali import DaliViews  # DALI, which only the production form needs
 
     return DaliViews(size, threads=_DALI_THREADS)
-
-
-def _crop_regions(config: DiffVQAConfig, info: VideoInfo, request: Request) -> tuple[Region, ...]:
-    return crop_regions(info.width, info.height, config.view_size, request.seed, request.settled_crops)
 
 
 def _warnings(config: DiffVQAConfig, info: VideoInfo) -> tuple[ScoreWarning, ...]:
@@ -83,8 +94,9 @@ def _finish(config: DiffVQAConfig, outputs: Arrays, frames: int) -> dict[str, ND
     return {spec.name: np.asarray(outputs[spec.name]) for spec in _results(config)}
 
 
-def _device_rows(config: DiffVQAConfig, plan: DecodingPlan, request: Request) -> list[dict[str, NDArray]]:
-    return device_inputs(plan, config.view_size, request.seed, request.settled_crops)
+def _device_regions(config: DiffVQAConfig, plan: DecodingPlan, request: Request) -> tuple[Region, ...]:
+    places = _places(config, request, lambda: middle_frame(plan))
+    return crop_regions(plan.info.width, plan.info.height, config.view_size, places)
 
 
 def _write_device_model(config: DiffVQAConfig, path: Path) -> None:
@@ -101,15 +113,20 @@ METRIC = Metric(
     is_temporal=True,
     options=frozenset({"crops"}),
     frames=lambda config: config.frames,
-    crops=lambda config, frames: 1,
+    crops=lambda config, frames: config.crops,
     inputs=_inputs,
     prepare=_prepare,
-    crop_regions=_crop_regions,
     warnings=_warnings,
     engines=engine_specs,
     chains=lambda config: {"diffvqa": _chain(config)},
     choose=lambda request: "diffvqa",
     results=lambda config, chain: _results(config),
     finish=_finish,
-    on_device=DevicePreparation(inputs=device_tensors, rows=_device_rows, write_model=_write_device_model),
+    with_steps=DiffVQAConfig.with_steps,
+    on_device=DevicePreparation(
+        inputs=device_tensors,
+        crop_regions=_device_regions,
+        rows=lambda config, plan, regions: device_inputs(plan, regions),
+        write_model=_write_device_model,
+    ),
 )

@@ -17,22 +17,34 @@ def make_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int 
 
 
 def cut_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int = 1) -> NDArray[np.uint8]:
+    """The views in pixels, as `cut_views_at`, with crops at the places that `seed` alone decides.
+
+    Crop 0 is the same whatever `crops` is.
+
+    Raises:
+        TypeError, ValueError: as `cut_views_at`; or a number is out of range.
+    """
+    size, seed, crops = check_numbers(size, seed, crops)
+    return cut_views_at(frames, size, crop_places(seed, crops))
+
+
+def cut_views_at(frames: Sequence[RgbFrame], size: int, places: NDArray[np.float64]) -> NDArray[np.uint8]:
     """The views of a video's frames in pixels, [crops, 2N, 3, size, size] uint8.
 
     Frame i's semantic view (the whole frame, resized, aspect not kept) is at 2i of the second axis, its distortion
     view (a square at native resolution) at 2i + 1. A frame with a side under `size` is first scaled up until its
-    short side is `size`. All frames share the crop's place, a pair of fractions that `seed` alone decides, so frames
-    may differ in size; crop 0 is the same whatever `crops` is.
+    short side is `size`. All frames share the crop's place, so frames may differ in size.
 
     Args:
         frames: N arrays [H, W, 3] uint8 RGB.
+        size: of a view, pixels.
+        places: of the crops, [crops, 2] as fractions (x, y) in [0, 1) of the room that they have.
 
     Raises:
-        TypeError, ValueError: a frame is of the wrong dtype or shape, or a number is out of range.
+        TypeError, ValueError: a frame is of the wrong dtype or shape.
     """
-    size, seed, crops = check_arguments(frames, size, seed, crops)
-    places = crop_places(seed, crops)
-    pixels = np.empty((crops, 2 * len(frames), size, size, 3), np.uint8)
+    check_frames(frames)
+    pixels = np.empty((len(places), 2 * len(frames), size, size, 3), np.uint8)
     for index, frame in enumerate(frames):
         both = slice(2 * index, 2 * index + 2)
         if index and frame is frames[index - 1]:
@@ -45,19 +57,11 @@ def cut_views(frames: Sequence[RgbFrame], size: int, seed: int = 0, crops: int =
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 2))
 
 
-def check_arguments(frames: Sequence[RgbFrame], size: int, seed: int, crops: int) -> tuple[int, int, int]:
-    """The three numbers as plain integers; all that make views refuse the same arguments in the same words.
-
-    Raises:
-        TypeError, ValueError: as `cut_views` says.
-    """
-    numbers = check_numbers(size, seed, crops)
-    check_frames(frames)
-    return numbers
-
-
 def check_numbers(size: int, seed: int, crops: int) -> tuple[int, int, int]:
-    """The three as plain integers. Raises ValueError where one is out of range."""
+    """The three as plain integers; all that make views refuse the same in the same words.
+
+    Raises ValueError where one is out of range.
+    """
     return whole("size", size, 1, 2**16), check_seed(seed), check_crops(crops)
 
 

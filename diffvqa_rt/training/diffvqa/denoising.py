@@ -22,9 +22,10 @@ _REACH = 2.0
 class DenoisingObjective(Objective):
     """‖ε_θ(z_t, t, z0) − ε‖², mean over the elements, for t drawn evenly from the whole schedule.
 
-    With `visits="sampler"` t is one of the sampler's K timesteps and ε as strong as eq. (2) leaves it there
-    (`noise_strengths`), to which the error is relative: trained on the schedule's noise alone, a small network removes
-    no more than that, and what is left stays in ẑ0. The last timestep keeps the schedule's noise: ẑ0 hardly depends on
+    With `visits="sampler"` t is one of the sampler's K timesteps and ε as strong as the sampler's variance leaves it
+    there (`noise_strengths`: with eq. (2)'s more than the schedule's, with the posterior's as much), to which the error
+    is relative: trained on the schedule's noise alone, a small network removes no more than that, and what is left
+    stays in ẑ0. The last timestep keeps the schedule's noise: ẑ0 hardly depends on
     its ε, and a network that is asked for twelve times the noise of all others ends up saturated.
 
     Args of `forward`: pictures [B, 3, S, S] in [−1, 1].

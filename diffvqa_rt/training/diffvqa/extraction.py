@@ -1,9 +1,10 @@
 """The frozen extractor over many videos, into a feature cache: by torch, or by the engines that will be deployed."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +21,7 @@ from diffvqa_rt.metrics.diffvqa.engines import FEATURES
 from diffvqa_rt.metrics.diffvqa.metric import METRIC
 from diffvqa_rt.models.diffvqa.network import DiffVQA
 from diffvqa_rt.models.weights import weights_sha256
+from diffvqa_rt.sampler import SamplerConfig
 from diffvqa_rt.specs import Engine
 from diffvqa_rt.training.diffvqa.features import FeatureCache
 from diffvqa_rt.training.entry_cache import CropOfVideo
@@ -71,7 +73,7 @@ class EngineExtractor:
 
     Raises:
         EngineMismatchError: the folder has no such engines.
-        TrainingError: it was built from other weights.
+        TrainingError: it was built from other weights, or samples in another way.
     """
 
     is_for_one_process = True
@@ -81,6 +83,12 @@ class EngineExtractor:
         record = manifest.backend(backend, folder)
         if manifest.weights.sha256 != weights_sha256(network):
             raise TrainingError(f"{folder} was built from other weights than the extractor's; build it from the same")
+        built, own = cast(DiffVQAConfig, manifest.config).sampler, network.config.sampler  # one network's weights
+        if built != own:
+            raise TrainingError(
+                f"{folder} takes {_words(built)}, and the extractor {_words(own)}; build it from the same weights with "
+                f"--steps {own.steps}"
+            )
         self.precision = _FULL_PRECISION if record.precision == "fp32" else record.precision
         self.runtime = f"{backend} engines {engines_sha256(record.files)}"
         # Without the head, which is what learns.
@@ -96,6 +104,10 @@ class EngineExtractor:
     def __call__(self, views: Tensor) -> dict[str, Tensor]:
         features = play(self._chain, self._engines, {"frames": views[None].numpy()})
         return {name: torch.from_numpy(values[0]) for name, values in features.items()}
+
+
+def _words(sampler: SamplerConfig) -> str:
+    return f"{sampler.steps} steps of {sampler.schedule} with the variance {sampler.variance}"
 
 
 def fill_cache(
@@ -125,6 +137,10 @@ def fill_cache(
 
 
 def _views(config: DiffVQAConfig, entry: CropOfVideo) -> Tensor:
-    """The views of an entry, uint8 [2N, 3, S, S]."""
-    prepared = shared_decoder().prepare(entry.path, METRIC, config, Request(seed=entry.crop))
+    """The views of an entry, uint8 [2N, 3, S, S].
+
+    The crop is at a random place, however the network's crops are placed when it scores: all seeds have one texture.
+    """
+    config = dataclasses.replace(config, crop_placement="random")
+    prepared = shared_decoder().prepare(entry.path, METRIC, config, Request(seed=entry.crop, crops=1))
     return torch.from_numpy(prepared.arrays["frames"][0])

@@ -13,8 +13,8 @@ from diffvqa_rt.video import DECODING_VERSION
 _HALF_BYTES = 2
 # Goes up when the same pictures and extractor are to give other entries: the extractor's code, what an entry holds.
 _FORMAT = 1
-# Of a network's description, what changes nothing before the head.
-_NOT_THE_EXTRACTORS = ("name", "head", "score_range")
+# Of a network's description, what changes nothing of an entry: that is before the head, at a place of its own.
+_NOT_THE_EXTRACTORS = ("name", "head", "score_range", "crops", "crop_placement")
 
 
 class FeatureCache(EntryCache):

@@ -9,23 +9,27 @@ from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.presets import SD21
 from diffvqa_rt.models.diffvqa.checkpoints import load_stable_diffusion, load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
+from diffvqa_rt.models.weights import network_from_state
 
 _RANDOM_HEAD_SEED = 0
 
 
-def network_to_start_from(path: Path) -> tuple[DiffVQA, bool]:
+def network_to_start_from(path: Path, steps: int | None = None) -> tuple[DiffVQA, bool]:
     """The network of a safetensors file of ours, and whether it was trained; or `sd21` from a Stable Diffusion folder.
 
-    That one's head is random.
+    That one's head is random. With `steps` the network has that K, whatever it was trained at.
 
     Raises:
-        ValueError: the file or folder cannot be read, or does not hold such a network.
+        ValueError: the file or folder cannot be read, or does not hold such a network; or it can't have so many steps.
     """
-    if not path.is_dir():
-        return load_weights(path)
-    network = random_network(SD21, _RANDOM_HEAD_SEED)
-    load_stable_diffusion(network.extractor, path)
-    return network, False
+    if path.is_dir():
+        network, is_trained = random_network(SD21, _RANDOM_HEAD_SEED), False
+        load_stable_diffusion(network.extractor, path)
+    else:
+        network, is_trained = load_weights(path)
+    if steps is not None:
+        network = network_from_state(DiffVQA, network.config.with_steps(steps), network.state_dict(), path)
+    return network, is_trained
 
 
 def with_new_head(network: DiffVQA, config: DiffVQAConfig, seed: int) -> DiffVQA:

@@ -10,7 +10,7 @@ from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySour
 from diffvqa_rt.metrics.aigc_vqa.config import AigcVqaConfig
 from diffvqa_rt.metrics.aigc_vqa.metric import VOCABULARY
 from diffvqa_rt.metrics.aigc_vqa.presets import find_vocabulary
-from diffvqa_rt.models.aigc_vqa.checkpoints import load_weights, read_description
+from diffvqa_rt.models.aigc_vqa.checkpoints import read_description
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
 from diffvqa_rt.models.aigc_vqa.published import find_published, load_published
 from diffvqa_rt.models.aigc_vqa.swin import FoldedWindowAttention
@@ -157,7 +157,6 @@ EXPORT = MetricExport(
     stages=STAGES,
     random_network=random_network,
     read_description=read_description,
-    read_network=lambda path: load_weights(path)[0],
     weights_in_folder=_weights_of_checkpoints,
     dynamic_sizes=lambda config: {"frames": config.frames},
     activation_bytes=_activation_bytes,

@@ -10,7 +10,7 @@ from diffvqa_export.export_stage import EXAMPLE_VIDEOS, ExportStage, Tolerance
 from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
 from diffvqa_export.precision import PRECISIONS
 from diffvqa_rt.metrics.diffv2iqa.config import PICTURES, DiffV2IQAConfig
-from diffvqa_rt.models.diffv2iqa.checkpoints import load_resnet, load_vit, load_weights, read_description
+from diffvqa_rt.models.diffv2iqa.checkpoints import load_resnet, load_vit, read_description
 from diffvqa_rt.models.diffv2iqa.network import DiffV2IQA, random_network
 from diffvqa_rt.models.diffv2iqa.sr3 import load_sr3
 from diffvqa_rt.video import sample_frames
@@ -114,7 +114,6 @@ EXPORT = MetricExport(
     stages=STAGES,
     random_network=random_network,
     read_description=read_description,
-    read_network=lambda path: load_weights(path)[0],
     weights_in_folder=_weights_of_checkpoints,
     dynamic_sizes=lambda config: {},
     activation_bytes=_activation_bytes,

@@ -9,7 +9,7 @@ from diffvqa_export.export_stage import ExportStage, Folds, Tolerance, random_fr
 from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
 from diffvqa_export.precision import PRECISIONS
 from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
-from diffvqa_rt.models.diffvqa.checkpoints import load_stable_diffusion, load_weights, read_description
+from diffvqa_rt.models.diffvqa.checkpoints import load_stable_diffusion, read_description
 from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
 from diffvqa_rt.video import sample_frames
@@ -25,7 +25,7 @@ def _encoder_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:
 
 def _step_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:
     z, z0 = (random_frames(config.latent_shape, 2) for _ in range(2))
-    return z, z0, torch.tensor([1])
+    return z, z0, torch.tensor([config.sampler.steps - 1])
 
 
 def _head_inputs(config: DiffVQAConfig) -> tuple[Tensor, ...]:
@@ -131,7 +131,6 @@ EXPORT = MetricExport(
     stages=STAGES,
     random_network=random_network,
     read_description=read_description,
-    read_network=lambda path: load_weights(path)[0],
     weights_in_folder=_weights_of_stable_diffusion,
     dynamic_sizes=_dynamic_sizes,
     activation_bytes=_activation_bytes,

@@ -70,6 +70,21 @@ def test_the_chain_fits_the_engines_and_keeps_what_has_its_steps_left(preset):
     assert left == {"y_0": 0, "y_t1": preset.kept[0], "y_t2": preset.kept[1]}
 
 
+def test_the_pictures_that_are_kept_stay_where_they_are_on_the_way():
+    ten = PAPER.with_steps(10)  # t₁ = T/10 and t₂ = T/5, as D7 has it
+    assert (ten.sampler.steps, ten.sampler.train_steps, ten.kept) == (10, 10, (1, 2))
+    assert dataclasses.replace(ten, sampler=PAPER.sampler, kept=PAPER.kept) == PAPER
+    assert METRIC.steps(ten) == 10 and METRIC.steps(TINY) == 20
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_steps_too_few_to_keep_two_pictures_are_refused(steps):
+    with pytest.raises(
+        ValueError, match=f"steps is {steps}; expected enough to keep two pictures on the way, as with 2"
+    ):
+        TINY.with_steps(steps)
+
+
 def test_the_papers_schedule_has_the_posteriors_variance():
     # ᾱ of 5, 10 and 50 steps left, as the specification has them.
     assert alphas_cumprod(PAPER.sampler)[[4, 9, 49]] == pytest.approx([0.972, 0.899, 9.7e-7], rel=2e-3)

@@ -19,6 +19,7 @@ from diffvqa_rt.metrics.diffvqa.dali import DaliViews, EncodedViews, preprocess_
 from diffvqa_rt.metrics.diffvqa.device import device_inputs
 from diffvqa_rt.metrics.diffvqa.views import make_views
 from diffvqa_rt.video import crop_places, sample_frames
+from diffvqa_rt.video.crops import crop_regions
 from diffvqa_rt.video.plan import plan_decoding
 
 SIZE = 64
@@ -262,7 +263,7 @@ def test_a_serialised_graph_gives_the_same_views() -> None:
     graph = preprocess_pipeline(SIZE, "libavcodec", threads=1, device_id=None).serialize()
     # As the backend opens it: under the server's batch size, in as many threads as it likes.
     pipeline = Pipeline.deserialize(serialized_pipeline=graph, batch_size=2, num_threads=2, device_id=None)
-    rows = device_inputs(plan, SIZE, crops=2)
+    rows = device_inputs(plan, crop_regions(plan.info.width, plan.info.height, SIZE, crop_places(0, 2)))
     for name in rows[0]:
         pipeline.feed_input(name, [row[name] for row in rows])
     (views,) = pipeline.run()

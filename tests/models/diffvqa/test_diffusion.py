@@ -112,19 +112,22 @@ def test_vae_encoder_equals_diffusers(config):
 
 
 SCHEDULERS = {"cosine": "squaredcos_cap_v2", "scaled_linear": "scaled_linear"}
+VARIANCES = {"beta": "fixed_large", "posterior": "fixed_small"}
 
 
 @pytest.mark.parametrize("clamp", [8.0, 1e9], ids=["clamped", "unclamped"])
+@pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize("schedule", SCHEDULERS)
 @torch.inference_mode()
-def test_sampler_equals_diffusers_ddpm_at_every_step(schedule, clamp):
-    config = dataclasses.replace(SMALL, sampler=SamplerConfig(schedule=schedule, latent_clamp=clamp))
+def test_sampler_equals_diffusers_ddpm_at_every_step(schedule, variance, clamp):
+    sampler = SamplerConfig(schedule=schedule, variance=variance, latent_clamp=clamp)
+    config = dataclasses.replace(SMALL, sampler=sampler)
     oracle = DDPMScheduler(
         beta_schedule=SCHEDULERS[schedule],
         beta_start=0.00085,
         beta_end=0.012,
         clip_sample_range=clamp,
-        variance_type="fixed_large",
+        variance_type=VARIANCES[variance],
         timestep_spacing="linspace",
     )
     oracle.set_timesteps(config.sampler.steps)
@@ -154,9 +157,11 @@ def test_sampler_follows_equation_2_where_the_clamp_is_inactive():
     assert noise[-1] == 0
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "scaled_linear"])
-def test_the_noise_that_equation_2_leaves_is_as_strong_as_said(schedule):
-    config = dataclasses.replace(TINY, sampler=SamplerConfig(schedule=schedule, latent_clamp=1e6))
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("schedule", SCHEDULERS)
+def test_the_noise_that_the_sampler_leaves_is_as_strong_as_said(schedule, variance):
+    sampler = SamplerConfig(schedule=schedule, variance=variance, latent_clamp=1e6)
+    config = dataclasses.replace(TINY, sampler=sampler)
     step = DenoisingStep(DiffusionFeatureExtractor(config)).double()
     kept = torch.from_numpy(alphas_cumprod(config.sampler)[timesteps(config.sampler)])
     z0 = torch.zeros(4, *config.latent_shape, dtype=torch.float64)
@@ -167,6 +172,32 @@ def test_the_noise_that_equation_2_leaves_is_as_strong_as_said(schedule):
         noise = (z - kept[index].sqrt() * z0) / (1 - kept[index]).sqrt()
         assert noise.std().item() == pytest.approx(strength, rel=0.05)
         z = step.advance(z, noise, torch.tensor([index]))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULERS)
+def test_the_last_noise_is_the_schedules_with_the_posterior_and_many_times_it_with_equation_2(schedule):
+    beta, posterior = (
+        noise_strengths(SamplerConfig(schedule=schedule, variance=variance)) for variance in ("beta", "posterior")
+    )
+    assert posterior == pytest.approx(np.ones(10), abs=1e-3)  # of ten steps, as the specification has them
+    assert beta[-1] == pytest.approx({"cosine": 29, "scaled_linear": 12}[schedule], rel=0.05)
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+@torch.inference_mode()
+def test_a_single_step_is_the_last_from_z0_itself(variance):
+    """SPEC §2, K = 1: t = 0, where eq. (1) leaves nearly all of z0, and neither variance adds anything."""
+    sampler = SamplerConfig(schedule="scaled_linear", steps=1, variance=variance)
+    extractor = random_network(dataclasses.replace(SMALL, sampler=sampler)).extractor
+    step = DenoisingStep(extractor)
+    z0 = torch.randn(1, 4, *SMALL.latent_shape)
+    alpha = float(alphas_cumprod(sampler)[0])
+    assert timesteps(sampler).tolist() == [0] and alpha > 0.999
+    z = alpha**0.5 * z0[0] + (1 - alpha) ** 0.5 * step.initial_noise
+    epsilon = extractor.predict_noise(z, z0[0], torch.zeros(4, dtype=torch.int64))
+    latent, features = reconstruct(step, z0, steps=1)
+    assert_close(latent[0], (z - (1 - alpha) ** 0.5 * epsilon) / alpha**0.5)
+    assert [feature.shape[2:] for feature in features] == list(SMALL.feature_shapes)
 
 
 GOLDEN_NOISE = [-2.6732564, 0.66713315, -0.6075486]

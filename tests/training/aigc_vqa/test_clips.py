@@ -34,7 +34,7 @@ def test_an_entry_is_what_scoring_sees_with_its_seed(videos):
     for seed in (0, 5):
         entry = clips.read(CropOfVideo(videos[1].path, seed))
         frames = sample_frames(videos[1].path, SMALL.frames).frames
-        views = METRIC.prepare(SMALL, frames, Request(seed=seed, crops=1))
+        views, _ = METRIC.prepare(SMALL, frames, Request(seed=seed, crops=1))
         assert all(np.array_equal(entry[name], views[name][0]) for name in ("fragments", "resized"))
         tokens = WORDS.encode(PROMPTS[1], SMALL.text.prompt_tokens)
         assert np.array_equal(entry["token_ids"], tokens.ids) and np.array_equal(entry["token_mask"], tokens.mask)

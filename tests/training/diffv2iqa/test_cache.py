@@ -31,7 +31,8 @@ def entries_of(paths, crops=2):
 def test_an_entry_is_a_crop_of_scorings_and_its_restoration(network, stills, open_cache, accelerator):
     cache, restoring = open_cache(network)
     fill(cache, restoring, entries_of(stills[:1], 3), accelerator)
-    views = METRIC.prepare(SMALLEST, sample_frames(stills[0], 1).frames, Request(crops=5))["x"]
+    arrays, _ = METRIC.prepare(SMALLEST, sample_frames(stills[0], 1).frames, Request(crops=5))
+    views = arrays["x"]
     assert not np.array_equal(views[1], views[2])
     for crop in range(3):
         entry = cache.read(CropOfVideo(stills[0], crop))

@@ -1,6 +1,7 @@
 """Adaptation: batches of pictures, eq. (10), and the VAE that is trained before it."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,8 +115,11 @@ def test_the_loss_is_equation_10_and_moves_the_controller_alone():
     assert {name.split(".")[0] for name, p in extractor.named_parameters() if p.grad is not None} == {"controller"}
 
 
-def test_the_noise_of_the_sampler_is_as_strong_as_it_leaves_it():
-    objective = DenoisingObjective(random_network(SMALLEST).extractor, trains="controller", visits="sampler")
+@pytest.mark.parametrize("variance", ["beta", "posterior"])
+def test_the_noise_of_the_sampler_is_as_strong_as_it_leaves_it(variance):
+    sampler = replace(SMALLEST.sampler, variance=variance)
+    extractor = random_network(replace(SMALLEST, sampler=sampler)).extractor
+    objective = DenoisingObjective(extractor, trains="controller", visits="sampler")
     asked = []
 
     def name_no_noise(z, z0, timestep):
@@ -128,7 +132,7 @@ def test_the_noise_of_the_sampler_is_as_strong_as_it_leaves_it():
     # Relative to the noise's strength, however strong it is.
     assert loss.item() == pytest.approx(1, abs=0.01)
     [(z, z0, timestep)] = asked
-    strengths = dict(zip(timesteps(SMALLEST.sampler).tolist(), noise_strengths(SMALLEST.sampler), strict=True))
+    strengths = dict(zip(timesteps(sampler).tolist(), noise_strengths(sampler), strict=True))
     assert set(timestep.tolist()) == set(strengths)
     alphas = torch.from_numpy(alphas_cumprod(SMALLEST.sampler)).float()
     strengths[0] = 1.0  # as eq. (10) has it

@@ -17,7 +17,8 @@ from diffvqa_rt.engines import Manifest
 from diffvqa_rt.errors import TrainingError
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.metrics.diffvqa.views import cut_views, make_views
-from diffvqa_rt.models.diffvqa.network import random_network
+from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
+from diffvqa_rt.models.weights import network_from_state
 from diffvqa_rt.training.diffvqa.extraction import EngineExtractor, TorchExtractor, fill_cache
 from diffvqa_rt.training.diffvqa.features import FeatureCache
 from diffvqa_rt.training.diffvqa.start import with_new_head
@@ -73,6 +74,21 @@ def test_an_entry_is_what_the_extractor_gives_for_what_scoring_sees(tmp_path, ne
     for name, expected in [("z0_hat", z0_hat), *((f"features_{i}", x) for i, x in enumerate(features))]:
         torch.testing.assert_close(kept[name], expected[0], rtol=1e-3, atol=1e-4)  # kept in float16
         assert kept[name].dtype == torch.float32
+
+
+def test_entries_are_at_places_of_their_own_wherever_the_network_crops_when_it_scores(tmp_path, network, clips):
+    """SPEC §1: at random in training. All seeds have one texture, and every entry would be the same crop."""
+    config = dataclasses.replace(SMALLEST, crops=3, crop_placement="texture")
+    textured = network_from_state(DiffVQA, config, network.state_dict(), tmp_path)
+    cache = cache_in(tmp_path / "cache", textured)
+    entries = [CropOfVideo(clips / "3.mp4", crop) for crop in range(3)]
+    fill(cache, entries, textured)
+    frames = sample_frames(clips / "3.mp4", SMALLEST.frames).frames
+    for entry in entries:
+        expected = torch.from_numpy(cut_views(frames, SMALLEST.view_size, entry.crop)[0])
+        assert torch.equal(cache.read(entry)["frames"], expected)
+    assert not torch.equal(cache.read(entries[0])["frames"], cache.read(entries[1])["frames"])
+    fill_cache(cache_in(tmp_path / "cache", network), entries, Refusing(), Accelerator(cpu=True))  # the same entries
 
 
 def test_the_diffusion_runs_once_for_a_content_whatever_its_name_and_whenever_it_is_asked_for(tmp_path, network, clips):
@@ -274,6 +290,14 @@ def test_engines_extract_what_torch_does(tmp_path, built_engines, clips):
 def test_engines_of_other_weights_are_refused(built_engines):
     with pytest.raises(TrainingError, match="was built from other weights than the extractor's"):
         EngineExtractor(built_engines, random_network(TINY, seed=1), "onnx")
+
+
+@pytest.mark.parametrize("changed", [{"steps": 1}, {"variance": "posterior"}])
+def test_engines_that_sample_otherwise_are_refused(untrained_engines, changed):
+    config = dataclasses.replace(SMALLEST, sampler=dataclasses.replace(SMALLEST.sampler, **changed))
+    EngineExtractor(untrained_engines, random_network(SMALLEST), "torch")
+    with pytest.raises(TrainingError, match=r"takes 2 steps of .* with the variance beta, and the extractor "):
+        EngineExtractor(untrained_engines, random_network(config), "torch")
 
 
 def test_workers_decode_the_same(tmp_path, network, clips):

@@ -79,19 +79,18 @@ class TritonPythonModel:
         Interlaced video is for the host.
         """
         start = time.monotonic()
-        plan = self._decoder.plan(video, asked)
+        planned = self._decoder.plan(video, asked)
         plan_seconds = time.monotonic() - start
-        if plan is None:
+        if planned is None:
             return None
-        asked = self._metric.settle(self._config, asked, len(plan.timestamps_seconds))
-        regions = self._metric.crop_regions(self._config, plan.info, asked)
+        plan, regions = planned
         plan = dataclasses.replace(plan, warnings=plan.warnings + self._metric.warnings(self._config, plan.info))
         names = [spec.name for spec in self._metric.inputs(self._config)]
         try:
             # One by one: a row has the whole video with it, and the memory between processes is small.
             rows = [
                 call_model(self._dali, {name: array[None] for name, array in row.items()}, names)
-                for row in self._metric.on_device.rows(self._config, plan, asked)
+                for row in self._metric.on_device.rows(self._config, plan, regions)
             ]
             arrays = {name: np.concatenate([row[name] for row in rows]) for name in names}
             return arrays, plan, regions, plan_seconds

@@ -15,7 +15,8 @@ def network_to_train(arguments: argparse.Namespace, score_range: tuple[float, fl
     """The network of the weights, for this range of scores, and True where its head is a new one.
 
     Raises:
-        UsageError: the weights cannot be read, or their head has learned and is not the one that is asked for.
+        UsageError: the weights cannot be read, their head has learned and is not the one that is asked for, or the
+            schedule has not so many steps.
     """
     from diffvqa_rt.models.diffvqa.checkpoints import load_videomamba
     from diffvqa_rt.models.diffvqa.network import DiffVQA
@@ -25,15 +26,23 @@ def network_to_train(arguments: argparse.Namespace, score_range: tuple[float, fl
 
     with checked_arguments():
         network, is_trained = network_to_start_from(arguments.weights)
+        steps = arguments.denoising_steps or network.config.sampler.steps
+        config = network.config.with_steps(steps)
     head = network.config.head
     tcab = dataclasses.replace(head.tcab, views=arguments.tcab or head.tcab.views)
-    config = dataclasses.replace(network.config, score_range=score_range, head=dataclasses.replace(head, tcab=tcab))
+    config = dataclasses.replace(config, score_range=score_range, head=dataclasses.replace(head, tcab=tcab))
     if is_trained and not arguments.new_head:
         if tcab != head.tcab:
             raise UsageError(
                 f"the trained head of {arguments.weights} has {_weights_of_head(network.config)} (--tcab "
                 f"{head.tcab.views}), and one of --tcab {tcab.views} has {_weights_of_head(config)}; give --new-head "
                 "to begin with a random one, or leave --tcab out to go on from the trained one"
+            )
+        if steps != network.config.sampler.steps:
+            raise UsageError(
+                f"the trained head of {arguments.weights} has learned from the features after "
+                f"{network.config.sampler.steps} denoising steps, not {steps}; give --new-head to begin with a random "
+                "one, or leave --denoising-steps out to go on from the trained one"
             )
         if arguments.videomamba:
             raise UsageError(

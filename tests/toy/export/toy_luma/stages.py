@@ -11,7 +11,7 @@ from diffvqa_rt.models.toy_luma.stages import ToyLuma, random_network
 from safetensors import safe_open
 from torch import Tensor
 
-from diffvqa_rt.models.weights import network_from_state, read_safetensors, write_safetensors
+from diffvqa_rt.models.weights import write_safetensors
 from diffvqa_rt.video import sample_frames
 
 _SUMS = Tolerance(relative=1e-5, reason="sums of 4096 pixels in another order")
@@ -44,11 +44,6 @@ def _read_description(path: Path) -> tuple[ToyLumaConfig, bool]:
         return ToyLumaConfig.from_dict(json.loads(file.metadata()["config"])), True
 
 
-def _read_network(path: Path) -> ToyLuma:
-    config, _ = _read_description(path)
-    return network_from_state(ToyLuma, config, read_safetensors(path), path)
-
-
 def _weights_in_folder(preset: ToyLumaConfig, folder: Path) -> ChosenWeights:
     raise ValueError(f"{folder} is a folder; expected a safetensors file")
 
@@ -57,7 +52,6 @@ EXPORT = MetricExport(
     stages=STAGES,
     random_network=random_network,
     read_description=_read_description,
-    read_network=_read_network,
     weights_in_folder=_weights_in_folder,
     dynamic_sizes=lambda config: {},
     activation_bytes=lambda config: 4 * 3 * SIZE**2 * config.frames,

@@ -21,11 +21,13 @@ def _inputs(config: ToyLumaConfig) -> tuple[TensorSpec, ...]:
     return (TensorSpec("pictures", "uint8", ("videos", config.frames, 3, SIZE, SIZE)),)
 
 
-def _prepare(config: ToyLumaConfig, frames: Sequence[RgbFrame], request: Request) -> dict[str, NDArray]:
-    pictures = [
-        [_picture(frame, place) for frame in frames] for place in crop_places(request.seed, request.settled_crops)
-    ]
-    return {"pictures": np.array(pictures).transpose(0, 1, 4, 2, 3)}
+def _prepare(
+    config: ToyLumaConfig, frames: Sequence[RgbFrame], request: Request
+) -> tuple[dict[str, NDArray], tuple[Region, ...]]:
+    places = crop_places(request.seed, request.settled_crops)
+    pictures = [[_picture(frame, place) for frame in frames] for place in places]
+    height, width, _ = frames[0].shape
+    return {"pictures": np.array(pictures).transpose(0, 1, 4, 2, 3)}, crop_regions(width, height, SIZE, places)
 
 
 def _picture(frame: RgbFrame, place: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -96,10 +98,6 @@ def _finish(config: ToyLumaConfig, outputs: Arrays, frames: int) -> dict[str, ND
     return {**outputs, "score": np.asarray((outputs["glance"] + 3 * outputs["score"]) / 4)}
 
 
-def _crop_regions(config: ToyLumaConfig, info: VideoInfo, request: Request) -> tuple[Region, ...]:
-    return crop_regions(info.width, info.height, SIZE, request.seed, request.settled_crops)
-
-
 METRIC = Metric(
     name="toy_luma",
     title="Toy luma",
@@ -111,7 +109,6 @@ METRIC = Metric(
     crops=lambda config, frames: 1,
     inputs=_inputs,
     prepare=_prepare,
-    crop_regions=_crop_regions,
     warnings=_warnings,
     engines=_engines,
     chains=lambda config: {"toy_luma": _chain(config)},

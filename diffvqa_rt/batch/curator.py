@@ -80,7 +80,7 @@ class ScoringStage:
 
 
 def _parts(video: Any) -> list[tuple[Any, str | bytes]]:
-    """What is scored of a video, and what each is decoded from."""
+    """The parts of a video that are scored, and what each is decoded from."""
     if video.clips:
         return [(clip, clip.buffer) for clip in video.clips if clip.buffer is not None]
     return [(video, video.source_bytes or str(video.input_video))]

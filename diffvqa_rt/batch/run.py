@@ -28,8 +28,8 @@ _ENGINES_SHARE, _DECODER_SHARE = 0.75, 0.25
 _RETRIES, _MOST_LOST_BLOCKS = 2, 100
 # A local object store holds what is decoded and not yet scored: a second's worth of frames is megabytes.
 _LOCAL_STORE_BYTES = 1 << 30
-# A block is a task of each stage, which costs Ray milliseconds: several batches each, where that leaves every worker many
-# blocks, so that none is at its last one long after the others; and never so many that Ray's notes of them fill memory.
+# A block is a task of each stage, which costs Ray milliseconds. It has several batches where every worker gets many
+# blocks all the same, so that none is at its last one long after the others. Ray's notes of blocks take memory here.
 _BLOCKS_A_WORKER, _MOST_BATCHES_A_BLOCK, _MOST_BLOCKS = 64, 8, 100_000
 _ROWS_A_CHUNK = 4096
 _SECONDS_A_FILE = 30.0

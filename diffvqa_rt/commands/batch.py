@@ -1,6 +1,7 @@
 """`diffvqa batch`: the scores of a catalogue, into a folder of Parquet files, on this machine or on a Ray cluster."""
 
 import argparse
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,12 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Scores the catalogue. The exit status: 0 done, 1 where a video has no score."""
-    try:
-        from diffvqa_rt.batch.manifest import read_entries
-        from diffvqa_rt.batch.run import BatchJob, run_batch
-    except ModuleNotFoundError as error:
-        raise BatchError(f"diffvqa batch needs {error.name}: pip install 'diffvqa-rt[batch]'") from error
+    for package in ("fsspec", "pyarrow", "ray"):
+        if importlib.util.find_spec(package) is None:
+            raise BatchError(f"diffvqa batch needs {package}: pip install 'diffvqa-rt[batch]'")
+    from diffvqa_rt.batch.manifest import read_entries
+    from diffvqa_rt.batch.run import BatchJob, run_batch
+
     with checked_arguments():
         request = Request(
             seed=arguments.seed,

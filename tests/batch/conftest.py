@@ -97,7 +97,7 @@ def _node(*arguments: str) -> Iterator[subprocess.Popen]:
     finally:
         node.terminate()
         try:
-            node.wait(30)
+            node.wait(5)
         except subprocess.TimeoutExpired:
             os.killpg(node.pid, signal.SIGKILL)
             node.wait()

@@ -11,6 +11,7 @@ from diffvqa_rt.engines import BACKENDS, MAX_THREADS
 from diffvqa_rt.errors import DiffVQAError
 
 DEFAULT_ENGINES = Path("build/tiny")
+_ALL_THREADS = "CPU threads (default: all that this process may use)"
 
 
 class UsageError(DiffVQAError):
@@ -27,9 +28,15 @@ def checked_arguments() -> Iterator[None]:
 
 
 def add_engine_arguments(
-    command: argparse.ArgumentParser, engines: Path | None = DEFAULT_ENGINES, default_note: str = "%(default)s"
+    command: argparse.ArgumentParser,
+    engines: Path | None = DEFAULT_ENGINES,
+    default_note: str = "%(default)s",
+    threads: str = _ALL_THREADS,
 ) -> None:
-    """Adds `--engines`, `--threads` and `--backend`; `default_note` is the help's word for the default, `engines`."""
+    """Adds `--engines`, `--threads` and `--backend`.
+
+    `default_note` is the help's word for the default, `engines`; `threads` is the help of `--threads`.
+    """
     command.add_argument(
         "--engines",
         type=Path,
@@ -37,16 +44,16 @@ def add_engine_arguments(
         metavar="DIR",
         help=f"the engine folder that export/build_engines.py wrote (default: {default_note})",
     )
-    add_runtime_arguments(command)
+    add_runtime_arguments(command, threads)
 
 
-def add_runtime_arguments(command: argparse.ArgumentParser) -> None:
+def add_runtime_arguments(command: argparse.ArgumentParser, threads: str = _ALL_THREADS) -> None:
     """Adds `--threads` and `--backend`."""
     command.add_argument(
         "--threads",
         type=whole_number(1, MAX_THREADS),
         metavar="N",
-        help="CPU threads (default: all that this process may use)",
+        help=threads,
     )
     command.add_argument(
         "--backend", choices=BACKENDS, default="onnx", help="the runtime that plays the engines (default: %(default)s)"

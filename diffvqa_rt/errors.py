@@ -89,6 +89,10 @@ class TrainingError(DiffVQAError):
     """A training run cannot start, go on, or make use of its data."""
 
 
+class BatchError(DiffVQAError):
+    """A catalogue cannot be scored: its list, the output's folder, an object or the cluster is not to be had."""
+
+
 class CapacityError(DiffVQAError):
     """No fleet can be planned: measurements are missing or malformed, or no number of devices meets the target."""
 

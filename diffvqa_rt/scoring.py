@@ -22,7 +22,7 @@ from diffvqa_rt.checks import MAX_COUNT, whole
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, open_engines, settled_threads
 from diffvqa_rt.engines.manifest import Manifest, engines_sha256
-from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError
+from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, InputError
 from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.metric import PreparedPrompt, ReadPrompt, Request, ResizedBy
 from diffvqa_rt.preparation import PreparedSource, prepare_frames
@@ -43,6 +43,15 @@ class _Asked:
     def request(self) -> Request:
         """The request as far as it is of the source."""
         return self.requests[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedVideo:
+    """A video that was decoded elsewhere: its name, what the engines take of it, and the request that it is for."""
+
+    name: str
+    source: PreparedSource
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +210,13 @@ class Scorer:
                 for item in group:
                     yield from item if isinstance(item, list) else next(scores)
 
+    def score_prepared(self, videos: Sequence[PreparedVideo]) -> list[VideoScore | ScoringFailure]:
+        """The scores of videos that are decoded already, all of which go through the engines together."""
+        ready = [self._read_or_fail(video) for video in videos]
+        good = [item for item in ready if isinstance(item, _Prepared)]
+        scores = iter(self._score_batch(good) if good else ())
+        return [item if isinstance(item, ScoringFailure) else next(scores)[0] for item in ready]
+
     def close(self) -> None:
         """Ends the decoder's process; another path would start another one."""
         self._decoder.close()
@@ -264,6 +280,12 @@ class Scorer:
         source = self._decoded_here(asked) if pending is None else pending.result()
         prompts = tuple(self._read(request.prompt) for request in asked.requests)
         return _Prepared(source_name(asked.source), source, asked.request, prompts)
+
+    def _read_or_fail(self, video: PreparedVideo) -> "_Prepared | ScoringFailure":
+        try:
+            return _Prepared(video.name, video.source, video.request, (self._read(video.request.prompt),))
+        except InputError as error:
+            return ScoringFailure(source=video.name, error=str(error))
 
     def _read(self, prompt: str | None) -> PreparedPrompt | None:
         if prompt is None:

@@ -21,7 +21,7 @@ LAYERS = (
     {"models", "decoding"},
     {"engines", "sources"},
     {"scoring", "arguments"},
-    {"serving", "evaluation", "report"},
+    {"batch", "serving", "evaluation", "report"},
     {"capacity", "synthetic"},
     {"training"},
     {"commands"},

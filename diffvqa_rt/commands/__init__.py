@@ -1,10 +1,11 @@
 """The subcommands of `diffvqa`, one module each. Packages that only some need are imported once those run."""
 
-from diffvqa_rt.commands import client, compare, diagnose, evaluate, info, plan, report, score, serve, training
+from diffvqa_rt.commands import batch, client, compare, diagnose, evaluate, info, plan, report, score, serve, training
 from diffvqa_rt.commands.command import Command
 
 COMMANDS: tuple[Command, ...] = (
     score.COMMAND,
+    batch.COMMAND,
     info.COMMAND,
     serve.COMMAND,
     client.COMMAND,

@@ -27,6 +27,16 @@ def add_scoring_arguments(command: argparse.ArgumentParser, videos: str) -> None
         "(default: %(default)s)",
     )
     add_prompt_arguments(command)
+    add_request_arguments(command)
+    command.add_argument(
+        "--patch-maps",
+        action="store_true",
+        help="give the scores and weights of every patch, of a metric that has them; only with --format json",
+    )
+
+
+def add_request_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds what a request says of how each video is scored."""
     command.add_argument(
         "--seed",
         type=whole_number(0, MAX_SEED),
@@ -46,11 +56,6 @@ def add_scoring_arguments(command: argparse.ArgumentParser, videos: str) -> None
         type=whole_number(1, MAX_FRAMES),
         metavar="N",
         help="frames of a video to score, for a metric that scores frames alone (default: the metric's own number)",
-    )
-    command.add_argument(
-        "--patch-maps",
-        action="store_true",
-        help="give the scores and weights of every patch, of a metric that has them; only with --format json",
     )
     command.add_argument(
         "--keep-interlaced",

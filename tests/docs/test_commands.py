@@ -30,6 +30,7 @@ READERS = {
         "after",
     ),
     *("mine.csv", "dover.csv", "mine_scores.csv", "scores", "pairs.csv", "my.safetensors", "checkpoints", "published"),
+    *("a.mp4", "b.mp4", "c.mp4", "clips", "extra.csv", "x264.json", "av1.json"),
     *("stable-diffusion-2-1-base", "vocab.txt", "vit.pth", "resnet50.pth"),
 }
 
@@ -94,7 +95,7 @@ def test_an_option_that_is_not_there_is_found(monkeypatch, capsys):
     assert "--no-such-option" in capsys.readouterr().err
 
 
-OTHERS = {"make", "pip", "pytest", "docker", "kubectl", ".", "python3"}
+OTHERS = {"ffmpeg", "make", "pip", "pytest", "docker", "kubectl", ".", "python3"}
 
 
 @pytest.mark.parametrize("command", [item for item in ALL if not program_of(item)], ids=str)

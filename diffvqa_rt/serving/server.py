@@ -20,6 +20,8 @@ from types import TracebackType
 
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.serving.endpoints import Answer, Endpoint, fetch_metrics
+from diffvqa_rt.serving.http_api.process import HttpApi
+from diffvqa_rt.serving.http_api.settings import ServedNetwork
 from diffvqa_rt.serving.models import Form
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
 from diffvqa_rt.serving.settings import ServerConfig, StageSettings, manifest_sha256
@@ -67,6 +69,7 @@ class Server:
                 "closed since; reach a network with Triton server 26.07 or later (deploy/Dockerfile)"
             )
         self._process: subprocess.Popen[bytes] | None = None
+        self._api: HttpApi | None = None
         self._log: threading.Thread | None = None
         self._watched: dict[int, str] = {}
         self._is_closed = False
@@ -87,11 +90,13 @@ class Server:
             _wait_for_port(config.host, config.port)
             cleanup.callback(Endpoint(config.host, config.http_port, paths).close)
             cleanup.callback(Endpoint(config.host, config.metrics_port, {"/metrics": self._answer_metrics}).close)
+            if config.http_api_port is not None:
+                self._api = cleanup.enter_context(HttpApi(config.host, config.http_api_port))
         except OSError as error:
-            ports = f"{config.port}, {config.http_port} and {config.metrics_port}"
+            *ports, last = config.ports
             raise ServerError(
-                f"cannot listen on ports {ports} of {config.host} ({error.strerror}); stop what uses them, or name "
-                "others with --port, --http-port and --metrics-port"
+                f"cannot listen on ports {', '.join(map(str, ports))} and {last} of {config.host} ({error.strerror}); "
+                "stop what uses them, or name others with --port, --http-port, --metrics-port and --http-api"
             ) from error
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._inner_metrics_port = free.getsockname()[1]
@@ -99,7 +104,7 @@ class Server:
     def _prepare(self, installed: TritonServer) -> None:
         config = self.config
         of_metric: dict[str, Path] = {}
-        records = []
+        records, networks = [], []
         self.forms: dict[str, Form] = {}
         for folder in (folder.resolve() for folder in config.folders):
             manifest = Manifest.read(folder)
@@ -112,11 +117,15 @@ class Server:
                 )
             of_metric[name] = folder
             self.forms[name] = choose_form(config.backend, record, installed.backends)
-            assemble_repository(self._settings(folder, self.forms[name], record), self._run / "models")
+            settings = self._settings(folder, self.forms[name], record)
+            assemble_repository(settings, self._run / "models")
             records.append(record)
+            networks.append(ServedNetwork.of(settings))
         # Nothing lies there: DALI opens what a text in a video's place names, if it lies where the server runs.
         self._working_folder = self._run / "empty"
         self._working_folder.mkdir()
+        if self._api is not None:
+            config = self._api.prepare(config, tuple(networks), self._run, self._traffic.folder)
         self._command = command_line(
             config,
             installed,
@@ -172,6 +181,8 @@ class Server:
         )
         if self._process.stderr is not None:
             self._log = forward_log(self._process.stderr)
+        if self._api is not None:
+            self._api.start({**os.environ, **environment()}, _die_with_parent)
         deadline = time.monotonic() + timeout_seconds
         # Triton server opens its ports once all models are loaded.
         while fetch_metrics(self._inner_metrics_port) is None and not self._traffic.is_stopped:
@@ -185,6 +196,8 @@ class Server:
                 raise ServerError(f"tritonserver was not ready within {timeout_seconds:g} s; start it again")
             time.sleep(0.1)
         self._watched = {os.pidfd_open(self._process.pid): "tritonserver"}
+        if self._api is not None and self._api.pid is not None:
+            self._watched[os.pidfd_open(self._api.pid)] = "http_api"
         # One that has ended already is missed by `wait`: nothing is left of it that says when. So it ends the server.
         try:
             for pid, name in children(self._process.pid).items():
@@ -233,6 +246,8 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        if self._api is not None:
+            self._api.kill()
         remove_shared_memory(self._run.name)
 
     def stop(self) -> None:
@@ -244,6 +259,8 @@ class Server:
         if process is not None and process.poll() is None:
             # Triton server closes idle models first, and the engine of a loop is idle between two turns.
             self._traffic.wait_until_idle(self.config.drain_seconds, self.form, lambda: process.poll() is not None)
+            if self._api is not None:
+                self._api.stop()
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
@@ -305,6 +322,11 @@ def _announce(server: Server) -> None:
     for line in (
         *forms,
         f"scoring at {server.url} (gRPC{', TLS' if config.tls else ''})",
+        *(
+            [f"scoring at http{'s' if config.tls else ''}://{config.host}:{config.http_api_port}/v1/score (HTTP, JSON)"]
+            if config.http_api_port
+            else ()
+        ),
         f"health at http://{config.host}:{config.http_port}/v2/health/ready",
         f"metrics at http://{config.host}:{config.metrics_port}/metrics",
     ):

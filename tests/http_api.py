@@ -142,7 +142,7 @@ class Api:
         self.url = f"http{'s' if config.tls else ''}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.process.start({**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, lambda: None)
+        self.pid = self.process.start({**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, lambda: None)
 
     def post(self, **options: Any) -> requests.Response:
         """The answer to a request for scores."""
@@ -150,7 +150,7 @@ class Api:
 
     @property
     def memory_mib(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
         return int(resident) / 1024
 

@@ -44,7 +44,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         nargs="?",
         const=HTTP_API_PORT,
         metavar="N",
-        help=f"take requests by HTTP and JSON too, on port N, {HTTP_API_PORT} where none is given (default: gRPC alone)",
+        help=f"take requests by HTTP and JSON too, on port N, or {HTTP_API_PORT} without one (default: gRPC alone)",
     )
     command.add_argument(
         "--trace-url",

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.serving.endpoints import Answer, Endpoint, fetch_metrics
-from diffvqa_rt.serving.http_api.process import HttpApi
+from diffvqa_rt.serving.http_api.process import HTTP_API, HttpApi
 from diffvqa_rt.serving.http_api.settings import ServedNetwork
 from diffvqa_rt.serving.models import Form
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
@@ -45,6 +45,7 @@ _PR_SET_PDEATHSIG = 1
 _EARLY_SECONDS = 3
 _LOG_SECONDS = 5
 _LONGEST_PAUSE_SECONDS = 30
+_API_PAUSE_SECONDS = 1
 
 
 class Server:
@@ -181,8 +182,6 @@ class Server:
         )
         if self._process.stderr is not None:
             self._log = forward_log(self._process.stderr)
-        if self._api is not None:
-            self._api.start({**os.environ, **environment()}, _die_with_parent)
         deadline = time.monotonic() + timeout_seconds
         # Triton server opens its ports once all models are loaded.
         while fetch_metrics(self._inner_metrics_port) is None and not self._traffic.is_stopped:
@@ -196,14 +195,23 @@ class Server:
                 raise ServerError(f"tritonserver was not ready within {timeout_seconds:g} s; start it again")
             time.sleep(0.1)
         self._watched = {os.pidfd_open(self._process.pid): "tritonserver"}
-        if self._api is not None and self._api.pid is not None:
-            self._watched[os.pidfd_open(self._api.pid)] = "http_api"
         # One that has ended already is missed by `wait`: nothing is left of it that says when. So it ends the server.
         try:
             for pid, name in children(self._process.pid).items():
                 self._watched[os.pidfd_open(pid)] = name
         except OSError:
             self._process.kill()
+        self.start_api()
+
+    def start_api(self) -> None:
+        """Starts the process of the HTTP API, if there is to be one, or starts it again where it has ended."""
+        if self._api is not None:
+            for descriptor in [descriptor for descriptor, name in self._watched.items() if name == HTTP_API]:
+                os.close(descriptor)
+                del self._watched[descriptor]
+            self._api.kill()
+            pid = self._api.start({**os.environ, **environment()}, _die_with_parent)
+            self._watched[os.pidfd_open(pid)] = HTTP_API
 
     def is_ready(self) -> bool:
         """True where every model is loaded and takes requests."""
@@ -219,7 +227,7 @@ class Server:
         return (503, "not ready\n") if text is None else (200, text)
 
     def wait(self) -> str | None:
-        """Returns when a stop is asked for (None), or a process has ended: that of which model, or `tritonserver`."""
+        """Returns when a stop is asked for (None), or a process has ended: a model, `tritonserver` or `http_api`."""
         poll = select.poll()
         for descriptor in (self._stop_asked, *self._watched):
             poll.register(descriptor, select.POLLIN)
@@ -297,7 +305,11 @@ def serve(config: ServerConfig) -> int:
             server.start()
             _announce(server)
             started = time.monotonic()
-            lost = server.wait()
+            while (lost := server.wait()) == HTTP_API:  # the ensembles go on
+                print("diffvqa: the process of the HTTP API has ended; starting it again", file=sys.stderr, flush=True)
+                if server.is_asked_to_stop_within(_API_PAUSE_SECONDS):
+                    return 0
+                server.start_api()
             if lost is None:
                 return 0
             print(f"diffvqa: the process of {lost} has ended; starting again", file=sys.stderr, flush=True)

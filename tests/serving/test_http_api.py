@@ -1,4 +1,4 @@
-"""The HTTP API before a stand-in of the ensembles: each video gets its score or its sentence, whatever stands beside it."""
+"""The HTTP API before a stand-in of the ensembles: a video gets its score or its sentence, whatever is beside it."""
 
 import base64
 import json
@@ -174,10 +174,8 @@ def test_a_body_that_cannot_be_read_is_refused_in_a_sentence(api, headers, body,
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_sent(api):
     with socket.create_connection(("127.0.0.1", api.port), 30) as connection:
-        head = (
-            f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {10**12}\r\n\r\n["
-        )
-        connection.sendall(head.encode())
+        head = ["POST /v1/score HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {10**12}"]
+        connection.sendall("\r\n".join([*head, "", "["]).encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
     body = b'{"videos": []}'.ljust(2 * MAX_REQUEST_BYTES)
     assert "there is no video" in refusal(api.post(headers=AS_JSON, data=body), 400)
@@ -238,13 +236,13 @@ def test_a_server_that_stops_answers_what_it_has_and_takes_no_more(tmp_path):
         api.process.stop()
         score, failure = scores(answer.result())
         assert score == score_of(b"good\0") and "1.mp4: the client was closed before" in failure
-        assert not Path(f"/proc/{api.process.pid}").exists()
+        assert not Path(f"/proc/{api.pid}").exists()
 
 
 def test_a_process_that_was_killed_is_started_again_on_the_same_port(tmp_path):
     with api_before_a_stand_in(tmp_path, free_ports(4)) as api:
         assert scores(api.post(files=files(b"good\0")))
-        os.kill(api.process.pid, signal.SIGKILL)
+        os.kill(api.pid, signal.SIGKILL)
         api.process.kill()
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(api.post, files=files(b"good\0"))

@@ -160,7 +160,9 @@ def _form_values(form: FormData) -> tuple[dict[str, Any], tuple[Pair, ...]]:
         raise HTTPException(
             400, f"{len(prompts)} prompts for {len(videos)} videos; expected one for each, or a single one for all"
         )
-    in_order = prompts * len(videos) if len(prompts) == 1 else prompts or [None] * len(videos)
+    if not prompts:
+        return values, tuple((video, None) for video in videos)
+    in_order = prompts * len(videos) if len(prompts) == 1 else prompts
     return values, tuple(zip(videos, in_order, strict=True))
 
 
@@ -203,7 +205,7 @@ def _item(item: object, name: str) -> list[Pair]:
             raise InputError(f"{name} is no base64 ({error}); encode the file's bytes") from error
     except InputError as error:
         return [(Unreadable(name, error), None)]
-    file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY_BYTES)
+    file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 (`Asked.close` closes it)
     file.write(decoded)
     upload = Upload(name, file)
     prompts = item.get("prompt")

@@ -22,7 +22,7 @@ _VALID_DAYS = 3650
 
 
 def let_in(tls: ServerTls, folder: Path) -> tuple[ServerTls, ClientTls]:
-    """What a server is to be told in place of `tls`, and by what the API on its machine asks it then.
+    """The certificates that a server is told in place of `tls`, and those by which the API on its machine asks it.
 
     Files are written into `folder`. Raises ServerError where the server's certificate is none.
     """

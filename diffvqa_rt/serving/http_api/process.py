@@ -20,6 +20,9 @@ from diffvqa_rt.serving.tritonserver import ServerError
 GRACE_SECONDS = 5
 """For sending the last answers, once it is told to stop."""
 
+HTTP_API = "http_api"
+"""The process' name among those of a server."""
+
 _NEEDED = ("cryptography", "fastapi", "python_multipart", "uvicorn")
 
 
@@ -58,8 +61,8 @@ class HttpApi:
         )
         return inner
 
-    def start(self, environment: Mapping[str, str], in_child: Callable[[], None]) -> None:
-        """Starts the process; `in_child` runs in it first."""
+    def start(self, environment: Mapping[str, str], in_child: Callable[[], None]) -> int:
+        """Starts the process, in which `in_child` runs first. Returns its number."""
         assert self._settings is not None
         descriptor = self._listener.fileno()
         self._process = subprocess.Popen(
@@ -71,11 +74,7 @@ class HttpApi:
             start_new_session=True,
             preexec_fn=in_child,
         )
-
-    @property
-    def pid(self) -> int | None:
-        """The process; None where none was started."""
-        return None if self._process is None else self._process.pid
+        return self._process.pid
 
     def stop(self) -> None:
         """Ends the process once it has sent its answers; those that have no score by then are failures."""

@@ -78,13 +78,16 @@ class ApiSettings:
         """The inverse of `to_json`. Raises TypeError for a name that it does not know."""
         values: dict[str, Any] = json.loads(text)
         values["networks"] = tuple(map(_network, values["networks"]))
-        for name, schema in (("tls", ServerTls), ("grpc_tls", ClientTls)):
-            if (given := values[name]) is not None:
-                strings = {"server_name"}
-                values[name] = schema(
-                    **{key: Path(value) if value and key not in strings else value for key, value in given.items()}
-                )
+        if (tls := values["tls"]) is not None:
+            values["tls"] = ServerTls(**_paths(tls))
+        if (tls := values["grpc_tls"]) is not None:
+            name = tls.pop("server_name")
+            values["grpc_tls"] = ClientTls(**_paths(tls), server_name=name)
         return cls(**values)
+
+
+def _paths(values: dict[str, str | None]) -> dict[str, Path | None]:
+    return {name: Path(value) if value else None for name, value in values.items()}
 
 
 def _network(values: dict[str, Any]) -> ServedNetwork:

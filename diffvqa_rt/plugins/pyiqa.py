@@ -48,7 +48,7 @@ class ScoredByEngines(torch.nn.Module):
         metric: str,
         engines: str | os.PathLike[str] | None = None,
         *,
-        seed: int = 0,
+        crop_seed: int = 0,
         crops: int | None = None,
         backend: Any = "onnx",
         threads: int | None = None,
@@ -58,7 +58,8 @@ class ScoredByEngines(torch.nn.Module):
         Args:
             metric: the name of the metric.
             engines: the engine folder.
-            seed, crops: as of `Scorer.score`.
+            crop_seed: the seed of `Scorer.score`; pyiqa keeps an option of that name to itself.
+            crops: as of `Scorer.score`.
             backend, threads: as of `Scorer.open`.
 
         Raises:
@@ -70,7 +71,7 @@ class ScoredByEngines(torch.nn.Module):
         if engines is None:
             raise TypeError(f"engines is missing; give the engine folder: create_metric({metric!r}, engines='build/…')")
         self._scorer = Scorer.open(engines, backend=backend, threads=threads)
-        self._options: dict[str, Any] = {"seed": seed, "crops": crops}
+        self._options: dict[str, Any] = {"seed": crop_seed, "crops": crops}
         if (found := self._scorer.manifest.metric_name) != metric:
             raise ValueError(f"engines is {os.fspath(engines)}, which is of {found}; expected engines of {metric}")
 

@@ -66,7 +66,7 @@ def test_a_score_is_that_of_the_scorer(pyiqa, small_engines, picture, tmp_path):
     from diffvqa_rt.plugins.pyiqa import register
 
     register()
-    metric = pyiqa.create_metric("diffvqa", engines=small_engines, seed=3, device="cpu")
+    metric = pyiqa.create_metric("diffvqa", engines=small_engines, crop_seed=3, device="cpu")
     frames = picture.permute(0, 2, 3, 1).numpy()
     with Scorer.open(small_engines) as scorer:
         expected = [scorer.score(pixels[None], seed=3).score for pixels in frames]

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from diffvqa_rt import Scorer
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.results import VideoScore
+from diffvqa_rt.synthetic.agreement.ladders import agreement_by_type, agreement_markdown
 from diffvqa_rt.synthetic.clip_table import read_manifest
 from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders, videos_from_set
-from diffvqa_rt.synthetic.ladder_agreement import agreement_by_type, agreement_markdown
 
 PACKAGES = ("diffvqa-rt", "av", "numpy", "onnxruntime", "torch")
 MAX_DIFFERENCE = 0.002

@@ -40,7 +40,7 @@ class ModelFacts:
 class PatchMaps:
     """The scores of every patch and the weights that they have in the score.
 
-    `scores` and `weights` are nested as [crops][frames][parts][rows][columns]; `parts` names those of the score that
+    `scores` and `weights` are nested as `[crops][frames][parts][rows][columns]`; `parts` names those of the score that
     look at patches. A part's weights sum to 1 over the patches of a crop and a frame.
     """
 

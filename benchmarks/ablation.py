@@ -25,8 +25,8 @@ from diffvqa_rt.files import write_whole
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA
+from diffvqa_rt.synthetic.agreement.ladders import LadderAgreement, agreement_markdown, agreement_of
 from diffvqa_rt.synthetic.labelled import some_scenes
-from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_markdown, agreement_of
 from diffvqa_rt.training.diffvqa.bundled.head_start import diffusion_alone
 from diffvqa_rt.training.diffvqa.bundled.recipe import Recipe
 from diffvqa_rt.training.diffvqa.bundled.stages import WeightsBuild

@@ -121,7 +121,7 @@ def test_other_programs_find_what_they_name(command):
 
 
 # After these comes what a command writes.
-OUT = {"--out", "diffvqa_rt.synthetic.prompted_clips"}
+OUT = {"--out", "diffvqa_rt.synthetic.prompted.clips"}
 
 
 def named_paths(command: ShellCommand) -> list[str]:

@@ -90,7 +90,7 @@ def _case(generator: random.Random) -> tuple[str, bytes]:
     kind, body = generator.choice([(_BOUNDARY, _FORM), (_BOUNDARY, _FORM), ("application/json", _JSON)])
     mutated = bytearray(body)
     for _ in range(generator.randrange(1, 4)):
-        if mutated:
+        if len(mutated) > 1:  # some mutations need something to take away
             mutated = generator.choice(MUTATIONS)(mutated, generator)
     return kind, bytes(mutated)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_clips import clip_of
 
-from diffvqa_rt.synthetic.curve_agreement import curve_agreement
+from diffvqa_rt.synthetic.agreement.curves import curve_agreement
 
 LABELS = [95.0, 30.0, 40.0, 90.0]
 PART = [{"effect": "gaussian_blur"}, {"effect": "part", "frames": [1, 3]}]

@@ -12,9 +12,9 @@ from training_network import SMALLEST
 from diffvqa_rt.evaluation.correlation import measure_agreement
 from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep, reconstruct
 from diffvqa_rt.models.diffvqa.network import random_network
-from diffvqa_rt.synthetic import ladder_agreement
+from diffvqa_rt.synthetic.agreement import ladders
+from diffvqa_rt.synthetic.agreement.ladders import agreement_by_size, agreement_by_type, agreement_markdown
 from diffvqa_rt.synthetic.labelled import LabelledVideo, some_ladders
-from diffvqa_rt.synthetic.ladder_agreement import agreement_by_size, agreement_by_type, agreement_markdown
 
 SEVERITIES = range(1, 6)
 
@@ -79,7 +79,7 @@ def test_the_table_has_a_line_for_each(clips):
 def test_the_interval_is_over_contents(monkeypatch):
     """Three of the contents are scored too high: within each all is in order, and copies of a content add nothing."""
     few = functools.partial(measure_agreement, resamples=100)
-    monkeypatch.setattr(ladder_agreement, "measure_agreement", few)
+    monkeypatch.setattr(ladders, "measure_agreement", few)
     scenes = "abcdefghijkl"
     clips = [clip(scene, "reference", 0, label=99.0) for scene in scenes]
     clips += [clip(scene, "h264", severity, label=95.0 - 15 * severity) for scene in scenes for severity in SEVERITIES]

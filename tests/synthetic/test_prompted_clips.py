@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from diffvqa_rt.synthetic.clip_files import read_clip
-from diffvqa_rt.synthetic.prompted_clips import LABELS, main, render_shapes
-from diffvqa_rt.synthetic.prompts import COLOURS, COUNTS, DIRECTIONS, SHAPES, SPEEDS, ShapeScene
+from diffvqa_rt.synthetic.prompted.clips import LABELS, main, render_shapes
+from diffvqa_rt.synthetic.prompted.prompts import COLOURS, COUNTS, DIRECTIONS, SHAPES, SPEEDS, ShapeScene
 
 SCENE = ShapeScene(
     count="one",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from diffvqa_rt.metrics.aigc_vqa.presets import TINY, TINY_VOCABULARY
-from diffvqa_rt.synthetic.prompt_vocabulary import main, prompt_vocabulary
-from diffvqa_rt.synthetic.prompts import SHAPES, TEMPLATES, VALUES, attributes_of, draw_prompt, draw_scene
+from diffvqa_rt.synthetic.prompted.prompts import SHAPES, TEMPLATES, VALUES, attributes_of, draw_prompt, draw_scene
+from diffvqa_rt.synthetic.prompted.vocabulary import main, prompt_vocabulary
 from diffvqa_rt.text.wordpiece import WordPiece
 
 SHA256 = TINY.text.vocabulary_sha256

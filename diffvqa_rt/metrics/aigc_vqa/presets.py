@@ -56,7 +56,7 @@ TINY = AigcVqaConfig(
 """The same geometry at a size that two CPU cores score in half a second: the default, and what the tests run."""
 
 TINY_VOCABULARY = Path(__file__).with_name("tiny-vocab.txt")
-"""The vocabulary of `tiny`, which `diffvqa_rt.synthetic.prompt_vocabulary` writes."""
+"""The vocabulary of `tiny`, which `diffvqa_rt.synthetic.prompted.vocabulary` writes."""
 
 
 def find_vocabulary(config: AigcVqaConfig, given: Path | None) -> Path:

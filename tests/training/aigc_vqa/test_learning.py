@@ -12,7 +12,7 @@ from diffvqa_rt.metrics.aigc_vqa.presets import TINY
 from diffvqa_rt.models.aigc_vqa.checkpoints import load_weights
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa
 from diffvqa_rt.models.weights import save_weights
-from diffvqa_rt.synthetic.prompted_clips import LABELS, PromptedClipsConfig, make_prompted_clips
+from diffvqa_rt.synthetic.prompted.clips import LABELS, PromptedClipsConfig, make_prompted_clips
 
 CLIPS = 32
 # A small part of the arithmetic of `tiny`, whose first stage alone would take most of an hour.

@@ -18,7 +18,7 @@ from pathlib import Path
 from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.files import write_whole
-from diffvqa_rt.synthetic.ladder_agreement import agreement_markdown
+from diffvqa_rt.synthetic.agreement.ladders import agreement_markdown
 from diffvqa_rt.training.diffvqa.bundled.recipe import NETWORKS, Recipe
 from diffvqa_rt.training.diffvqa.bundled.stages import WeightsBuild
 

@@ -23,6 +23,7 @@ from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.checkpoints import load_weights
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
 from diffvqa_rt.models.weights import save_weights, weights_sha256, write_safetensors
+from diffvqa_rt.synthetic.agreement.ladders import LadderAgreement, agreement_of
 from diffvqa_rt.synthetic.clip_table import read_manifest
 from diffvqa_rt.synthetic.labelled import (
     LabelledVideo,
@@ -31,7 +32,6 @@ from diffvqa_rt.synthetic.labelled import (
     videos_from_set,
     with_views,
 )
-from diffvqa_rt.synthetic.ladder_agreement import LadderAgreement, agreement_of
 from diffvqa_rt.synthetic.make import SyntheticConfig, make_synthetic_set
 from diffvqa_rt.synthetic.pool import Pool, fetch_pool
 from diffvqa_rt.synthetic.views import ViewsConfig

@@ -1,6 +1,6 @@
 """A labelled set of generated clips with prompts: moving shapes, and sentences that are right about part of them.
 
-    python -m diffvqa_rt.synthetic.prompted_clips build/prompted --count 32
+    python -m diffvqa_rt.synthetic.prompted.clips build/prompted --count 32
 
 A label says which share of what the prompt tells is seen, in percent. It is no opinion: it serves to see that a network
 can learn to read, and to begin with.
@@ -20,7 +20,15 @@ from PIL import Image, ImageDraw
 from diffvqa_rt.errors import DiffVQAError
 from diffvqa_rt.files import make_folder, write_whole
 from diffvqa_rt.synthetic.clip_files import RgbClip, write_clip
-from diffvqa_rt.synthetic.prompts import COLOURS, COUNTS, DIRECTIONS, SPEEDS, ShapeScene, draw_prompt, draw_scene
+from diffvqa_rt.synthetic.prompted.prompts import (
+    COLOURS,
+    COUNTS,
+    DIRECTIONS,
+    SPEEDS,
+    ShapeScene,
+    draw_prompt,
+    draw_scene,
+)
 
 LABELS = "mos.csv"
 """The table beside the clips: `video,prompt,mos`, for `diffvqa train csv=…`."""
@@ -140,7 +148,7 @@ def _draw_shape(
 def main(argv: list[str] | None = None) -> int:
     """The command: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m diffvqa_rt.synthetic.prompted_clips",
+        prog="python -m diffvqa_rt.synthetic.prompted.clips",
         description="Make clips of moving shapes, each with a prompt and the percentage of it that the clip shows.",
         epilog=f"DIR gets the clips and {LABELS}, for `diffvqa train csv=DIR/{LABELS}`.",
     )

@@ -1,6 +1,6 @@
 """A small vocabulary: it spells any English prompt, and our own prompts in whole words (SPEC §5).
 
-    python -m diffvqa_rt.synthetic.prompt_vocabulary diffvqa_rt/metrics/aigc_vqa/tiny-vocab.txt
+    python -m diffvqa_rt.synthetic.prompted.vocabulary diffvqa_rt/metrics/aigc_vqa/tiny-vocab.txt
 
 A test holds that this is the file. Where the prompt generator gets new words, write it anew and put its SHA-256 into
 the preset.
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from diffvqa_rt.files import write_whole
-from diffvqa_rt.synthetic.prompts import vocabulary
+from diffvqa_rt.synthetic.prompted.prompts import vocabulary
 from diffvqa_rt.text.wordpiece import SPECIAL_TOKENS
 
 LINES = 1024
@@ -33,7 +33,7 @@ def prompt_vocabulary() -> bytes:
 def main(argv: list[str] | None = None) -> int:
     """The command: 0 done, 2 wrong arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m diffvqa_rt.synthetic.prompt_vocabulary", description="Write a small vocabulary for prompts."
+        prog="python -m diffvqa_rt.synthetic.prompted.vocabulary", description="Write a small vocabulary for prompts."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the vocab.txt to write")
     path, content = parser.parse_args(argv).file, prompt_vocabulary()

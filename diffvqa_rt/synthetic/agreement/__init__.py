@@ -1,0 +1,1 @@
+"""Agreement of scores with the labels of a synthetic set."""

@@ -1,0 +1,1 @@
+"""Clips of drawn scenes with prompts that are true of them, and falsified ones."""

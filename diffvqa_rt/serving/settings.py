@@ -167,8 +167,9 @@ class ServerConfig:
             raise ValueError(f"host is {self.host!r}; expected a name or an IPv4 address")
         ports = self.ports
         if len(set(ports)) < len(ports) or not all(0 < port < 1 << 16 for port in ports):
-            names = "port, http_port and metrics_port" + (" and http_api_port" if len(ports) == 4 else "")
-            count = "four" if len(ports) == 4 else "three"
+            names, count = "port, http_port and metrics_port", "three"
+            if self.http_api_port is not None:
+                names, count = "port, http_port, metrics_port and http_api_port", "four"
             raise ValueError(f"{names} are {ports}; expected {count} different ones below 65536")
         if self.trace_url is not None and not re.fullmatch(r"https?://[!-~]+", self.trace_url):
             raise ValueError(

@@ -17,10 +17,14 @@ pytest.importorskip("http_api", reason="needs the extras http and serve", exc_ty
 pytest.importorskip("served", reason="needs Triton server and its client", exc_type=ImportError)
 
 import requests
-from http_api import BAD, FAULT, MAX_REQUEST_BYTES, SLOW, Api, api_before_a_stand_in, score_of
+from http_api import BAD, FAULT, MAX_REQUEST_BYTES, NETWORKS, SLOW, Api, api_before_a_stand_in, score_of
 from served import free_ports, make_certificates
+from soak_http import HttpClient
+from soak_requests import Request, answer_of
 
-from diffvqa_rt.serving import Client, ServerTls
+from diffvqa_rt import cli
+from diffvqa_rt.serving import Client, RequestError, ServerError, ServerTls
+from diffvqa_rt.serving.http_api.process import HttpApi
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "http_rewards.py"
 
@@ -57,6 +61,25 @@ def test_a_result_is_what_the_client_of_grpc_gives(api):
     assert answer.status_code == 200
     assert result == json.loads(json.dumps(expected.as_dict() | {"source": "clip.mp4"}))
     assert result["score"] == score_of(video, seed=3)
+
+
+def test_the_soaks_client_gets_what_that_of_grpc_gets(api):
+    requests_of_soak = [
+        Request(video=b"good\0", seed=2, crops=2),
+        Request(video=b"good\0", metric="aigc_vqa", prompt="\u00dcber \u732b\u202e, [SEP]\0\n'"),
+        Request(video=b"good\0", metric="aigc_vqa", prompt=" \n"),
+        Request(video=b"good\0", crops=4),
+        Request(video=BAD),
+        Request(video=bytes(MAX_REQUEST_BYTES + 1)),
+    ]
+    by_http = {name: HttpClient(api.url, metric=name, deadline_seconds=60) for name in NETWORKS}
+    by_grpc = {name: Client(api.grpc_url, metric=name, deadline_seconds=60) for name in NETWORKS}
+    for request in requests_of_soak:
+        assert answer_of(by_http, request) == answer_of(by_grpc, request)
+    with pytest.raises(RequestError, match="failed"):
+        by_http["diffvqa"].score(FAULT)
+    for client in (*by_http.values(), *by_grpc.values()):
+        client.close()
 
 
 def test_many_videos_and_prompts_are_answered_in_their_order(api):
@@ -221,8 +244,11 @@ def wait_for(condition) -> None:
 
 
 def test_what_a_client_that_leaves_has_asked_for_is_cancelled(api):
-    with pytest.raises(requests.Timeout):
-        requests.post(f"{api.url}/v1/score", files=files(*[SLOW] * 6), timeout=(30, 1))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(requests.post, f"{api.url}/v1/score", files=files(*[SLOW] * 6), timeout=(30, 2))
+        wait_for(lambda: api.stand_in.waiting == 4)  # so many of a request are under way
+        with pytest.raises(requests.Timeout):
+            answer.result()
     wait_for(lambda: api.stand_in.waiting == 0)
     assert scores(api.post(files=files(b"good\0"))) == [score_of(b"good\0")]
 
@@ -265,6 +291,17 @@ def test_tls_lets_in_who_has_a_certificate_as_grpc_does(tmp_path):
                 api.post(files=files(b"good\0"), verify=pem["server"], **stranger)
         with pytest.raises(requests.ConnectionError):
             requests.get(f"http://127.0.0.1:{api.port}/v1/model", timeout=60)
+
+
+def test_misuse_of_the_option_is_a_sentence(monkeypatch, capsys):
+    assert cli.main(["serve", "--http-api", "8000"]) == 2
+    assert (
+        "port, http_port, metrics_port and http_api_port are (8001, 8000, 8002, 8000); expected four"
+        in capsys.readouterr().err
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else name)
+    with pytest.raises(ServerError, match=r"needs uvicorn, which is not installed: pip install 'diffvqa-rt\[http\]'"):
+        HttpApi("127.0.0.1", 0)
 
 
 def test_the_example_is_a_reward_of_each_video(api: Api, tmp_path):

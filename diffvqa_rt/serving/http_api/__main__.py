@@ -1,5 +1,6 @@
 """The HTTP API, as `process` starts it: python -m diffvqa_rt.serving.http_api SOCKET SETTINGS."""
 
+import logging
 import os
 import socket
 import ssl
@@ -47,6 +48,8 @@ def main(descriptor: str, settings_text: str) -> None:
     config.load()
     if config.ssl is not None:
         config.ssl.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC
+    # A warning for each body that a stranger has broken.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     _Server(config, asker).run(sockets=[socket.socket(fileno=int(descriptor))])
 
 

@@ -43,7 +43,7 @@ soak: $(ENGINES) $(IMAGE_ENGINES) $(PROMPT_ENGINES)
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py --engines build/tiny --engines build/diffv2iqa-tiny \
 		--engines build/aigc_vqa-tiny --out build/soak.json
 
-# Ten thousand broken files by the decoder's process and by the command, and ten thousand broken requests to a real server.
+# Ten thousand broken files by the decoder and by the command, requests to a real server, and bodies to the HTTP API.
 fuzz: $(READY)
 	PYTHONPATH=tests:export:benchmarks $(BIN)/python -P -m fuzz --out build/fuzz.json
 

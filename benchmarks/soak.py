@@ -1,4 +1,4 @@
-"""Good and bad requests from 16 clients to a real `diffvqa serve`: no crash, no lost or swapped answer, no growth?
+"""Good and bad requests to a real `diffvqa serve` over gRPC and HTTP: no crash, no lost or swapped answer, no growth?
 
     make soak                                                       # five minutes, into build/soak.json
     PYTHONPATH=tests .venv/bin/python benchmarks/soak.py --seconds 60
@@ -26,14 +26,25 @@ from pathlib import Path
 from typing import Any
 
 from machine import ROOT, machine
+from soak_http import HttpClient
 from soak_requests import LIMITS, Answer, Outcome, Request, answer_of, make_requests, outcome_of
 
 from diffvqa_rt import Scorer
 from diffvqa_rt.serving import Client
 from diffvqa_rt.serving.tritonserver import children
 
-PACKAGES = ("diffvqa-rt", "av", "grpcio", "numpy", "nvidia-pytriton", "onnxruntime", "tritonclient")
-PORTS = {"--port": 18101, "--http-port": 18100, "--metrics-port": 18102}
+PACKAGES = (
+    "diffvqa-rt",
+    "av",
+    "fastapi",
+    "grpcio",
+    "numpy",
+    "nvidia-pytriton",
+    "onnxruntime",
+    "tritonclient",
+    "uvicorn",
+)
+PORTS = {"--port": 18101, "--http-port": 18100, "--metrics-port": 18102, "--http-api": 18103}
 DEADLINE_SECONDS = 120
 MAX_GROWTH = 0.05
 MIN_THROUGHPUT = 0.9
@@ -151,8 +162,8 @@ def served(folders: Sequence[Path], log: Path) -> Iterator[subprocess.Popen[byte
 def processes(serve: int) -> dict[int, str]:
     """`diffvqa serve`, the server, its models' processes and their decoders, by what they are for."""
     found = {serve: "serve"}
-    for server in children(serve):
-        found[server] = "tritonserver"
+    for server, program in children(serve).items():
+        found[server] = "tritonserver" if Path(program).name == "tritonserver" else "http_api"
         for model, name in children(server).items():
             found[model] = name
             found |= dict.fromkeys(children(model), "decoder")
@@ -184,6 +195,12 @@ def scored_by_server() -> int:
     return sum(map(int, counts))
 
 
+def client(number: int, metric: str) -> Client | HttpClient:
+    """Every other client asks over HTTP, and the others over gRPC."""
+    kind, url = (HttpClient, "http://127.0.0.1:{--http-api}") if number % 2 else (Client, "127.0.0.1:{--port}")
+    return kind(url.format_map(PORTS), metric=metric, deadline_seconds=DEADLINE_SECONDS)
+
+
 def run(folders: Sequence[Path], seconds: float, clients: int, log: Path) -> tuple[Soak, dict[str, Any]]:
     """The quantities that the bars are set on, and what else there is to know."""
     opened = [Scorer.open(folder) for folder in folders]
@@ -195,11 +212,7 @@ def run(folders: Sequence[Path], seconds: float, clients: int, log: Path) -> tup
     def ask(seed: int) -> list[tuple[str, Outcome, Answer]]:
         draw, names, answers = random.Random(seed), list(requests), []
         with contextlib.ExitStack() as stack:
-            url = f"127.0.0.1:{PORTS['--port']}"
-            asked = {
-                metric: stack.enter_context(Client(url, metric=metric, deadline_seconds=DEADLINE_SECONDS))
-                for metric in scorers
-            }
+            asked = {metric: stack.enter_context(client(seed, metric)) for metric in scorers}
             while time.monotonic() - start < seconds:
                 # One of each kind to begin with: what the first of a kind takes to load is not growth.
                 name = draw.choice(names) if answers else names[seed % len(names)]

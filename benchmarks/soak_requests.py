@@ -1,5 +1,6 @@
 """What the soak's clients ask, good and bad, and what each answer is to be."""
 
+import json
 import random
 import struct
 import zlib
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clips import make_clip
+from soak_http import HttpClient
 
 from diffvqa_rt import Scorer
 from diffvqa_rt.errors import DiffVQAError
@@ -110,13 +112,14 @@ def _requests() -> dict[str, Request]:
     }
 
 
-def answer_of(scorers: Mapping[str, Scorer | Client], request: Request) -> Answer:
+def answer_of(scorers: Mapping[str, Scorer | Client | HttpClient], request: Request) -> Answer:
     """The answer of whoever scores by the request's metric."""
     options = {"frames": request.frames} if request.frames else {}
     try:
         scorer = scorers[request.metric]
         asked = {"prompt": request.prompt, "seed": request.seed, "crops": request.crops, **options}
-        answer = scorer.score(request.video, **asked).as_dict()
+        # As a reader of JSON sees it, whoever scores.
+        answer: dict[str, Any] = json.loads(json.dumps(scorer.score(request.video, **asked).as_dict()))
     except DiffVQAError as error:
         return f"{type(error).__name__}: {error}"
     del answer["stage_seconds"]

@@ -163,10 +163,11 @@ def ffmpeg() -> str:
 @pytest.fixture(scope="session")
 def served(small_engines) -> "Iterator[Served]":
     """A server that all tests share, with limits that are soon reached."""
-    from served import MAX_REQUEST_MIB, Served
+    from served import HAS_HTTP, MAX_REQUEST_MIB, Served, free_ports
 
     limits = ["--max-request-mib", MAX_REQUEST_MIB, "--max-frames", 400, "--max-frame-pixels", 10**6, "--max-crops", 3]
-    server = Served(small_engines, *map(str, limits))
+    api = ["--http-api", *free_ports(1)] if HAS_HTTP else []
+    server = Served(small_engines, *map(str, [*limits, *api]))
     try:
         server.wait_until_ready()
         yield server

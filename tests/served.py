@@ -1,5 +1,6 @@
 """`diffvqa serve` as a process that tests talk to, and clips of all the kinds it is asked about."""
 
+import importlib.util
 import io
 import os
 import shutil
@@ -36,6 +37,10 @@ except ServerError as error:
 MAX_REQUEST_MIB = 2
 
 
+HAS_HTTP = all(importlib.util.find_spec(name) for name in ("cryptography", "fastapi", "python_multipart", "uvicorn"))
+"""Whether the extra `http` is installed."""
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [opened.getsockname()[1] for opened in sockets]
@@ -52,6 +57,8 @@ class Served:
         flags = ["--port", self.port, "--http-port", self.http_port, "--metrics-port", self.metrics_port]
         command = [sys.executable, "-m", "diffvqa_rt.cli", "serve", "--engines", engines, *flags, *arguments]
         self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+        # The port of the HTTP API, if there is to be one.
+        self.api_port = arguments[arguments.index("--http-api") + 1] if "--http-api" in arguments else None
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -69,8 +76,11 @@ class Served:
             time.sleep(0.05)
 
     def pids(self, name: str) -> list[int]:
-        """The processes of the Triton server (`tritonserver`) or of one of its models."""
-        (server,) = children(self.process.pid)
+        """The processes of the Triton server (`tritonserver`), of one of its models, or of the `http_api`."""
+        ours = {Path(command).name: pid for pid, command in children(self.process.pid).items()}
+        server = ours.pop("tritonserver")
+        if name == "http_api":
+            return list(ours.values())
         return [server] if name == "tritonserver" else [pid for pid, what in children(server).items() if what == name]
 
     def decoders(self) -> list[int]:

@@ -21,7 +21,7 @@ LAYERS = (
     {"models", "decoding"},
     {"engines", "sources"},
     {"scoring", "arguments"},
-    {"batch", "serving", "evaluation", "report"},
+    {"batch", "serving", "evaluation", "plugins", "report"},
     {"capacity", "synthetic"},
     {"training"},
     {"commands"},

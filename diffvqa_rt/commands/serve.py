@@ -11,6 +11,8 @@ from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
 from diffvqa_rt.serving.tritonserver import INSTALL_HINT
 from diffvqa_rt.video.crops import MAX_CROPS
 
+HTTP_API_PORT = 8080
+
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
     limits = RequestLimits()
@@ -36,6 +38,19 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             name, type=whole_number(1, 65535), default=port, metavar="N", help=f"{what} (default: %(default)s)"
         )
+    command.add_argument(
+        "--http-api",
+        type=whole_number(1, 65535),
+        nargs="?",
+        const=HTTP_API_PORT,
+        metavar="N",
+        help=f"take requests by HTTP and JSON too, on port N, or {HTTP_API_PORT} without one (default: gRPC alone)",
+    )
+    command.add_argument(
+        "--trace-url",
+        metavar="URL",
+        help="send a trace of each request to this collector of OpenTelemetry, such as http://localhost:4318/v1/traces",
+    )
     for name, limit, what, most in [
         ("--max-request-mib", limits.max_request_bytes >> 20, "MiB of an encoded video", MAX_COUNT),
         ("--max-decode-seconds", int(limits.max_decode_seconds), "seconds that decoding a video may take", MAX_COUNT),
@@ -56,7 +71,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"at most N {what} (default: %(default)s)",
         )
-    command.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate, for gRPC over TLS")
+    command.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate, for TLS")
     command.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
     command.add_argument(
         "--tls-client-ca", type=Path, metavar="PEM", help="answer only clients with a certificate from this authority"
@@ -81,6 +96,8 @@ def _server_config(arguments: argparse.Namespace) -> ServerConfig:
         port=arguments.port,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
+        http_api_port=arguments.http_api,
+        trace_url=arguments.trace_url,
         limits=RequestLimits(
             max_request_bytes=arguments.max_request_mib << 20,
             max_decode_seconds=arguments.max_decode_seconds,
@@ -95,7 +112,7 @@ def _server_config(arguments: argparse.Namespace) -> ServerConfig:
 
 COMMAND = Command(
     name="serve",
-    help="serve an engine folder over gRPC",
+    help="serve an engine folder over gRPC and HTTP",
     description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
     "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
     f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",

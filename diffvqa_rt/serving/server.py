@@ -20,6 +20,8 @@ from types import TracebackType
 
 from diffvqa_rt.engines.manifest import BackendRecord, Manifest
 from diffvqa_rt.serving.endpoints import Answer, Endpoint, fetch_metrics
+from diffvqa_rt.serving.http_api.process import HTTP_API, HttpApi
+from diffvqa_rt.serving.http_api.settings import ServedNetwork
 from diffvqa_rt.serving.models import Form
 from diffvqa_rt.serving.repository import assemble_repository, choose_form
 from diffvqa_rt.serving.settings import ServerConfig, StageSettings, manifest_sha256
@@ -43,6 +45,7 @@ _PR_SET_PDEATHSIG = 1
 _EARLY_SECONDS = 3
 _LOG_SECONDS = 5
 _LONGEST_PAUSE_SECONDS = 30
+_API_PAUSE_SECONDS = 1
 
 
 class Server:
@@ -67,6 +70,7 @@ class Server:
                 "closed since; reach a network with Triton server 26.07 or later (deploy/Dockerfile)"
             )
         self._process: subprocess.Popen[bytes] | None = None
+        self._api: HttpApi | None = None
         self._log: threading.Thread | None = None
         self._watched: dict[int, str] = {}
         self._is_closed = False
@@ -87,11 +91,13 @@ class Server:
             _wait_for_port(config.host, config.port)
             cleanup.callback(Endpoint(config.host, config.http_port, paths).close)
             cleanup.callback(Endpoint(config.host, config.metrics_port, {"/metrics": self._answer_metrics}).close)
+            if config.http_api_port is not None:
+                self._api = cleanup.enter_context(HttpApi(config.host, config.http_api_port))
         except OSError as error:
-            ports = f"{config.port}, {config.http_port} and {config.metrics_port}"
+            *ports, last = config.ports
             raise ServerError(
-                f"cannot listen on ports {ports} of {config.host} ({error.strerror}); stop what uses them, or name "
-                "others with --port, --http-port and --metrics-port"
+                f"cannot listen on ports {', '.join(map(str, ports))} and {last} of {config.host} ({error.strerror}); "
+                "stop what uses them, or name others with --port, --http-port, --metrics-port and --http-api"
             ) from error
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._inner_metrics_port = free.getsockname()[1]
@@ -99,7 +105,7 @@ class Server:
     def _prepare(self, installed: TritonServer) -> None:
         config = self.config
         of_metric: dict[str, Path] = {}
-        records = []
+        records, networks = [], []
         self.forms: dict[str, Form] = {}
         for folder in (folder.resolve() for folder in config.folders):
             manifest = Manifest.read(folder)
@@ -112,11 +118,15 @@ class Server:
                 )
             of_metric[name] = folder
             self.forms[name] = choose_form(config.backend, record, installed.backends)
-            assemble_repository(self._settings(folder, self.forms[name], record), self._run / "models")
+            settings = self._settings(folder, self.forms[name], record)
+            assemble_repository(settings, self._run / "models")
             records.append(record)
+            networks.append(ServedNetwork.of(settings))
         # Nothing lies there: DALI opens what a text in a video's place names, if it lies where the server runs.
         self._working_folder = self._run / "empty"
         self._working_folder.mkdir()
+        if self._api is not None:
+            config = self._api.prepare(config, tuple(networks), self._run, self._traffic.folder)
         self._command = command_line(
             config,
             installed,
@@ -191,6 +201,17 @@ class Server:
                 self._watched[os.pidfd_open(pid)] = name
         except OSError:
             self._process.kill()
+        self.start_api()
+
+    def start_api(self) -> None:
+        """Starts the process of the HTTP API, if there is to be one, or starts it again where it has ended."""
+        if self._api is not None:
+            for descriptor in [descriptor for descriptor, name in self._watched.items() if name == HTTP_API]:
+                os.close(descriptor)
+                del self._watched[descriptor]
+            self._api.kill()
+            pid = self._api.start({**os.environ, **environment()}, _die_with_parent)
+            self._watched[os.pidfd_open(pid)] = HTTP_API
 
     def is_ready(self) -> bool:
         """True where every model is loaded and takes requests."""
@@ -206,7 +227,7 @@ class Server:
         return (503, "not ready\n") if text is None else (200, text)
 
     def wait(self) -> str | None:
-        """Returns when a stop is asked for (None), or a process has ended: that of which model, or `tritonserver`."""
+        """Returns when a stop is asked for (None), or a process has ended: a model, `tritonserver` or `http_api`."""
         poll = select.poll()
         for descriptor in (self._stop_asked, *self._watched):
             poll.register(descriptor, select.POLLIN)
@@ -233,6 +254,8 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        if self._api is not None:
+            self._api.kill()
         remove_shared_memory(self._run.name)
 
     def stop(self) -> None:
@@ -244,6 +267,8 @@ class Server:
         if process is not None and process.poll() is None:
             # Triton server closes idle models first, and the engine of a loop is idle between two turns.
             self._traffic.wait_until_idle(self.config.drain_seconds, self.form, lambda: process.poll() is not None)
+            if self._api is not None:
+                self._api.stop()
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
@@ -280,7 +305,11 @@ def serve(config: ServerConfig) -> int:
             server.start()
             _announce(server)
             started = time.monotonic()
-            lost = server.wait()
+            while (lost := server.wait()) == HTTP_API:  # the ensembles go on
+                print("diffvqa: the process of the HTTP API has ended; starting it again", file=sys.stderr, flush=True)
+                if server.is_asked_to_stop_within(_API_PAUSE_SECONDS):
+                    return 0
+                server.start_api()
             if lost is None:
                 return 0
             print(f"diffvqa: the process of {lost} has ended; starting again", file=sys.stderr, flush=True)
@@ -305,6 +334,11 @@ def _announce(server: Server) -> None:
     for line in (
         *forms,
         f"scoring at {server.url} (gRPC{', TLS' if config.tls else ''})",
+        *(
+            [f"scoring at http{'s' if config.tls else ''}://{config.host}:{config.http_api_port}/v1/score (HTTP, JSON)"]
+            if config.http_api_port
+            else ()
+        ),
         f"health at http://{config.host}:{config.http_port}/v2/health/ready",
         f"metrics at http://{config.host}:{config.metrics_port}/metrics",
     ):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,7 +101,7 @@ def require_pem(what: str, path: Path | None) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerTls:
-    """PEM files for gRPC. With `client_ca`, only clients with a certificate from it are answered."""
+    """PEM files for gRPC and the HTTP API. With `client_ca`, only clients with a certificate from it are answered."""
 
     cert: Path | None
     key: Path | None
@@ -123,8 +124,10 @@ class ServerConfig:
         threads: CPU threads of an engine; all that the process may use if None.
         host: the address to listen on; only this machine reaches the default.
         port, http_port, metrics_port: gRPC for requests; HTTP for health alone; Prometheus metrics.
+        http_api_port: HTTP and JSON for requests; None without.
+        trace_url: where the traces of requests go, to a collector of OpenTelemetry; None without.
         limits: what one request may ask for.
-        tls: certificates for gRPC; without them it is in the clear.
+        tls: certificates for gRPC and the HTTP API; without them they are in the clear.
         drain_seconds: how long requests in flight have to finish once the server is told to stop.
     """
 
@@ -135,6 +138,8 @@ class ServerConfig:
     port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
+    http_api_port: int | None = None
+    trace_url: str | None = None
     limits: RequestLimits = field(default_factory=RequestLimits)
     tls: ServerTls | None = None
     drain_seconds: int = 60
@@ -143,6 +148,12 @@ class ServerConfig:
     def folders(self) -> tuple[Path, ...]:
         """The engine folders."""
         return self.engines if isinstance(self.engines, tuple) else (self.engines,)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All that it listens on."""
+        api = () if self.http_api_port is None else (self.http_api_port,)
+        return (self.port, self.http_port, self.metrics_port, *api)
 
     @property
     def is_loopback(self) -> bool:
@@ -154,6 +165,14 @@ class ServerConfig:
             raise ValueError("engines is (); expected an engine folder, or several")
         if ":" in self.host:
             raise ValueError(f"host is {self.host!r}; expected a name or an IPv4 address")
-        ports = (self.port, self.http_port, self.metrics_port)
+        ports = self.ports
         if len(set(ports)) < len(ports) or not all(0 < port < 1 << 16 for port in ports):
-            raise ValueError(f"port, http_port and metrics_port are {ports}; expected three different ones below 65536")
+            names, count = "port, http_port and metrics_port", "three"
+            if self.http_api_port is not None:
+                names, count = "port, http_port, metrics_port and http_api_port", "four"
+            raise ValueError(f"{names} are {ports}; expected {count} different ones below 65536")
+        if self.trace_url is not None and not re.fullmatch(r"https?://[!-~]+", self.trace_url):
+            raise ValueError(
+                f"trace_url is {self.trace_url!r}; expected the address of a collector, such as "
+                "http://localhost:4318/v1/traces"
+            )

@@ -132,7 +132,15 @@ def command_line(
         str(installed.binary),
         *(f"--{name}={value}" if value != "" else f"--{name}" for name, value in options.items()),
         *(f"--backend-config={setting}" for setting in backend_configs),
+        *(f"--trace-config={setting}" for setting in _trace_settings(config.trace_url)),
     ]
+
+
+def _trace_settings(url: str | None) -> tuple[str, ...]:
+    """Settings of Triton server by which it sends a trace of each request to a collector; none without one."""
+    if url is None:
+        return ()
+    return ("mode=opentelemetry", f"opentelemetry,url={url}", "level=TIMESTAMPS", "rate=1")
 
 
 def has_gpu() -> bool:

@@ -1,7 +1,7 @@
-"""Ten thousand broken files and ten thousand broken requests: is anything but an answer or a refusal to be had?
+"""Ten thousand broken files, requests and bodies of HTTP each: is anything but an answer or a refusal to be had?
 
     make fuzz                                               # into build/fuzz.json
-    PYTHONPATH=tests:export:benchmarks .venv/bin/python -P -m fuzz --files 1000 --requests 0 --out build/files.json
+    PYTHONPATH=tests:export:benchmarks .venv/bin/python -P -m fuzz --requests 0 --bodies 0 --out build/files.json
 
 Exit status 0 if all bars are met; else 1, with a sentence on stderr for each fault, which says what repeats it.
 """
@@ -21,6 +21,7 @@ from prompted_network import build_small
 from fuzz.corpus import sound_files
 from fuzz.engines import smallest_engines
 from fuzz.files import fuzz_command, fuzz_files
+from fuzz.http_bodies import fuzz_bodies
 from fuzz.served_requests import fuzz_requests
 
 PACKAGES = ("diffvqa-rt", "av", "grpcio", "numpy", "nvidia-pytriton", "onnxruntime", "pillow", "tritonclient")
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description="Broken files and requests, by a seeded generator.")
     parser.add_argument("--files", type=int, default=10_000, metavar="N", help="default: %(default)s")
     parser.add_argument("--requests", type=int, default=10_000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--bodies", type=int, default=10_000, metavar="N", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="where the figures go")
     arguments = parser.parse_args(argv)
@@ -43,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             parts["command"] = lambda: fuzz_command(files, arguments.files, arguments.seed, engines)
         if arguments.requests:
             parts["requests"] = lambda: fuzz_requests([engines, prompted], arguments.requests, arguments.seed)
+        if arguments.bodies:
+            parts["bodies"] = lambda: fuzz_bodies(arguments.bodies, arguments.seed)
         report: dict[str, Any] = {"machine": machine(PACKAGES), "seed": arguments.seed, "corpus": len(files)}
         faults: list[str] = []
         for name, run in parts.items():

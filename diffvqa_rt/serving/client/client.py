@@ -252,7 +252,10 @@ class Client:
                 "certificate_chain": str(self._tls.cert) if self._tls.cert else None,
                 "private_key": str(self._tls.key) if self._tls.key else None,
             }
-        return self._grpc.InferenceServerClient(self._address.target, channel_args=self._channel, **options)
+        channel = self._channel
+        if self._tls and self._tls.server_name:
+            channel = [*channel, ("grpc.ssl_target_name_override", self._tls.server_name)]
+        return self._grpc.InferenceServerClient(self._address.target, channel_args=channel, **options)
 
     def _begin(
         self, waiter: Waiter, source: VideoSource, request: Request, prompt: str | None
@@ -386,7 +389,7 @@ class Client:
             return f"{NOT_GRPC}; or the proxy {proxy} lets nobody through ({message})" if is_wrong else None
         if _UNRESOLVED.search(message):
             return None if may_be_found else f"is a name that is not found ({message}); check how it is spelt"
-        return obstacle_at(self._address, self._tls.context() if self._tls else None)
+        return obstacle_at(self._address, self._tls)
 
 
 def _deadline(value: Any) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from diffvqa_rt.serving.client.address import ServerAddress
+from diffvqa_rt.serving.client.tls import ClientTls
 
 _CONNECT_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
@@ -24,7 +25,7 @@ _IS_TLS = "speaks TLS; name the authority of its certificate with --tls-ca (tls)
 _IS_CLEAR = "speaks gRPC in the clear; leave the certificates out"
 
 
-def obstacle_at(address: ServerAddress, tls: ssl.SSLContext | None) -> str | None:
+def obstacle_at(address: ServerAddress, tls: ClientTls | None) -> str | None:
     """The reason why nothing that is asked at an address will ever be answered, to follow its name in a sentence.
 
     None where nobody answers, who may come back, or where gRPC does. A name's addresses are asked one by one, and one
@@ -37,7 +38,10 @@ def obstacle_at(address: ServerAddress, tls: ssl.SSLContext | None) -> str | Non
     obstacles = []
     for place in [info[4] for info in found][:_MOST_ADDRESSES]:
         with suppress(OSError):
-            obstacle = _obstacle_in_clear(place) if tls is None else _obstacle_in_tls(place, address.host, tls)
+            if tls is None:
+                obstacle = _obstacle_in_clear(place)
+            else:
+                obstacle = _obstacle_in_tls(place, tls.server_name or address.host, tls.context())
             if obstacle is None:
                 return None
             obstacles.append(obstacle)

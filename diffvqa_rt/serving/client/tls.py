@@ -9,11 +9,15 @@ from diffvqa_rt.serving.settings import require_pem
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientTls:
-    """PEM files: the authority that the server's certificate is from, and our own certificate where it asks for one."""
+    """PEM files: the authority that the server's certificate is from, and our own certificate where it asks for one.
+
+    `server_name` is a name that the server's certificate has, where the host that it is asked at is none.
+    """
 
     ca: Path | None
     cert: Path | None = None
     key: Path | None = None
+    server_name: str | None = None
 
     def __post_init__(self) -> None:
         require_pem("the authority of the server's certificate", self.ca)

@@ -11,6 +11,7 @@ from diffvqa_export.registry import network_label
 from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.engines.describe import describe
 from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.files import FileWriteError
 from diffvqa_rt.metrics import registry
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         from diffvqa_export.estimate import Estimate
         from diffvqa_export.weights import choose_weights
     except ModuleNotFoundError as error:
-        print(f"build_engines.py: {error.name} is not installed: pip install 'diffvqa-rt[export]'", file=sys.stderr)
+        print(f"build_engines.py: {needs_package('a build', error.name, 'export')}", file=sys.stderr)
         return 1
     try:
         metric = metric_named(arguments.metric)

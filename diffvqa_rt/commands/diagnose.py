@@ -13,6 +13,7 @@ from diffvqa_rt.commands.command import Command
 from diffvqa_rt.engines import MAX_THREADS
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import DiagnosisError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.synthetic.clip_table import check_files, read_manifest
 from diffvqa_rt.video import MAX_SEED
@@ -90,10 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         from diffvqa_rt.training.diffvqa.diagnosis import diagnose
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise DiagnosisError(
-            f"diagnosis needs {package}, which is not installed: pip install 'diffvqa-rt[train]'"
-        ) from error
+        raise DiagnosisError(needs_package("diagnosis", error.name, "train")) from error
     out: Path = arguments.out
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from diffvqa_rt.arguments import whole_number
 from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.extras import needs_package
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -133,7 +134,7 @@ def require_packages() -> None:
     """Raises TrainingError where the extra `train` is not installed."""
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise TrainingError(f"training needs {package}, which is not installed: pip install 'diffvqa-rt[train]'")
+            raise TrainingError(needs_package("training", package, "train"))
 
 
 def open_accelerator(arguments: argparse.Namespace) -> "Accelerator":

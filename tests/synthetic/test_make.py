@@ -22,6 +22,7 @@ import pytest
 from synthetic_clips import small_config
 
 from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.synthetic import set_lock, vmaf
 from diffvqa_rt.synthetic.clip_files import read_clip, write_clip
 from diffvqa_rt.synthetic.clip_table import check_files, read_manifest
@@ -237,7 +238,7 @@ def test_without_the_package_of_vmafs_models_nothing_is_made(monkeypatch, pool, 
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(vmaf, "version", absent)
-    with pytest.raises(SyntheticSetError, match="VMAF v1 needs ffmpeg-quality-metrics.*pip install 'diffvqa-rt.train"):
+    with pytest.raises(SyntheticSetError, match=re.escape(needs_package("VMAF v1", "ffmpeg-quality-metrics", "train"))):
         make_synthetic_set(small_config(tmp_path / "h"), pool)
     assert not (tmp_path / "h").exists()
 

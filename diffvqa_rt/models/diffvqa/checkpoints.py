@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.models.diffvqa.network import DiffVQA
@@ -82,9 +83,7 @@ def null_prompt_states(folder: Path, tokens: int) -> Tensor:
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as error:
-        raise ValueError(
-            "reading a Stable Diffusion folder needs transformers: pip install 'diffvqa-rt[train]'"
-        ) from error
+        raise ValueError(needs_package("reading a Stable Diffusion folder", "transformers", "train")) from error
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():
             raise ValueError(

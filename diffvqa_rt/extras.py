@@ -116,7 +116,7 @@ def pip_command(verb: str, *words: str) -> str:
 
 
 def _requirement(extra: str) -> list[str]:
-    """What pip is to install.
+    """Arguments of pip that install an extra.
 
     The name alone is right only where an index gave this package: another's index may have none of this name, or
     another's of this name.

@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "GPU": _gpus(_GPUS),
         "videos": _decoders(f"PyAV {av.__version__}", {name: _decodes(name) for name in _VIDEO}),
         "pictures": _decoders(
-            f"Pillow {PIL.__version__}", {name: features.check(feature) for feature, name in _PICTURES.items()}
+            f"Pillow {PIL.__version__}", {name: bool(features.check(feature)) for feature, name in _PICTURES.items()}
         ),
         "server": _server(),
     }

@@ -3,6 +3,7 @@
 import csv
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -67,7 +68,9 @@ def test_a_server_scores(run, small_engines, clip, score):
     assert lines[1].startswith("failed nowhere.mp4: ") and "cannot be read" in lines[1]
 
 
-def test_own_weights_are_built_and_scored(run, small_weights, clip, score, tmp_path):
+def test_own_weights_are_built_and_scored(run, small_engines, small_weights, clip, score, tmp_path):
+    # The exports of the session's build of these weights, which a build takes up where it finds them.
+    shutil.copytree(f"{small_engines}.work", tmp_path / "engines.work")
     *_, facts, line = run("own_weights.py", small_weights, tmp_path / "engines", clip)
     assert facts.startswith("weights ") and facts.endswith("trained: True")
     assert line == f"{score:.3f} {clip}"

@@ -22,6 +22,15 @@ from diffvqa_rt.models.weights import (
     resize_position_grid,
 )
 
+STABLE_DIFFUSION_FILES = (
+    "vae/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    *(f"tokenizer/{name}" for name in ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")),
+)
+"""What `load_stable_diffusion` reads of a folder in diffusers' layout."""
+
 # The names that diffusers gave the VAE's attention before 0.18, as Stable Diffusion 2.1-base was published.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 

@@ -1,6 +1,7 @@
 """Builds engines of your own weights and scores videos by them: own_weights.py WEIGHTS OUT VIDEO…
 
-WEIGHTS is a file that `diffvqa train` wrote. `export/build_engines.py --weights` does the same from a shell.
+WEIGHTS is a file that `diffvqa train` wrote, or hf://ORG/NAME@REVISION. From a shell,
+`export/build_engines.py --weights` does the same.
 """
 
 import sys
@@ -16,7 +17,7 @@ from diffvqa_rt.metrics.registry import metric_named
 weights, out, *videos = sys.argv[1:]
 
 request = BuildRequest(
-    weights=choose_weights(metric_named("diffvqa").preset_named("tiny"), Path(weights)),
+    weights=choose_weights(metric_named("diffvqa").preset_named("tiny"), weights),
     backends=("onnx",),
     out=Path(out),
     clip=Path(videos[0]),  # the engines are compared with torch on it

@@ -3,8 +3,13 @@
 import hashlib
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
+
+import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -83,3 +88,17 @@ class HubStub:
         request.send_header("X-Error-Code", code)
         request.send_header("Content-Length", "0")
         request.end_headers()
+
+
+@contextmanager
+def hub_of(repositories: dict[str, dict[str, bytes]], cache: Path) -> Iterator[HubStub]:
+    """A Hub of these repositories, in the place of the real one, and a cache."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="the extra `hub` is not installed")
+    stub = HubStub(repositories)
+    with pytest.MonkeyPatch.context() as patch:
+        # What HF_ENDPOINT and HF_HUB_CACHE set where they are there before the library is imported.
+        patch.setattr(constants, "ENDPOINT", stub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield stub
+    stub.stop()

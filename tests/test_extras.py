@@ -19,7 +19,12 @@ REQUIRES = ["numpy>=1.26", 'tritonclient[grpc]>=2.60; extra == "serve"', 'jinja2
 
 
 def distributions(requirements: list[str]) -> set[str]:
-    return {re.split(r"[\[><=;]", line)[0] for line in requirements}
+    return {normal(re.split(r"[\[><=;]", line)[0]) for line in requirements}
+
+
+def normal(name: str) -> str:
+    """The name of a distribution as indexes compare it (PEP 503)."""
+    return re.sub(r"[._-]+", "-", name).lower()
 
 
 def test_the_extras_are_those_of_pyproject():
@@ -31,7 +36,7 @@ def test_an_extra_is_looked_for_by_its_packages():
     for extra in EXTRAS.values():
         assert len(extra.paths) == len(DECLARED[extra.name])
         for path in extra.paths:
-            found = {re.sub(r"[._-]+", "-", name).lower() for name in brought_by.get(path.partition("/")[0], ())}
+            found = {normal(name) for name in brought_by.get(path.partition("/")[0], ())}
             # What is not installed here cannot be looked up; of ONNX Runtime there is one build at a time.
             assert not found or extra.replaces in found or found & distributions(DECLARED[extra.name]), path
 

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_stub import COMMIT, HubStub
+from hub_stub import COMMIT, HubStub, hub_of
 
 from diffvqa_rt.errors import WeightsError
 from diffvqa_rt.extras import needs_package
 from diffvqa_rt.hub import HubWeights, local_weights
-
-pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
 
 LAYOUT = ("unet/weights.safetensors", "tokenizer/vocab.json")
 FILES = {
@@ -22,16 +20,9 @@ FILES = {
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch) -> Iterator[HubStub]:
-    """The Hub, and an empty cache."""
-    from huggingface_hub import constants
-
-    stub = HubStub({name: dict(files) for name, files in FILES.items()})
-    monkeypatch.setattr(constants, "ENDPOINT", stub.url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stub.url + "/{repo_id}/resolve/{revision}/{filename}")
-    yield stub
-    stub.stop()
+def hub(tmp_path) -> Iterator[HubStub]:
+    with hub_of({name: dict(files) for name, files in FILES.items()}, tmp_path / "cache") as stub:
+        yield stub
 
 
 @pytest.mark.parametrize(

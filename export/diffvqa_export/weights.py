@@ -44,8 +44,10 @@ def choose_weights(
     """
     export, declared = metric_export(metric), metric_named(metric)
     if is_on_hub(path):
-        local = choose_weights(preset, local_weights(path, export.layout), metric=metric, steps=steps)
-        return replace(local, source=str(path))
+        fetched = local_weights(path, export.layout)
+        chosen_there = choose_weights(preset, fetched, metric=metric, steps=steps)
+        # In the cache a folder has a commit for its name, and a file that of every other's.
+        return replace(chosen_there, source=chosen_there.source.replace(fetched.name, path))
     path = None if path is None else Path(path)
     wanted = preset if steps is None else declared.network_of_steps(preset, steps)
     if path is not None and path.is_dir():

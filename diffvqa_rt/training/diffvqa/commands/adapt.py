@@ -25,7 +25,8 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         "--weights",
         required=True,
         metavar="FILE",
-        help="where to start: a Stable Diffusion 2.1-base folder in diffusers' layout, or safetensors weights of ours",
+        help="where to start: a Stable Diffusion 2.1-base folder in diffusers' layout, or safetensors weights of ours; "
+        "or hf://ORG/NAME@REVISION, which has either",
     )
     command.add_argument(
         "--steps", type=whole_number(1), default=30_000, metavar="N", help="updates (default: %(default)s)"

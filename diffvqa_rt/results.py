@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from diffvqa_rt.video import VideoInfo
 from diffvqa_rt.video.crops import Region
 
 _NO_CURVE = np.empty((1, 0), np.float32)
+# Between frames as close as this, what is lost or held is of as little weight as between those of a film.
+_CLOSE_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +68,8 @@ class VideoScore:
     units, where it has such. `prompt` is the text that the video was scored against, of `prompt_tokens` tokens,
     `is_prompt_truncated` if the network did not read them all; where a metric takes a prompt and was given none,
     `model` says so. `crop_regions` are the parts of the first frame, in its pixels, that the crops show: left, top,
-    right, bottom. `patch_maps` is there where it was asked for.
+    right, bottom. `unseen` is a sentence about what the sampled frames are too far apart to show, None where they are
+    close. `patch_maps` is there where it was asked for.
     """
 
     source: str
@@ -92,6 +96,7 @@ class VideoScore:
     is_temporal: bool
     parts: dict[str, float | None]
     crop_regions: tuple[Region, ...]
+    unseen: str | None = None
     patch_maps: PatchMaps | None = None
     raw_parts: dict[str, float] = dataclasses.field(default_factory=dict)
     prompt: str | None = None
@@ -187,11 +192,23 @@ def video_score(
         is_temporal=facts.is_temporal,
         parts={name: _mean(results.get(name)) for name in facts.parts},
         crop_regions=crop_regions,
+        unseen=_unseen(timestamps_seconds),
         patch_maps=_patch_maps(facts.parts, results),
         raw_parts={name: mean for name in facts.parts if (mean := _mean(results.get(f"{RAW_PART}{name}"))) is not None},
         prompt=prompt.text if prompt else None,
         prompt_tokens=prompt.tokens if prompt else None,
         is_prompt_truncated=prompt.is_truncated if prompt else None,
+    )
+
+
+def _unseen(timestamps_seconds: tuple[float, ...]) -> str | None:
+    """A sentence about what sampled frames at these times do not show."""
+    gap = max((later - earlier for earlier, later in itertools.pairwise(timestamps_seconds)), default=0.0)
+    if gap <= _CLOSE_SECONDS:
+        return None
+    return (
+        f"{len(set(timestamps_seconds))} frames are seen, up to {gap:.2f} s apart: shorter freezes, lost frames and "
+        "judder do not show in the score"
     )
 
 
@@ -215,7 +232,7 @@ _NESTED = ("video", "stage_seconds", "parts", "raw_parts", "patch_maps")
 _NEW = (
     *("warnings", "color_primaries", "sample_aspect_ratio", "field_order", "is_deinterlaced"),
     *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions"),
-    *("prompt", "prompt_tokens", "is_prompt_truncated"),
+    *("prompt", "prompt_tokens", "is_prompt_truncated", "unseen"),
 )
 
 

@@ -249,13 +249,21 @@ def test_a_score_outside_of_the_range_is_its_end_and_says_so(scorer, clip):
     assert row["raw_score"] == 104.25 and "score-out-of-range: " in row["warnings"]
 
 
+def test_a_result_says_what_its_frames_are_too_far_apart_to_show(scorer):
+    ten_seconds = scorer.score(make_clip(frames=50, times_ms=range(0, 10_000, 200)))
+    assert ten_seconds.unseen == (
+        "8 frames are seen, up to 1.40 s apart: shorter freezes, lost frames and judder do not show in the score"
+    )
+    assert scorer.score(make_clip(frames=24)).unseen is None
+
+
 def test_a_result_names_the_engines_that_made_it(scorer, clip):
     result = scorer.score(clip)
     record = scorer.manifest.backends["onnx"]
     assert (result.engines_sha256, result.precision) == (engines_sha256(record.files), "fp32")
     assert result.engines_sha256 != engines_sha256(dict.fromkeys(record.files, "0" * 64))
     # Readers count: what is new comes last.
-    assert csv_columns(scorer.manifest.metric.stages, ["vcg"])[-10:] == (
+    assert csv_columns(scorer.manifest.metric.stages, ["vcg"])[-11:] == (
         *("engines_sha256", "precision", "raw_score", "metric", "is_temporal", "crop_regions"),
-        *("prompt", "prompt_tokens", "is_prompt_truncated", "part_vcg"),
+        *("prompt", "prompt_tokens", "is_prompt_truncated", "unseen", "part_vcg"),
     )

@@ -69,8 +69,9 @@ def test_a_server_scores(run, small_engines, clip, score):
 
 
 def test_own_weights_are_built_and_scored(run, small_engines, small_weights, clip, score, tmp_path):
-    # The exports of the session's build of these weights, which a build takes up where it finds them.
-    shutil.copytree(f"{small_engines}.work", tmp_path / "engines.work")
+    # A build takes up the steps of one before it: here those of the session's build of the same weights.
+    for suffix in ("", ".work"):
+        shutil.copytree(f"{small_engines}{suffix}", tmp_path / f"engines{suffix}")
     *_, facts, line = run("own_weights.py", small_weights, tmp_path / "engines", clip)
     assert facts.startswith("weights ") and facts.endswith("trained: True")
     assert line == f"{score:.3f} {clip}"

@@ -35,6 +35,7 @@ from diffvqa_rt.engines.inductor_backend import TensorArray, keep_float32
 from diffvqa_rt.engines.manifest import Manifest
 from diffvqa_rt.engines.onnx_backend import cpu_session_options, onnx_engine
 from diffvqa_rt.engines.torch_backend import TorchEngine
+from diffvqa_rt.extras import install_command
 from diffvqa_rt.metric import Metric, ReadPrompt, Request
 from diffvqa_rt.metrics.registry import metric_named
 from diffvqa_rt.models.registry import models_of
@@ -237,9 +238,9 @@ def what_lacks(device: str, provider: str) -> str | None:
     if device == "cuda" and not has_gpu:
         return "needs an NVIDIA GPU"
     if provider == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
-        return "needs TensorRT: pip install 'diffvqa-rt[tensorrt]'"
+        return f"needs TensorRT: {install_command('tensorrt')}"
     if provider == "onnx-cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "needs ONNX Runtime with CUDA: pip uninstall onnxruntime; pip install 'diffvqa-rt[gpu]'"
+        return f"needs ONNX Runtime with CUDA: {install_command('gpu')}"
     if (device, provider) == ("cpu", "aot_inductor") and has_gpu:
         return "torch sees a GPU, and builds AOTInductor's packages for it"
     if provider in ("aot_inductor", "torch_compile"):

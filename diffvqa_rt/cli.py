@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffvqa_rt import __version__
@@ -46,6 +47,36 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
+class _PrintCompletion(argparse.Action):
+    """Prints what a shell reads to complete the command's words, and ends: the default metric's arguments."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        import shtab
+
+        from diffvqa_rt.standard_output import print_results
+
+        for action in _actions(parser):
+            # What stands without an option is files or folders, in every subcommand.
+            if action.type is Path or action.metavar in ("DIR", "FILE") or not action.option_strings:
+                action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
+        print_results(shtab.complete(parser, shell=values), end="")
+        parser.exit()
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a parser and of its subcommands, whose descriptions are cut to their help."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subcommand in action._choices_actions:
+                subparser = action.choices[subcommand.dest]
+                subparser.description = subcommand.help  # which a shell shows in a line
+                yield from _actions(subparser)
+        else:
+            yield action
+
+
 def _of_the_metric(commands: "Sequence[Command]", argv: list[str] | None) -> "Sequence[Command]":
     """The commands with the arguments of the metric that `--metric` names, which decides what else may be given."""
     from diffvqa_rt.metrics.registry import DEFAULT, METRICS
@@ -65,6 +96,12 @@ def _parse(commands: "Sequence[Command]", argv: list[str] | None) -> argparse.Na
         epilog="Exit status: 0 done, 1 something failed (a sentence on stderr says what), 2 wrong arguments.",
     )
     parser.add_argument("--version", action="version", version=f"diffvqa {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "fish"),
+        help="print this command's completion for a shell, and exit",
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands:
         subparser = subparsers.add_parser(

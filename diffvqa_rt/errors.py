@@ -45,6 +45,10 @@ class DecoderFaultError(DiffVQAError):
     """The process that decodes videos failed for a reason that is not the video's."""
 
 
+class WeightsError(DiffVQAError):
+    """Weights that are given by name cannot be had, or are not what their name stands for."""
+
+
 class EngineBuildError(DiffVQAError):
     """An engine could not be exported or built."""
 

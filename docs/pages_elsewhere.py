@@ -17,6 +17,7 @@ PAGES = {
     "measurements.md": "benchmarks/REPORT.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
 }
 CHARTS = {path.name: f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("report-*.svg")}
 _NAMES = {source: name for name, source in (PAGES | CHARTS).items()}

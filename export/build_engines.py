@@ -10,7 +10,8 @@ from diffvqa_export.registry import network_label
 
 from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.engines.describe import describe
-from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.errors import DiffVQAError, WeightsError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.files import FileWriteError
 from diffvqa_rt.metrics import registry
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
@@ -30,9 +31,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="tiny", help=f"the network: {presets} (default: %(default)s)")
     parser.add_argument(
         "--weights",
-        type=Path,
         metavar="FILE",
-        help="safetensors file of the network's weights, or a folder of published ones: Stable Diffusion 2.1-base for "
+        help="safetensors file of the network's weights, or hf://ORG/NAME@REVISION, which has one on the Hugging Face "
+        "Hub, or a folder of published ones, which may be such a repository too: Stable Diffusion 2.1-base for "
         "diffvqa; SR3's, a ViT's and a ResNet-50's checkpoint, named restorer, vit and resnet50, for diffv2iqa; "
         "DOVER and ImageReward, or Swin, ConvNeXt and BLIP, so named, for aigc_vqa "
         "(default: the preset's bundled weights; without those, or with --steps that they were not trained at, seeded "
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         from diffvqa_export.estimate import Estimate
         from diffvqa_export.weights import choose_weights
     except ModuleNotFoundError as error:
-        print(f"build_engines.py: {error.name} is not installed: pip install 'diffvqa-rt[export]'", file=sys.stderr)
+        print(f"build_engines.py: {needs_package('a build', error.name, 'export')}", file=sys.stderr)
         return 1
     try:
         metric = metric_named(arguments.metric)
@@ -136,9 +137,9 @@ def main(argv: list[str] | None = None) -> int:
             version_compatible=arguments.version_compatible,
             vocabulary=arguments.vocabulary,
         )
-    except ValueError as error:
+    except (WeightsError, ValueError) as error:
         print(f"build_engines.py: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError) else 1
     start = time.perf_counter()
 
     def report_progress(step: str) -> None:

@@ -14,8 +14,8 @@ METRIC_FOLDERS = ("diffvqa_rt.metrics", "diffvqa_rt.models", "diffvqa_rt.trainin
 
 LAYERS = (
     {"errors", "specs", "forking"},
-    {"checks", "files", "interrupts", "repeats", "standard_output"},
-    {"chain", "sampler", "text", "video", "weights_figures"},
+    {"checks", "extras", "files", "interrupts", "repeats", "standard_output"},
+    {"chain", "hub", "sampler", "text", "video", "weights_figures"},
     {"chain_check", "metric"},
     {"metrics", "preparation", "results"},
     {"models", "decoding"},

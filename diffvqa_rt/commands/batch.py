@@ -13,6 +13,7 @@ from diffvqa_rt.commands.scoring_arguments import add_request_arguments
 from diffvqa_rt.engines import Manifest
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import BatchError, printable
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.metric import Request
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     """Scores the catalogue. The exit status: 0 done, 1 where a video has no score."""
     for package in ("fsspec", "pyarrow", "ray"):
         if importlib.util.find_spec(package) is None:
-            raise BatchError(f"diffvqa batch needs {package}: pip install 'diffvqa-rt[batch]'")
+            raise BatchError(needs_package("diffvqa batch", package, "batch"))
     from diffvqa_rt.batch.manifest import read_entries
     from diffvqa_rt.batch.run import BatchJob, run_batch
 

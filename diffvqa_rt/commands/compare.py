@@ -13,6 +13,7 @@ from diffvqa_rt.arguments import UsageError, add_engine_arguments, whole_number
 from diffvqa_rt.commands.command import Command
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import EvaluationError, printable
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.results import ScoringFailure, VideoScore
 from diffvqa_rt.scoring import Scorer
 from diffvqa_rt.standard_output import print_results
@@ -68,10 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         from diffvqa_rt.evaluation import encodes as measure
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise EvaluationError(
-            f"compare needs {package}, which is not installed: pip install 'diffvqa-rt[train]'"
-        ) from error
+        raise EvaluationError(needs_package("compare", error.name, "train")) from error
     members = _members(arguments)
     rates = arguments.bit_rates or [None] * len(members)
     if len(rates) != len(members):

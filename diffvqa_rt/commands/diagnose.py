@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import UsageError, whole_number
+from diffvqa_rt.arguments import UsageError, checked_arguments, whole_number
 from diffvqa_rt.commands.command import Command
 from diffvqa_rt.engines import MAX_THREADS
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.errors import DiagnosisError
+from diffvqa_rt.extras import needs_package
+from diffvqa_rt.hub import local_weights
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.synthetic.clip_table import check_files, read_manifest
 from diffvqa_rt.video import MAX_SEED
@@ -34,7 +36,9 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="VIDEO",
         help=f"a video or image file whose middle frame is reconstructed; {MOST_VIDEOS} at most",
     )
-    command.add_argument("--weights", type=Path, metavar="FILE", help="the network's weights, a safetensors file")
+    command.add_argument(
+        "--weights", metavar="FILE", help="the network's weights, a safetensors file or hf://ORG/NAME@REVISION"
+    )
     command.add_argument(
         "--decoder",
         type=Path,
@@ -90,10 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         from diffvqa_rt.training.diffvqa.diagnosis import diagnose
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise DiagnosisError(
-            f"diagnosis needs {package}, which is not installed: pip install 'diffvqa-rt[train]'"
-        ) from error
+        raise DiagnosisError(needs_package("diagnosis", error.name, "train")) from error
     out: Path = arguments.out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,9 @@ def _run(arguments: argparse.Namespace) -> int:
         diagnose.picture_curves(arguments.run, out / "curves.png")
         _say_wrote(out / "curves.png")
     if arguments.weights:
-        subject = diagnose.Subject.load(arguments.weights, arguments.threads)
+        with checked_arguments():
+            weights = local_weights(arguments.weights)
+        subject = diagnose.Subject.load(weights, arguments.threads)
         if not subject.is_trained:
             print(f"diffvqa: {UNTRAINED_NOTE}", file=sys.stderr)
         if arguments.videos:

@@ -17,6 +17,7 @@ from diffvqa_rt.evaluation.data_sets import DATA_SETS, ProtocolName, read_table
 from diffvqa_rt.evaluation.mos_table import Kind, MosTable
 from diffvqa_rt.evaluation.protocols import SPLITS, default_protocols
 from diffvqa_rt.evaluation.published import PUBLISHED, published_results
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.video import MAX_SEED
 from diffvqa_rt.video.crops import MAX_CROPS
@@ -121,10 +122,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         from diffvqa_rt.evaluation import evaluate, report, scatter
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise EvaluationError(
-            f"evaluation needs {package}, which is not installed: pip install 'diffvqa-rt[train]'"
-        ) from error
+        raise EvaluationError(needs_package("evaluation", error.name, "train")) from error
     uses_engines = arguments.engines is not None or not arguments.scores
     tables = _read_tables(arguments, require_videos=uses_engines and not arguments.skip_missing)
     out: Path = arguments.out

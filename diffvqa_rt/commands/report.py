@@ -11,6 +11,7 @@ from tqdm import tqdm
 from diffvqa_rt.arguments import UsageError
 from diffvqa_rt.commands.command import Command
 from diffvqa_rt.errors import ReportError, printable
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.files import write_whole
 from diffvqa_rt.results import VideoScore
 
@@ -47,10 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from diffvqa_rt.report.pictures import ScoredFrames
         from diffvqa_rt.report.reading import read_results
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise ReportError(
-            f"a report needs {package}, which is not installed: pip install 'diffvqa-rt[report]'"
-        ) from error
+        raise ReportError(needs_package("a report", error.name, "report")) from error
     results = [read_results(path) for path in arguments.results]
     problems = [problem for file in results for problem in file.problems]
     for problem in problems:

@@ -8,7 +8,6 @@ from diffvqa_rt.checks import MAX_COUNT
 from diffvqa_rt.commands.command import Command
 from diffvqa_rt.serving.server import serve
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
-from diffvqa_rt.serving.tritonserver import INSTALL_HINT
 from diffvqa_rt.video.crops import MAX_CROPS
 
 HTTP_API_PORT = 8080
@@ -114,8 +113,8 @@ COMMAND = Command(
     name="serve",
     help="serve an engine folder over gRPC and HTTP",
     description="Run NVIDIA's Triton Inference Server on an engine folder, until SIGTERM or Ctrl-C; requests in "
-    "flight are answered first. It takes the tritonserver on PATH, or the one that pip installs "
-    f"({INSTALL_HINT}; with its dependencies it would replace NumPy).",
+    "flight are answered first. It takes the tritonserver on PATH, or the one in the wheel nvidia-pytriton "
+    "(`diffvqa doctor` says how to install it).",
     add_arguments=_add_arguments,
     run=_run,
 )

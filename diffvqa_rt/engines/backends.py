@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from diffvqa_rt.extras import needs_package
+
 BackendName = Literal["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx", "aot-inductor", "torch"]
 
 
@@ -37,8 +39,7 @@ class Backend:
 
     def lacks(self, error: ModuleNotFoundError) -> str:
         """A sentence that says what to install."""
-        install = f"pip install 'diffvqa-rt[{self.extra}]'"
-        return f"the {self.name} backend needs {error.name}, which is not installed: {install}"
+        return needs_package(f"the {self.name} backend", error.name, self.extra)
 
 
 _ROWS = (

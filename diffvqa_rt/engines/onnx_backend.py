@@ -16,6 +16,7 @@ from diffvqa_rt.engines.manifest import PROVENANCE_KEY, BackendRecord, Manifest
 from diffvqa_rt.engines.shares import equal_shares
 from diffvqa_rt.engines.verification import listed_data_files, map_verified, read_verified
 from diffvqa_rt.errors import DeviceUnavailableError, EngineMismatchError
+from diffvqa_rt.extras import install_command
 from diffvqa_rt.forking import renew_in_children
 from diffvqa_rt.specs import MANIFEST_NAME, EngineSpec
 
@@ -191,8 +192,7 @@ def open_onnx_cuda(folder: Path, manifest: Manifest, record: BackendRecord, thre
     provider = "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
         raise DeviceUnavailableError(
-            "this ONNX Runtime runs on the CPU only; for the onnx-cuda backend replace it: "
-            "pip uninstall onnxruntime; pip install 'diffvqa-rt[gpu]'"
+            f"this ONNX Runtime runs on the CPU only; for the onnx-cuda backend replace it: {install_command('gpu')}"
         )
     # float32 is float32: TF32 keeps 10 bits. And no kernel is chosen by a stopwatch, which differs from start to start.
     settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}

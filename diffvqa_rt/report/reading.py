@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffvqa_rt.errors import ReportError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.results import ScoringFailure, VideoScore
 
 
@@ -83,7 +84,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError as error:
-        raise ReportError("Parquet needs pyarrow, which is not installed: pip install 'diffvqa-rt[batch]'") from error
+        raise ReportError(needs_package("Parquet", "pyarrow", "batch")) from error
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise ReportError(f"the folder {path} has no .parquet file; give what diffvqa batch --out wrote")

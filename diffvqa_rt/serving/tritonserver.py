@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO
 
 from diffvqa_rt.errors import DiffVQAError
+from diffvqa_rt.extras import pip_command
 from diffvqa_rt.serving.settings import ServerConfig
 
-INSTALL_HINT = "pip install --no-deps nvidia-pytriton==0.7.0"
+_WHEEL = ("--no-deps", "nvidia-pytriton==0.7.0")
 GRACE_SECONDS = 10
 
 # What a client has no use for. `health`, `metadata` and `inference` are open.
@@ -63,8 +64,8 @@ def find_tritonserver() -> TritonServer:
     package = importlib.util.find_spec("pytriton")
     if package is None or not package.submodule_search_locations:
         raise ServerError(
-            f"no tritonserver on PATH, and none installed by pip: {INSTALL_HINT} (with its dependencies it would "
-            "replace NumPy)"
+            f"no tritonserver on PATH, and none installed by pip: {pip_command('install', *_WHEEL)} "
+            "(with its dependencies it would replace NumPy)"
         )
     wheel = Path(package.submodule_search_locations[0])
     root, version = wheel / "tritonserver", f"{sys.version_info.major}.{sys.version_info.minor}"

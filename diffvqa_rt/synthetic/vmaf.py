@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffvqa_rt.errors import SyntheticSetError
+from diffvqa_rt.extras import needs_package
 
 MODELS = {"vmaf_v1": "vmaf_v1.0.16_3d0h.json", "vmaf": "vmaf_v0.6.1", "vmaf_neg": "vmaf_v0.6.1neg"}
 """The models by the names of their labels: version 1, which sees banding and chroma; version 0.6.1; and its
@@ -27,7 +28,6 @@ LEAST_SIDES = (160, 216)
 """The least short and long side of what version 1 was seen to measure, pixels; it refuses 144 and 214."""
 
 _TIMEOUT_SECONDS = 600
-_NO_MODELS = "VMAF v1 needs ffmpeg-quality-metrics, which has its models; pip install 'diffvqa-rt[train]'"
 
 
 def ffmpeg_version() -> str:
@@ -52,7 +52,7 @@ def models_version() -> str:
     try:
         return version("ffmpeg-quality-metrics")
     except PackageNotFoundError as error:
-        raise SyntheticSetError(_NO_MODELS) from error
+        raise _no_models() from error
 
 
 def _imageio_ffmpeg() -> ModuleType:
@@ -62,12 +62,16 @@ def _imageio_ffmpeg() -> ModuleType:
 
         imageio_ffmpeg.get_ffmpeg_exe()
     except ImportError as error:
-        raise SyntheticSetError("VMAF needs imageio-ffmpeg; pip install 'diffvqa-rt[train]'") from error
+        raise SyntheticSetError(needs_package("VMAF", "imageio-ffmpeg", "train")) from error
     except RuntimeError as error:
         raise SyntheticSetError(
             "imageio-ffmpeg has no ffmpeg for this machine; set IMAGEIO_FFMPEG_EXE to one that has libvmaf"
         ) from error
     return imageio_ffmpeg
+
+
+def _no_models() -> SyntheticSetError:
+    return SyntheticSetError(needs_package("VMAF v1", "ffmpeg-quality-metrics", "train"))
 
 
 def _not_an_ffmpeg(module: ModuleType, error: Exception) -> SyntheticSetError:
@@ -166,7 +170,7 @@ def _model(name: str, folder: Path) -> str:
         package = files("ffmpeg_quality_metrics")
         content = (package / "vmaf_models" / name).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise SyntheticSetError(_NO_MODELS) from error
+        raise _no_models() from error
     (folder / name).write_bytes(content)
     return f"path={name}"
 

@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import whole_number
+from diffvqa_rt.arguments import checked_arguments, whole_number
 from diffvqa_rt.errors import TrainingError
+from diffvqa_rt.extras import needs_package
+from diffvqa_rt.hub import local_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -129,11 +131,23 @@ def fit_config(arguments: argparse.Namespace, steps: int) -> "FitConfig":
     )
 
 
+def fetch_weights(arguments: argparse.Namespace, layout: Sequence[str] = ()) -> None:
+    """Makes a path of `--weights`, which may be hf://….
+
+    Raises:
+        UsageError: it is no such name.
+        WeightsError: the weights cannot be had.
+    """
+    if arguments.weights is not None:
+        with checked_arguments():
+            arguments.weights = local_weights(arguments.weights, layout)
+
+
 def require_packages() -> None:
     """Raises TrainingError where the extra `train` is not installed."""
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise TrainingError(f"training needs {package}, which is not installed: pip install 'diffvqa-rt[train]'")
+            raise TrainingError(needs_package("training", package, "train"))
 
 
 def open_accelerator(arguments: argparse.Namespace) -> "Accelerator":

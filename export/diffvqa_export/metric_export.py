@@ -45,6 +45,7 @@ class MetricExport:
         random_network: config, seed → the network with seeded weights, the same on every machine.
         read_description: a safetensors file → the config of its network, and whether it was trained.
         weights_in_folder: preset, folder → weights in a foreign layout.
+        layout: the files of such a folder that are fetched where it is a repository of the Hugging Face Hub.
         dynamic_sizes: config → the sizes that a plan fixes, of the dynamic dimensions other than the batch's.
         activation_bytes: config → the memory that the widest point of the network takes on one item.
         reference_bytes: config → the size of the recorded reference.
@@ -63,3 +64,4 @@ class MetricExport:
     reference_bytes: Callable[[Any], int]
     parity_sources: Callable[[Any, Path], Mapping[str, ParitySource]]
     prompt_files: Callable[[Any, Path | None], Mapping[str, Path]] = no_prompt_files
+    layout: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from torch import nn
 
 from diffvqa_export.metric_export import ChosenWeights
 from diffvqa_export.registry import metric_export, network_label
+from diffvqa_rt.hub import is_on_hub, local_weights
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.models.registry import models_of
 from diffvqa_rt.models.weights import network_from_state, read_safetensors
@@ -21,8 +22,12 @@ def random_weights(preset: Any, seed: int = RANDOM_SEED, *, metric: str = DEFAUL
     return ChosenWeights(preset, False, f"random, seed {seed}", lambda: export.random_network(preset, seed))
 
 
-def choose_weights(preset: Any, path: Path | None, *, metric: str = DEFAULT, steps: int | None = None) -> ChosenWeights:
+def choose_weights(
+    preset: Any, path: Path | str | None, *, metric: str = DEFAULT, steps: int | None = None
+) -> ChosenWeights:
     """The weights in `path`: a safetensors file of ours, or a folder in a layout that the metric knows.
+
+    Either may be a repository of the Hugging Face Hub, hf://ORG/NAME@REVISION, which `diffvqa_rt.hub` fetches.
 
     Without a path the preset's bundled weights; without those, seeded random ones. A file describes its own network:
     what was trained with another head or on another range of scores is built as that.
@@ -33,10 +38,17 @@ def choose_weights(preset: Any, path: Path | None, *, metric: str = DEFAULT, ste
     number, `steps` asks for an engine that shows what so many cost, and gets random weights, which say untrained.
 
     Raises:
+        WeightsError: the repository cannot be had.
         ValueError: the file can't be read, holds a network of another preset, or was trained at another number of
             steps; or the network can't have so many.
     """
     export, declared = metric_export(metric), metric_named(metric)
+    if is_on_hub(path):
+        fetched = local_weights(path, export.layout)
+        chosen_there = choose_weights(preset, fetched, metric=metric, steps=steps)
+        # In the cache a folder has a commit for its name, and a file that of every other's.
+        return replace(chosen_there, source=chosen_there.source.replace(fetched.name, path))
+    path = None if path is None else Path(path)
     wanted = preset if steps is None else declared.network_of_steps(preset, steps)
     if path is not None and path.is_dir():
         return export.weights_in_folder(wanted, path)

@@ -81,8 +81,8 @@ def test_a_fault_of_ours_blames_no_argument(monkeypatch, error):
         cli.main(["score", "x.mp4"])
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_help_imports_no_runtime(argument):
+@pytest.mark.parametrize("argument", ["--help", "--version", "doctor"])
+def test_what_only_tells_imports_no_runtime(argument):
     program = (
         "import contextlib, sys; from diffvqa_rt import cli\n"
         f"with contextlib.suppress(SystemExit): cli.main([{argument!r}])\n"

@@ -11,6 +11,7 @@ from synthetic_clips import clip_of
 from training_runs import write_events
 
 from diffvqa_rt import cli
+from diffvqa_rt.extras import install_command
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 from diffvqa_rt.models.diffvqa.network import random_network
 from diffvqa_rt.models.weights import save_weights
@@ -168,5 +169,5 @@ def test_the_command_needs_no_extra_package_until_it_runs(tmp_path):
     assert "reconstructions.png  --weights --decoder VIDEO..." in help_text
     result = subprocess.run([*command, "--run", str(tmp_path)], capture_output=True, text=True, check=False)
     assert result.returncode == 1 and result.stdout == ""
-    assert "which is not installed: pip install 'diffvqa-rt[train]'" in result.stderr
+    assert f"which is not installed: {install_command('train')}\n" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ from clips import make_clip
 from opinions import StandInScorer, write
 
 from diffvqa_rt import Scorer, cli
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.results import ScoringFailure
 
 COUNT = 60
@@ -277,7 +278,7 @@ def test_the_command_needs_no_extra_package_until_it_runs(tmp_path):
     arguments = [f"konvid-1k={folder}", "--scores", f"M={scores}", "--out", str(tmp_path / "out")]
     result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 1 and result.stdout == ""
-    assert result.stderr == "diffvqa: evaluation needs scipy, which is not installed: pip install 'diffvqa-rt[train]'\n"
+    assert result.stderr == f"diffvqa: {needs_package('evaluation', 'scipy', 'train')}\n"
 
 
 def test_real_engines_score_a_data_set(small_engines, evaluate, tmp_path):

@@ -37,7 +37,7 @@ def site(tmp_path_factory) -> Path:
 
 def test_every_page_is_there(site):
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
-    elsewhere = {"index", "model-card", "benchmarks", "measurements", "contributing", "changelog", "404"}
+    elsewhere = {"index", "model-card", "benchmarks", "measurements", "contributing", "changelog", "security", "404"}
     assert {path.stem for path in site.glob("*.html")} == pages | elsewhere
 
 

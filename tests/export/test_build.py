@@ -23,6 +23,7 @@ from training_network import SMALLEST
 from diffvqa_rt.engines import Manifest, open_engines
 from diffvqa_rt.engines.torch_backend import torch_engines
 from diffvqa_rt.errors import EngineBuildError, EngineMismatchError, ParityError
+from diffvqa_rt.extras import install_command
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.metrics.diffvqa.engines import engine_specs
 from diffvqa_rt.metrics.diffvqa.presets import SD21, TINY
@@ -150,7 +151,7 @@ def test_a_users_mistake_gets_one_sentence(arguments, status, sentence, capsys):
 def test_a_missing_package_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "diffvqa_export.build", None)
     assert build_engines.main([]) == 1
-    assert "is not installed: pip install 'diffvqa-rt[export]'" in capsys.readouterr().err
+    assert f"which is not installed: {install_command('export')}\n" in capsys.readouterr().err
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from diffvqa_export.weights import random_weights
 from diffvqa_rt.engines import open_backend
 from diffvqa_rt.engines.backends import BACKENDS
 from diffvqa_rt.errors import EngineBuildError, EngineMismatchError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.metrics.diffvqa.presets import TINY
 
 
@@ -34,10 +36,7 @@ def test_a_row_names_functions_that_there_are(backend):
 def test_a_package_that_is_missing_is_named_with_what_installs_it(name, tmp_path, clip, monkeypatch):
     needs_more = dataclasses.replace(BACKENDS[name], opener="no_such_package:open", builder="no_such_package:build")
     monkeypatch.setitem(BACKENDS, name, needs_more)
-    sentence = (
-        f"the {name} backend needs no_such_package, which is not installed: "
-        rf"pip install 'diffvqa-rt\[{needs_more.extra}\]'"
-    )
+    sentence = re.escape(needs_package(f"the {name} backend", "no_such_package", needs_more.extra))
     request = BuildRequest(weights=random_weights(TINY), backends=(name,), out=tmp_path / "out", clip=clip)
     with pytest.raises(EngineBuildError, match=sentence):
         builder_of(name, request)

@@ -1,6 +1,7 @@
 """The synthetic set's clips as files, and the labels that VMAF gives them."""
 
 import os
+import re
 import sys
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError
@@ -11,6 +12,7 @@ import pytest
 from clips import painting
 
 from diffvqa_rt.errors import SyntheticSetError, VideoDecodeError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.synthetic import camera, vmaf
 from diffvqa_rt.synthetic.clip_files import CODECS, read_clip, write_clip
 from diffvqa_rt.synthetic.distortions import LADDERS, distort
@@ -112,7 +114,7 @@ def test_an_ffmpeg_that_cannot_be_run_is_named(monkeypatch, tmp_path):
 
 def test_without_imageio_ffmpeg_the_labels_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(SyntheticSetError, match="VMAF needs imageio-ffmpeg; pip install 'diffvqa-rt\\[train\\]'"):
+    with pytest.raises(SyntheticSetError, match=re.escape(needs_package("VMAF", "imageio-ffmpeg", "train"))):
         ffmpeg_version()
 
 
@@ -123,7 +125,9 @@ def test_without_the_package_of_the_models_the_labels_say_what_to_install(ffmpeg
     monkeypatch.setitem(sys.modules, "ffmpeg_quality_metrics", None)
     monkeypatch.setattr(vmaf, "version", absent)
     for ask in (models_version, lambda: measure_vmaf(pristine, pristine, ["vmaf_v1"])):
-        with pytest.raises(SyntheticSetError, match="VMAF v1 needs ffmpeg-quality-metrics.*'diffvqa-rt\\[train\\]'"):
+        with pytest.raises(
+            SyntheticSetError, match=re.escape(needs_package("VMAF v1", "ffmpeg-quality-metrics", "train"))
+        ):
             ask()
     # The older models are in ffmpeg.
     assert measure_vmaf(pristine, pristine)["vmaf"].mean() > 95

@@ -424,7 +424,7 @@ def test_heic_names_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     heic = box(b"ftyp", b"heic", bytes(4), b"mif1heic") + box(b"meta", bytes(4)) + box(b"mdat", bytes(100))
     with pytest.raises(
-        VideoDecodeError, match=r'is a HEIC picture that takes pillow-heif; pip install "diffvqa-rt\[heic\]"'
+        VideoDecodeError, match="is a HEIC picture that takes pillow-heif, the extra heic; `diffvqa doctor` says how"
     ):
         sample_frames(heic, 1)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.errors import MosTableError
 from diffvqa_rt.evaluation.mos_table import SourceRow, read_text, require_columns
+from diffvqa_rt.extras import needs_package
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path:
@@ -89,7 +90,7 @@ def read_matlab(path: Path, names: Sequence[str]) -> list[NDArray]:
     try:
         import scipy.io
     except ModuleNotFoundError as error:
-        raise MosTableError(f"{path} needs SciPy: pip install 'diffvqa-rt[train]'") from error
+        raise MosTableError(needs_package(str(path), "SciPy", "train")) from error
     try:
         contents = scipy.io.loadmat(path, variable_names=names, squeeze_me=True)
     # What SciPy was seen to raise of damaged, truncated and HDF5 files; it documents none.
@@ -116,7 +117,7 @@ def read_sheet(path: Path, sheet: str | None, columns: Sequence[str]) -> Iterato
     try:
         import openpyxl  # here for the reason that SciPy is in `read_matlab`
     except ModuleNotFoundError as error:
-        raise MosTableError(f"{path} needs openpyxl, or to be saved as CSV: pip install 'diffvqa-rt[train]'") from error
+        raise MosTableError(needs_package(f"{path}, unless it is saved as CSV,", "openpyxl", "train")) from error
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (OSError, ValueError, KeyError, BadZipFile) as error:

@@ -32,6 +32,9 @@ _PUBLISHED = {
 }
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
+PUBLISHED_SAFETENSORS = tuple(f"{name}.safetensors" for name in _PUBLISHED)
+"""The names of such files where pickles are not taken."""
+
 
 def find_published(folder: Path, branches: Iterable[str] = ("technical", "aesthetic", "alignment")) -> dict[str, Path]:
     """The files of a folder that these branches can start from, by name.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.metrics.diffvqa.config import DiffVQAConfig
 from diffvqa_rt.models.diffvqa.diffusion import DiffusionFeatureExtractor
 from diffvqa_rt.models.diffvqa.network import DiffVQA
@@ -20,6 +21,15 @@ from diffvqa_rt.models.weights import (
     read_safetensors,
     resize_position_grid,
 )
+
+STABLE_DIFFUSION_FILES = (
+    "vae/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    *(f"tokenizer/{name}" for name in ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")),
+)
+"""What `load_stable_diffusion` reads of a folder in diffusers' layout."""
 
 # The names that diffusers gave the VAE's attention before 0.18, as Stable Diffusion 2.1-base was published.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -82,9 +92,7 @@ def null_prompt_states(folder: Path, tokens: int) -> Tensor:
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as error:
-        raise ValueError(
-            "reading a Stable Diffusion folder needs transformers: pip install 'diffvqa-rt[train]'"
-        ) from error
+        raise ValueError(needs_package("reading a Stable Diffusion folder", "transformers", "train")) from error
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():
             raise ValueError(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from diffvqa_rt.checks import whole
 from diffvqa_rt.errors import DiffVQAError, InputError, VideoDecodeError
+from diffvqa_rt.extras import needs_package
 from diffvqa_rt.metric import Request
 from diffvqa_rt.metrics.registry import DEFAULT, metric_named
 from diffvqa_rt.results import ScoringFailure, VideoScore
@@ -98,9 +99,7 @@ class Client:
         try:
             import tritonclient.grpc
         except ModuleNotFoundError as error:
-            raise RequestError(
-                f"the client needs {error.name}, which is not installed: pip install 'diffvqa-rt[serve]'"
-            ) from error
+            raise RequestError(needs_package("the client", error.name, "serve")) from error
         self.url = url
         self._grpc = tritonclient.grpc
         self._tls = tls

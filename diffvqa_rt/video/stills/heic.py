@@ -31,6 +31,9 @@ def _opened(file: BinaryIO) -> Any:
     try:
         import pillow_heif
     except ImportError as error:
-        raise PictureFaultError('that takes pillow-heif; pip install "diffvqa-rt[heic]"') from error
+        # Without the command, which names folders of this machine: servers answer strangers with this sentence.
+        raise PictureFaultError(
+            "that takes pillow-heif, the extra heic; `diffvqa doctor` says how to install it"
+        ) from error
     file.seek(0)
     return pillow_heif.open_heif(file)

@@ -12,7 +12,7 @@ from diffvqa_rt.metrics.aigc_vqa.metric import VOCABULARY
 from diffvqa_rt.metrics.aigc_vqa.presets import find_vocabulary
 from diffvqa_rt.models.aigc_vqa.checkpoints import read_description
 from diffvqa_rt.models.aigc_vqa.network import AigcVqa, random_network
-from diffvqa_rt.models.aigc_vqa.published import find_published, load_published
+from diffvqa_rt.models.aigc_vqa.published import PUBLISHED_SAFETENSORS, find_published, load_published
 from diffvqa_rt.models.aigc_vqa.swin import FoldedWindowAttention
 from diffvqa_rt.specs import Precision
 from diffvqa_rt.video import sample_frames
@@ -158,6 +158,7 @@ EXPORT = MetricExport(
     random_network=random_network,
     read_description=read_description,
     weights_in_folder=_weights_of_checkpoints,
+    layout=PUBLISHED_SAFETENSORS,
     dynamic_sizes=lambda config: {"frames": config.frames},
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,

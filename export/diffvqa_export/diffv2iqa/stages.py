@@ -115,6 +115,7 @@ EXPORT = MetricExport(
     random_network=random_network,
     read_description=read_description,
     weights_in_folder=_weights_of_checkpoints,
+    layout=tuple(f"{part}.safetensors" for part in ("restorer", *_ENCODERS.values())),
     dynamic_sizes=lambda config: {},
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,

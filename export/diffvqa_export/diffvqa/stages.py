@@ -9,7 +9,7 @@ from diffvqa_export.export_stage import ExportStage, Folds, Tolerance, random_fr
 from diffvqa_export.metric_export import ChosenWeights, MetricExport, ParitySource
 from diffvqa_export.precision import PRECISIONS
 from diffvqa_rt.metrics.diffvqa.config import VIEWS, DiffVQAConfig
-from diffvqa_rt.models.diffvqa.checkpoints import load_stable_diffusion, read_description
+from diffvqa_rt.models.diffvqa.checkpoints import STABLE_DIFFUSION_FILES, load_stable_diffusion, read_description
 from diffvqa_rt.models.diffvqa.diffusion import DenoisingStep
 from diffvqa_rt.models.diffvqa.network import DiffVQA, random_network
 from diffvqa_rt.video import sample_frames
@@ -132,6 +132,7 @@ EXPORT = MetricExport(
     random_network=random_network,
     read_description=read_description,
     weights_in_folder=_weights_of_stable_diffusion,
+    layout=STABLE_DIFFUSION_FILES,
     dynamic_sizes=_dynamic_sizes,
     activation_bytes=_activation_bytes,
     reference_bytes=_reference_bytes,

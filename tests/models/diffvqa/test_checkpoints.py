@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffvqa_export.weights import choose_weights
+from hub_stub import hub_of
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -145,6 +147,41 @@ def test_weights_from_a_stable_diffusion_folder_leave_the_unet_as_it_was(stable_
     z, timestep = torch.randn(1, *SMALL.latent_shape), torch.tensor([444])
     steered = extractor.predict_noise(z, torch.randn_like(z), timestep)
     torch.testing.assert_close(steered, unet(z, timestep, extractor.null_prompt[None]).sample, rtol=1e-4, atol=1e-5)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_stable_diffusion_folder_may_be_a_repository(stable_diffusion_folder, tmp_path):
+    files = files_of(stable_diffusion_folder)
+    with hub_of({"a/sd": {**files, "unet/diffusion_pytorch_model.bin": b"a pickle"}}, tmp_path / "cache") as hub:
+        chosen = choose_weights(SMALL, "hf://a/sd@main")
+        assert chosen.source == "hf://a/sd@main, with a random head"
+        expected = choose_weights(SMALL, stable_diffusion_folder)
+        assert weights_sha256(chosen.load()) == weights_sha256(expected.load())
+    assert not any(request.endswith(".bin") for request in hub.asked)
+
+
+def test_a_repository_that_lacks_a_tensor_or_a_file_is_told_by_their_names(stable_diffusion_folder, tmp_path):
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(stable_diffusion_folder / unet)
+    del tensors["conv_in.bias"]
+    save_file(tensors, stable_diffusion_folder / unet)
+    files = files_of(stable_diffusion_folder)
+    with hub_of({"a/sd": files, "a/half": {n: f for n, f in files.items() if n != unet}}, tmp_path / "cache"):
+        with pytest.raises(ValueError, match=rf"models--a--sd.*{unet} does not fit this network: .*conv_in.bias"):
+            choose_weights(SMALL, "hf://a/sd@main").load()
+        with pytest.raises(ValueError, match=rf"models--a--half.*{unet} is missing; expected a Stable Diffusion"):
+            choose_weights(SMALL, "hf://a/half@main").load()
+
+
+def test_our_own_weights_may_be_a_repository(tmp_path):
+    save_weights(random_network(SMALL), tmp_path / "w.safetensors", is_trained=True)
+    files = {"model.safetensors": (tmp_path / "w.safetensors").read_bytes()}
+    with hub_of({"me/mine": files}, tmp_path / "cache"):
+        chosen = choose_weights(SMALL, "hf://me/mine@v1")
+    assert (chosen.source, chosen.is_trained) == ("hf://me/mine@v1", True)
 
 
 @torch.inference_mode()

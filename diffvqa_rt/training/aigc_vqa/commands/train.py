@@ -13,6 +13,7 @@ from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.aigc_vqa.stages import BRANCHES, STAGES, StageConfig
 from diffvqa_rt.training.arguments import (
     add_fit_arguments,
+    fetch_weights,
     fit_config,
     open_accelerator,
     require_packages,
@@ -45,7 +46,6 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     )
     start.add_argument(
         "--weights",
-        type=Path,
         metavar="FILE",
         help="weights.safetensors of the stage before; a stage leaves branches that it does not teach as they are",
     )
@@ -125,6 +125,7 @@ def _stage(arguments: argparse.Namespace) -> StageConfig:
 
 def _run(arguments: argparse.Namespace) -> int:
     require_packages()
+    fetch_weights(arguments)
     import numpy as np
 
     from diffvqa_rt.files import make_folder, write_whole

@@ -10,6 +10,7 @@ from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.synthetic.distortions import STILL_LADDERS
 from diffvqa_rt.training.arguments import (
     add_fit_arguments,
+    fetch_weights,
     fit_config,
     open_accelerator,
     require_packages,
@@ -39,7 +40,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         default=TINY.name,
         help="the size of a network that begins with nothing learned (default: %(default)s)",
     )
-    start.add_argument("--weights", type=Path, metavar="FILE", help="safetensors weights of ours to go on from")
+    start.add_argument("--weights", metavar="FILE", help="safetensors weights of ours to go on from")
     command.add_argument(
         "--sr3", type=Path, metavar="FILE", help="a checkpoint of SR3's network that the restorer starts from"
     )
@@ -74,6 +75,7 @@ def _ladders(text: str) -> tuple[str, ...]:
 
 def _run(arguments: argparse.Namespace) -> int:
     require_packages()
+    fetch_weights(arguments)
     from diffvqa_rt.files import make_folder, write_whole
     from diffvqa_rt.models.diffv2iqa.sr3 import load_sr3
     from diffvqa_rt.models.weights import save_weights, weights_sha256

@@ -12,6 +12,7 @@ from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
     add_cache_arguments,
     add_fit_arguments,
+    fetch_weights,
     fit_config,
     item_bar,
     open_accelerator,
@@ -30,7 +31,6 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     add_validation_argument(command)
     command.add_argument(
         "--weights",
-        type=Path,
         required=True,
         metavar="FILE",
         help="what to start from: adapted.safetensors of `diffvqa adapt --metric diffv2iqa`, whose branches are new "
@@ -59,6 +59,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     require_packages()
+    fetch_weights(arguments)
     from diffvqa_rt.files import make_folder, write_whole
     from diffvqa_rt.models.weights import save_weights, weights_sha256
     from diffvqa_rt.synthetic.labelled import videos_digest

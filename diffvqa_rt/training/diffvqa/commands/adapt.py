@@ -7,6 +7,7 @@ from diffvqa_rt.arguments import checked_arguments, whole_number
 from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
     add_fit_arguments,
+    fetch_weights,
     fit_config,
     open_accelerator,
     require_packages,
@@ -22,10 +23,10 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("media", nargs="+", type=Path, metavar="MEDIA", help="a folder, searched below too, or a file")
     command.add_argument(
         "--weights",
-        type=Path,
         required=True,
         metavar="FILE",
-        help="where to start: a Stable Diffusion 2.1-base folder in diffusers' layout, or safetensors weights of ours",
+        help="where to start: a Stable Diffusion 2.1-base folder in diffusers' layout, or safetensors weights of ours; "
+        "or hf://ORG/NAME@REVISION, which has either",
     )
     command.add_argument(
         "--steps", type=whole_number(1), default=30_000, metavar="N", help="updates (default: %(default)s)"
@@ -35,6 +36,9 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     require_packages()
+    from diffvqa_rt.models.diffvqa.checkpoints import STABLE_DIFFUSION_FILES
+
+    fetch_weights(arguments, STABLE_DIFFUSION_FILES)
     from diffvqa_rt.files import make_folder, write_whole
     from diffvqa_rt.models.weights import save_weights, weights_sha256
     from diffvqa_rt.training.diffvqa.denoising import DenoisingObjective

@@ -11,6 +11,7 @@ from diffvqa_rt.standard_output import print_results
 from diffvqa_rt.training.arguments import (
     add_cache_arguments,
     add_fit_arguments,
+    fetch_weights,
     fit_config,
     item_bar,
     open_accelerator,
@@ -29,7 +30,6 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     add_data_arguments(command)
     command.add_argument(
         "--weights",
-        type=Path,
         required=True,
         metavar="FILE",
         help="what to start from: adapted.safetensors of `diffvqa adapt`, whose head is a new one, or trained weights "
@@ -76,6 +76,9 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     require_packages()
+    from diffvqa_rt.models.diffvqa.checkpoints import STABLE_DIFFUSION_FILES
+
+    fetch_weights(arguments, STABLE_DIFFUSION_FILES)
     from diffvqa_rt.files import make_folder, write_whole
     from diffvqa_rt.models.weights import save_weights, weights_sha256
     from diffvqa_rt.synthetic.labelled import videos_digest

@@ -291,7 +291,7 @@ def test_real_engines_score_a_data_set(small_engines, evaluate, tmp_path):
     table = write(tmp_path / "mine.csv", text)
     write(tmp_path / "broken.mp4", "Dear diary")
     status, out, err = evaluate(f"csv={table}", "--engines", small_engines)
-    assert status == 1 and "| tiny |" in out
+    assert status == 1 and "| tiny, 2 steps |" in out
     assert "untrained" not in err and "broken.mp4 is not a video" in err
     kept = [json.loads(line) for line in (tmp_path / "out/scores-mine.jsonl").read_text().splitlines()]
     assert [entry["video"] for entry in kept] == names

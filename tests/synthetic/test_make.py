@@ -222,7 +222,7 @@ def test_other_settings_are_refused_for_a_folder(made, pool):
 def test_a_run_stops_at_its_disk_limit_with_a_manifest_of_what_is_there(made, pool, tmp_path):
     small = replace(made, out=tmp_path / "f", jobs=1, max_gigabytes=1e-4)
     shutil.copytree(made.out, small.out)
-    with pytest.raises(SyntheticSetError, match=r"the set has 0.00 GB after [12] of 6 scenes, over its limit of 0.0001"):
+    with pytest.raises(SyntheticSetError, match=r"0.00 GB after [12] of 6 scenes, over its limit of 0.0001"):
         make_synthetic_set(small, pool)
     assert read_manifest(small.out) == read_manifest(made.out)
 

@@ -43,7 +43,7 @@ def test_the_wheel_ships_our_three_packages_alone(tmp_path):
     assert card == {name for name in names if name.startswith("diffvqa_rt/weights/")}
     networks = [name for name in card if name.endswith(".safetensors") and "decoder" not in name]
     assert "diffvqa_rt/weights/tiny/tiny.safetensors" in networks
-    assert sum(zipfile.ZipFile(wheel).getinfo(name).file_size for name in card) <= 16_000_000 * len(networks)
+    assert sum(zipfile.ZipFile(wheel).getinfo(name).file_size for name in card) <= 18_000_000 * len(networks)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -49,6 +49,7 @@ def readers_folder(small_engines, diffv2iqa_engines, prompted_engines, clip, tmp
     (tmp_path / "clips").mkdir()
     for name in clips:
         (tmp_path / name).touch()
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     tables = {"mine.csv": ("mos", 1), "dover.csv": ("score", 3), "mine_scores.csv": ("score", 7)}
     for name, (column, step) in tables.items():
         rows = [f"{video},{(step * place) % 40 + 1}" for place, video in enumerate(clips)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import io
 import os
 import shutil
@@ -80,6 +81,8 @@ def test_the_commands_run(page, readers_folder):
 def test_the_python_runs(page, readers_folder, monkeypatch):
     monkeypatch.chdir(readers_folder)
     for block in blocks(ROOT / "docs" / f"{page}.md", "python"):
+        if "import pyiqa" in block and importlib.util.find_spec("pyiqa") is None:
+            continue  # no test needs it to be installed
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(block, page, "exec"), {})

@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+SCORES := .venv/scores
 ENGINES := build/tiny/manifest.json
 IMAGE_ENGINES := build/diffv2iqa-tiny/manifest.json
 PROMPT_ENGINES := build/aigc_vqa-tiny/manifest.json
-RECIPE = --work build/weights --out diffvqa_rt/weights $(if $(MEDIA),--media $(MEDIA))
+RECIPE = --work build/weights --out build/weights/made $(if $(MEDIA),--media $(MEDIA))
 SOURCES := $(shell find diffvqa_rt export kernels -name '*.py')
 
 # What a developer runs all day: no engines are built, and no server is started.
@@ -13,10 +14,14 @@ CHECKED := $(wildcard tests/test_*.py) $(addprefix tests/,metrics models decodin
 	video/test_color.py serving/test_python_backend.py serving/test_tensor_checks.py serving/test_answers.py \
 	serving/test_address.py export/test_registry.py export/test_table.py docs/test_commands.py docs/test_readme.py)
 
-.PHONY: demo check test lint docs slow soak fuzz weights gpu clean
+.PHONY: demo check test lint docs slow soak fuzz weights engines gpu clean
 
-demo: $(ENGINES)
+# Without torch: the engines of the bundled weights are in the package.
+demo: $(SCORES)
+	mkdir -p build
 	$(BIN)/diffvqa score examples/frog.mp4
+	$(BIN)/diffvqa score --format json examples/frog.mp4 > build/demo.json
+	$(BIN)/diffvqa report build/demo.json --out build/demo.html
 
 check: lint
 	$(BIN)/pytest -m "not slow and not engines" $(CHECKED)
@@ -54,6 +59,15 @@ weights: $(READY)
 	set -e; for network in tiny tiny-fast; do $(BIN)/python export/build_engines.py \
 		--weights build/weights/$$network/controller.safetensors --out build/weights/engines/$$network; done
 	$(BIN)/python -m diffvqa_rt.training.diffvqa.bundled.make_weights $(RECIPE) --engines build/weights/engines
+	cp build/weights/made/tiny-decoder.safetensors diffvqa_rt/weights
+	set -e; for network in tiny tiny-fast; do $(BIN)/python export/build_engines.py --preset $$network --share-weights \
+		--weights build/weights/made/$$network.safetensors --out diffvqa_rt/weights/$$network; \
+		rm -r diffvqa_rt/weights/$$network.work; done
+
+# The engines that the package brings, made again of its weights: after a change of the export.
+engines: $(READY)
+	$(BIN)/python export/build_engines.py --share-weights --out diffvqa_rt/weights/tiny
+	rm -r diffvqa_rt/weights/tiny.work
 
 # What only a GPU shows, in the Python that sees it: the kernels natively, their table beside mamba-ssm and the bounds, the
 # engines beside torch, and the denoising loop at full size.
@@ -72,6 +86,11 @@ $(IMAGE_ENGINES): $(READY) $(SOURCES)
 
 $(PROMPT_ENGINES): $(READY) $(SOURCES)
 	$(BIN)/python export/build_engines.py --metric aigc_vqa --out build/aigc_vqa-tiny
+
+$(SCORES): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,report]'
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,7 +1,7 @@
 """DiffVQA, the no-reference video quality metric, as verified engines.
 
 from diffvqa_rt import Scorer
-print(Scorer.open("build/tiny").score("clip.mp4").score)
+print(Scorer.open().score("clip.mp4").score)
 """
 
 from typing import TYPE_CHECKING, Any

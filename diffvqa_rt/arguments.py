@@ -8,9 +8,11 @@ from pathlib import Path
 
 from diffvqa_rt.checks import MAX_COUNT
 from diffvqa_rt.engines import BACKENDS, MAX_THREADS
+from diffvqa_rt.engines.bundled import BUNDLED_ENGINES
 from diffvqa_rt.errors import DiffVQAError
 
-DEFAULT_ENGINES = Path("build/tiny")
+BUNDLED_NOTE = "those of the package, of the bundled weights"
+"""The help's word for `BUNDLED_ENGINES`."""
 _ALL_THREADS = "CPU threads (default: all that this process may use)"
 
 
@@ -29,8 +31,8 @@ def checked_arguments() -> Iterator[None]:
 
 def add_engine_arguments(
     command: argparse.ArgumentParser,
-    engines: Path | None = DEFAULT_ENGINES,
-    default_note: str = "%(default)s",
+    engines: Path | None = BUNDLED_ENGINES,
+    default_note: str = BUNDLED_NOTE,
     threads: str = _ALL_THREADS,
 ) -> None:
     """Adds `--engines`, `--threads` and `--backend`.

@@ -54,6 +54,11 @@ _ROWS = (
     Extra("export", "building engines", ("numba", "onnx", "onnxruntime", "onnxscript", "safetensors", "torch")),
     Extra("dali", "views by DALI", ("nvidia/dali",)),
     Extra("heic", "HEIC pictures", ("pillow_heif",)),
+    Extra(
+        "http",
+        "`diffvqa serve --http-api`, beside serve",
+        ("cryptography", "fastapi", "python_multipart", "starlette", "uvicorn"),
+    ),
     Extra("hub", "weights by name, hf://ORG/NAME@REVISION", ("huggingface_hub",)),
     Extra("report", "`diffvqa report`", ("jinja2", "matplotlib")),
     Extra("serve", "`diffvqa client`", ("tritonclient/grpc",)),

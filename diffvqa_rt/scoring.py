@@ -1,6 +1,6 @@
 """Video in, `VideoScore` out: frames, what the engines take, the chain over them, the result. Runs without torch.
 
-scorer = Scorer.open("build/tiny")
+scorer = Scorer.open()
 print(scorer.score("clip.mp4").score)
 """
 
@@ -21,6 +21,7 @@ from diffvqa_rt.chain import Chain, StageClock, given_names, play, rows_of, spli
 from diffvqa_rt.checks import MAX_COUNT, whole
 from diffvqa_rt.decoding import DecodeLimits, IsolatedDecoder, Pending
 from diffvqa_rt.engines import BackendName, open_engines, settled_threads
+from diffvqa_rt.engines.bundled import BUNDLED_ENGINES
 from diffvqa_rt.engines.manifest import Manifest, engines_sha256
 from diffvqa_rt.errors import DeviceUnavailableError, DiffVQAError, InputError
 from diffvqa_rt.forking import renew_in_children
@@ -101,13 +102,13 @@ class Scorer:
     @classmethod
     def open(
         cls,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] = BUNDLED_ENGINES,
         *,
         backend: BackendName = "onnx",
         threads: int | None = None,
         limits: DecodeLimits | None = None,
     ) -> "Scorer":
-        """A scorer on an engine folder that `export/build_engines.py` wrote.
+        """A scorer on an engine folder: the package's own, or one that `export/build_engines.py` wrote.
 
         Args:
             folder: the engine folder.

@@ -90,6 +90,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="TensorRT: plans that later versions of TensorRT open too (not for tensorrt-rtx)",
     )
     parser.add_argument(
+        "--share-weights",
+        action="store_true",
+        help="ONNX: engines that read their weights from a copy of the safetensors file, half as large as their own",
+    )
+    parser.add_argument(
         "--vocabulary",
         type=Path,
         metavar="FILE",
@@ -135,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
             profile=arguments.videos,
             strip_weights=arguments.strip_weights,
             version_compatible=arguments.version_compatible,
+            share_weights=arguments.share_weights,
             vocabulary=arguments.vocabulary,
         )
     except (WeightsError, ValueError) as error:

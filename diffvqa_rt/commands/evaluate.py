@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES, UsageError, add_engine_arguments, whole_number
+from diffvqa_rt.arguments import BUNDLED_NOTE, UsageError, add_engine_arguments, whole_number
 from diffvqa_rt.commands.command import Command
 from diffvqa_rt.commands.evaluated_models import Predictions, open_engines
 from diffvqa_rt.errors import EvaluationError
@@ -38,7 +38,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         f"{SPLITS}, where a model was trained for each random split; {{by}} for the kind of these splits, content, "
         "image or video. TRAINED_ON: the NAME of the training data set",
     )
-    add_engine_arguments(command, None, f"{DEFAULT_ENGINES}, or no engines where --scores is given")
+    add_engine_arguments(command, None, f"{BUNDLED_NOTE}, or no engines where --scores is given")
     command.add_argument("--model", metavar="NAME", help="what to call the engines' row (default: as the folder says)")
     command.add_argument(
         "--trained-on",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES, UsageError
+from diffvqa_rt.arguments import UsageError
+from diffvqa_rt.engines.bundled import BUNDLED_ENGINES
 from diffvqa_rt.engines.describe import UNTRAINED_NOTE
 from diffvqa_rt.engines.manifest import engines_sha256
 from diffvqa_rt.evaluation.data_sets import ProtocolName
@@ -115,8 +116,8 @@ class Engines:
 
 
 def open_engines(arguments: argparse.Namespace) -> Engines:
-    """The engines that the arguments name, or those of the usual folder."""
-    folder = arguments.engines or DEFAULT_ENGINES
+    """The engines that the arguments name, or those of the package."""
+    folder = arguments.engines or BUNDLED_ENGINES
     scorer = Scorer.open(folder, backend=arguments.backend, threads=arguments.threads)
     manifest = scorer.manifest
     if not manifest.weights.is_trained:

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from diffvqa_rt.arguments import DEFAULT_ENGINES, add_runtime_arguments, checked_arguments, whole_number
+from diffvqa_rt.arguments import BUNDLED_NOTE, add_runtime_arguments, checked_arguments, whole_number
 from diffvqa_rt.checks import MAX_COUNT
 from diffvqa_rt.commands.command import Command
+from diffvqa_rt.engines.bundled import BUNDLED_ENGINES
 from diffvqa_rt.serving.server import serve
 from diffvqa_rt.serving.settings import RequestLimits, ServerConfig, ServerTls
 from diffvqa_rt.video.crops import MAX_CROPS
@@ -21,7 +22,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         action="append",
         metavar="DIR",
         help="an engine folder that export/build_engines.py wrote; give the flag again for a folder of another metric "
-        f"(default: {DEFAULT_ENGINES})",
+        f"(default: {BUNDLED_NOTE})",
     )
     add_runtime_arguments(command)
     command.add_argument(
@@ -88,7 +89,7 @@ def _server_config(arguments: argparse.Namespace) -> ServerConfig:
     if arguments.tls_cert or arguments.tls_key or arguments.tls_client_ca:
         tls = ServerTls(cert=arguments.tls_cert, key=arguments.tls_key, client_ca=arguments.tls_client_ca)
     return ServerConfig(
-        engines=tuple(arguments.engines or [DEFAULT_ENGINES]),
+        engines=tuple(arguments.engines or [BUNDLED_ENGINES]),
         backend=arguments.backend,
         threads=arguments.threads,
         host=arguments.host,

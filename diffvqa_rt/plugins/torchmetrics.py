@@ -1,6 +1,6 @@
 """A metric of torchmetrics: the mean score of all videos that it has seen, over all processes of a training run.
 
-quality = MeanScore("build/tiny")
+quality = MeanScore()
 quality.update(videos)  # uint8 [N, T, 3, H, W], or paths
 print(quality.compute())
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
+from diffvqa_rt.engines.bundled import BUNDLED_ENGINES
 from diffvqa_rt.errors import VideoDecodeError
 from diffvqa_rt.plugins.pixels import frames_of
 from diffvqa_rt.results import ScoringFailure
@@ -33,7 +34,7 @@ class MeanScore(Metric):
 
     def __init__(
         self,
-        engines: str | os.PathLike[str],
+        engines: str | os.PathLike[str] = BUNDLED_ENGINES,
         *,
         seed: int = 0,
         crops: int | None = None,

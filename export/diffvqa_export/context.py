@@ -37,6 +37,7 @@ class BuildRequest:
         profile: how many videos at a time TensorRT's engines take.
         strip_weights: TensorRT plans without weights, which take them from the ONNX file beside them at opening.
         version_compatible: TensorRT plans that later versions of TensorRT open too.
+        share_weights: ONNX engines that read their weights from a copy of the safetensors file, in half precision.
         vocabulary: the file that prompts are spelled with, for a network without one of its own.
     """
 
@@ -49,6 +50,7 @@ class BuildRequest:
     profile: Profile = field(default_factory=Profile)
     strip_weights: bool = False
     version_compatible: bool = False
+    share_weights: bool = False
     vocabulary: Path | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +64,13 @@ class BuildRequest:
                 "precision is 'bf16', and ONNX Runtime has no bfloat16 kernels for the CPU; expected fp32 or fp16 for "
                 "the onnx backend, or onnx-cuda on a GPU"
             )
+        if self.share_weights and (self.backends != ("onnx",) or self.precision != "fp32"):
+            raise ValueError(
+                "--share-weights applies to the onnx backend in fp32 alone; "
+                f"backends is {self.backends!r}, precision {self.precision!r}"
+            )
+        if self.share_weights and self.weights.file is None:
+            raise ValueError(f"--share-weights needs weights in one safetensors file; they are {self.weights.source}")
         if self.strip_weights or self.version_compatible:
             tensorrt = [name for name, backend in BACKENDS.items() if backend.is_tensorrt]
             if not set(tensorrt) & set(self.backends):

@@ -13,12 +13,16 @@ from diffvqa_rt.video import SampledFrames
 
 @dataclass(frozen=True, slots=True)
 class ChosenWeights:
-    """A network's weights before they are read: `load` makes the network when it is needed, at full size 5 GB."""
+    """A network's weights before they are read: `load` makes the network when it is needed, at full size 5 GB.
+
+    `file` is the safetensors file that has them all, where there is one.
+    """
 
     config: Any
     is_trained: bool
     source: str
     load: Callable[[], nn.Module]
+    file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

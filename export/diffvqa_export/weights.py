@@ -72,14 +72,17 @@ def choose_weights(
     def load() -> nn.Module:
         return network_from_state(models_of(metric).network, config, read_safetensors(chosen), chosen)
 
-    return ChosenWeights(config, is_trained, chosen.name, load)
+    return ChosenWeights(config, is_trained, chosen.name, load, chosen)
 
 
 def bundled_weights(preset: str, *, metric: str = DEFAULT, folder: Path | None = None) -> Path | None:
-    """The preset's file among those that the package brings (in `folder`), METRIC-PRESET.safetensors, if there is one.
+    """The preset's file among those that the package brings, if there is one: METRIC-PRESET/METRIC-PRESET.safetensors.
 
-    The default metric's may lack the metric's name.
+    It lies in an engine folder, whose engines read it too. The default metric's may lack the metric's name.
+
+    Args:
+        folder: of engine folders; the package's if not given.
     """
     folder = folder or Path(str(importlib.resources.files("diffvqa_rt") / "weights"))
     names = (f"{metric}-{preset}", network_label(metric, preset))
-    return next((path for name in names if (path := folder / f"{name}.safetensors").is_file()), None)
+    return next((path for name in names if (path := folder / name / f"{name}.safetensors").is_file()), None)

@@ -76,14 +76,16 @@ def test_a_builds_steps_depend_on_what_metrics_share(roots, file):
 
 def test_bundled_weights_are_found_by_metric_and_preset(tmp_path):
     assert bundled_weights("tiny", folder=tmp_path) is None
-    bare, full = tmp_path / "tiny.safetensors", tmp_path / "diffvqa-tiny.safetensors"
+    bare, full, other = (tmp_path / name / f"{name}.safetensors" for name in ("tiny", "diffvqa-tiny", "diffv2iqa-tiny"))
+    for path in (bare, full, other):
+        path.parent.mkdir()
     bare.touch()
     assert bundled_weights("tiny", folder=tmp_path) == bare
     assert bundled_weights("tiny", metric="diffv2iqa", folder=tmp_path) is None
     full.touch()
     assert bundled_weights("tiny", folder=tmp_path) == full
-    (tmp_path / "diffv2iqa-tiny.safetensors").touch()
-    assert bundled_weights("tiny", metric="diffv2iqa", folder=tmp_path) == tmp_path / "diffv2iqa-tiny.safetensors"
+    other.touch()
+    assert bundled_weights("tiny", metric="diffv2iqa", folder=tmp_path) == other
 
 
 def test_the_bundled_weights_keep_their_name():

@@ -5,7 +5,6 @@ A stranger's body that would end that process ends neither the server nor whoeve
 
 import contextlib
 import dataclasses
-import importlib.util
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from diffvqa_rt.extras import EXTRAS, needs_package
 from diffvqa_rt.serving.http_api.settings import ApiSettings, ServedNetwork
 from diffvqa_rt.serving.settings import ServerConfig
 from diffvqa_rt.serving.tritonserver import ServerError
@@ -23,18 +23,14 @@ GRACE_SECONDS = 5
 HTTP_API = "http_api"
 """The process' name among those of a server."""
 
-_NEEDED = ("cryptography", "fastapi", "python_multipart", "uvicorn")
-
 
 class HttpApi:
     """An HTTP API on a socket that listens from now on: who comes while its process is started again waits."""
 
     def __init__(self, host: str, port: int) -> None:
         """Raises OSError where the port is taken, ServerError where a package is not installed."""
-        if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-            raise ServerError(
-                f"--http-api needs {', '.join(missing)}, which is not installed: pip install 'diffvqa-rt[http]'"
-            )
+        if missing := EXTRAS["http"].missing():
+            raise ServerError(needs_package("--http-api", missing[0], "http"))
         self._listener = socket.create_server((host, port))
         self._settings: ApiSettings | None = None
         self._process: subprocess.Popen[bytes] | None = None

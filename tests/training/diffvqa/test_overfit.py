@@ -29,7 +29,7 @@ TYPES = ("h264", "scaling", "gaussian_blur", "gaussian_noise", "motion_blur", "s
 @pytest.mark.timeout(3600)
 def test_the_head_learns_sixteen_clips_by_heart(clip, tmp_path):
     """L1 under 1 % of the range, with labels in an order that has nothing to do with quality."""
-    weights = Path(str(importlib.resources.files("diffvqa_rt") / "weights" / "tiny.safetensors"))
+    weights = Path(str(importlib.resources.files("diffvqa_rt") / "weights" / "tiny" / "tiny.safetensors"))
     adapted, _ = load_weights(weights)
     frames = read_clip(clip)[:24]
     labels = np.random.default_rng(0).permutation(np.linspace(5, 95, 16))

@@ -1,6 +1,6 @@
 """The build of the bundled weights, from nothing: `make weights`.
 
-    python -m diffvqa_rt.training.diffvqa.bundled.make_weights --work build/weights --out diffvqa_rt/weights
+    python -m diffvqa_rt.training.diffvqa.bundled.make_weights --work build/weights --out build/weights/made
 
 The pool and the synthetic set, then the VAE, the UNet and a TCAB, which the networks share, and for each of them the
 Controller and the head in turn, each on the training contents alone, and frozen once it is trained. What a stage leaves

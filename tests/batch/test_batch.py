@@ -122,6 +122,7 @@ def test_a_catalogue_is_scored_once_and_what_fails_is_a_row(
     assert sorted(row["id"] for row in read_results(out) if row["seed"] == 1) == ["frog", "gone", "object", "wide"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_a_sentence_and_the_next_one_goes_on(
     ray_address, small_engines, sources, expected, tmp_path
 ):

@@ -186,6 +186,7 @@ def test_the_report_is_of_what_was_held_out(build):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ablations_train_and_are_measured_alike(build, work, capsys):
     out = work / "ablation.json"
     arguments = ["--work", str(work), "--out", str(out), "--lines", "no TCAB,K=1"]

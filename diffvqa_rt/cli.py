@@ -60,6 +60,7 @@ class _PrintCompletion(argparse.Action):
         for action in _actions(parser):
             # What stands without an option is files or folders, in every subcommand.
             if action.type is Path or action.metavar in ("DIR", "FILE") or not action.option_strings:
+                # shtab reads this attribute, which argparse does not declare.
                 action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
         print_results(shtab.complete(parser, shell=values), end="")
         parser.exit()

@@ -89,8 +89,7 @@ class HubWeights:
             raise WeightsError(f"{self}: {self.repository} has no revision {self.revision}") from error
         except errors.HFValidationError as error:
             raise WeightsError(f"{self}: {self.repository} is no repository's name") from error
-        # A network fails in more ways than huggingface_hub documents.
-        except Exception as error:
+        except Exception as error:  # a network fails in more ways than huggingface_hub documents
             raise WeightsError(
                 f"{self} is not whole in the cache of huggingface_hub, and the Hub cannot be reached "
                 f"({type(error.__cause__ or error).__name__}); try again with a network, or without HF_HUB_OFFLINE"

@@ -50,7 +50,7 @@ def spooled(name: str, pipe: BinaryIO, limits: PipeLimits | None = None) -> Bina
         OSError: it cannot be read.
     """
     limits = limits or PIPE_LIMITS
-    spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the caller closes it)
     try:
         size = _copy(name, pipe.fileno(), spool.fileno(), limits)
         spool.seek(0)
